@@ -1,0 +1,5 @@
+"""Attacks: observations in, reconstructions out."""
+
+from fl_privacy.attacks.base import ATTACKS, Attack
+
+__all__ = ["ATTACKS", "Attack"]

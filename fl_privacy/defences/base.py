@@ -1,0 +1,81 @@
+"""Client-side defences: hooks that are the identity until overridden, and the chain that runs them in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fl_privacy.catalogue import Catalogue
+from fl_privacy.observation import Tensors
+from fl_privacy.seeding import stream
+
+
+class Defence:
+    """A client-side defence. Concrete ones are frozen dataclasses: their fields are the settings."""
+
+    def extra_loss(self, x: Tensor, released: Tensor) -> Tensor | None:
+        """A term that joins the client's training loss: inputs (N, ...) and what is about to be released (N, ...).
+
+        Returns a scalar tensor, or None for no term.
+        """
+        return None
+
+    def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
+        """The last thing before the wire: same names and shapes out as in.
+
+        `rng` is this defence's own stream for this client and round. Must stay differentiable in the payload where the
+        defence is (split learning sends gradients back through it).
+        """
+        return payload
+
+
+DEFENCES: Catalogue[type[Defence]] = Catalogue("defence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """An ordered list of defences; the empty chain changes nothing. Each member draws from a stream of its own."""
+
+    defences: tuple[Defence, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.defences)
+
+    def extra_loss(self, x: Tensor, released: Tensor) -> Tensor | None:
+        """The sum of the members' terms, or None where no member has one."""
+        terms = [term for d in self.defences if (term := d.extra_loss(x, released)) is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def on_release(self, payload: Tensors, seed: int) -> Tensors:
+        """Run every member's `on_release`; `seed` names this (experiment, arm, round, client)."""
+        for position, defence in enumerate(self.defences):
+            payload = defence.on_release(payload, stream(seed, "on_release", position))
+        return payload
+
+    @property
+    def label(self) -> str:
+        """How tables name this chain: 'none', or 'clip(norm=1.0) + gaussian_noise(scale=0.1)'."""
+        return " + ".join(map(_label, self.defences)) or "none"
+
+
+def _label(defence: Defence) -> str:
+    name = DEFENCES.name_of(type(defence))
+    if not dataclasses.is_dataclass(defence):
+        return name
+    settings = ", ".join(f"{f.name}={getattr(defence, f.name)}" for f in dataclasses.fields(defence))
+    return f"{name}({settings})"
+
+
+def chain(specs: list[Mapping[str, Any]]) -> Chain:
+    """Build a chain from [{'name': ..., setting: value, ...}, ...].
+
+    Raises:
+        UnknownName: no such defence or setting. ValueError: a value that does not fit.
+    """
+    return Chain(
+        tuple(DEFENCES.configure(spec["name"], {k: v for k, v in spec.items() if k != "name"}) for spec in specs)
+    )

@@ -1,0 +1,92 @@
+"""The one place where a guess meets the truth: matching, scores, controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from fl_privacy.attacks.base import Attack
+from fl_privacy.metrics import METRICS, label_accuracy, mse
+from fl_privacy.observation import Images, Observation, Reconstruction
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The private batch behind one observation: inputs (N, C, H, W) in [0, 1] and labels (N,). No attack sees it."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """How close one guess came: `images` holds one value an image by metric, in the truth's order."""
+
+    images: Mapping[str, Tensor]
+    label_accuracy: float
+    label_correct: Tensor
+    loss_at_guess: float
+    loss_at_truth: float
+
+
+def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
+    """The guess with its images (and labels) in the order that fits the truth best: least total squared error.
+
+    A batch's order cannot be read from an averaged gradient, so index i of a guess means nothing until it is assigned.
+    """
+    count = len(truth.inputs)
+    pairs = mse(
+        guess.inputs.repeat_interleave(count, 0), truth.inputs.repeat(len(guess.inputs), 1, 1, 1)
+    ).view(-1, count)
+    rows, columns = linear_sum_assignment(pairs.cpu().numpy())
+    order = torch.from_numpy(rows)[torch.from_numpy(columns).argsort()]
+    labels = None if guess.labels is None else guess.labels[order]
+    return replace(guess, inputs=guess.inputs[order], labels=labels)
+
+
+def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth) -> Score:
+    """Score one guess against its truth on every catalogued metric, after matching the batch."""
+    matched = align(guess, truth)
+    values = {name: METRICS[name](matched.inputs, truth.inputs) for name in METRICS}
+    if matched.labels is None:
+        accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
+    else:
+        accuracy = label_accuracy(matched.labels, truth.labels, seen.spec.classes)
+        correct = matched.labels == truth.labels
+    return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
+
+
+def controls(public: Images, truths: Sequence[Truth], classes: int, rng: torch.Generator) -> dict[str, list[Reconstruction]]:
+    """What an adversary without any observation would guess, one reconstruction a truth.
+
+    'random guess': other images of the same kind, with random labels; 'mean image': the mean of such images, with the
+    same labels. `public` must share no image with the victims.
+    """
+    mean = public.inputs.mean(0, keepdim=True)
+    guesses: dict[str, list[Reconstruction]] = {"random guess": [], "mean image": []}
+    for truth in truths:
+        count = len(truth.inputs)
+        labels = torch.randint(classes, (count,), generator=rng)
+        index = torch.randint(len(public), (count,), generator=rng)
+        guesses["random guess"].append(Reconstruction(inputs=public.inputs[index], labels=labels))
+        guesses["mean image"].append(Reconstruction(inputs=mean.expand(count, -1, -1, -1).clone(), labels=labels))
+    return guesses
+
+
+def interval(values: Sequence[float], seed: int, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """A percentile bootstrap interval of the mean of `values` at `level`; (nan, nan) for none.
+
+    Source: Efron and Tibshirani 1993, section 13.3.
+    """
+    if len(values) == 0:
+        return math.nan, math.nan
+    data = torch.tensor(values, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(seed)
+    means = data[torch.randint(len(data), (draws, len(data)), generator=rng)].mean(1)
+    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return low, high

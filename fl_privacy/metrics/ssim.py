@@ -1,0 +1,28 @@
+"""Structural similarity."""
+
+import torch
+from pytorch_msssim import ssim as gaussian_ssim
+from torch import Tensor
+
+from fl_privacy.metrics.base import METRICS
+
+WINDOW = 11
+
+
+@METRICS.register("ssim", more_is_leak=True)
+def ssim(guess: Tensor, truth: Tensor) -> Tensor:
+    """SSIM per image by pytorch-msssim (Gaussian window 11, sigma 1.5, valid borders): (N, C, H, W) twice to (N,).
+
+    Inputs in [0, 1]. An image smaller than the window gets the largest odd window that fits; the result is in [-1, 1]
+    and 1 only for a perfect copy.
+
+    Source: Wang et al. 2004, equation 13, with k1 = 0.01, k2 = 0.03.
+    """
+    if len(guess) == 0:
+        return torch.zeros(0)
+    side = min(guess.shape[-2:])
+    window = min(WINDOW, side if side % 2 else side - 1)
+    if window < 1:
+        raise ValueError(f"SSIM needs images of at least 1 x 1 pixels, not {tuple(guess.shape[-2:])}")
+    scores: Tensor = gaussian_ssim(guess.float(), truth.float(), data_range=1.0, size_average=False, win_size=window)
+    return scores

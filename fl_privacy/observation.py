@@ -1,0 +1,102 @@
+"""What an adversary holds, and what it makes of it. The victims' data are another type: `evaluation.Truth`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fl_privacy.defences.base import Chain
+
+Tensors = dict[str, Tensor]
+
+
+class Channel(StrEnum):
+    """What crosses the wire."""
+
+    GRADIENT = "gradient"
+    UPDATE = "update"
+    ACTIVATION = "activation"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Public facts of the protocol, known to every party: an adversary may use all of them.
+
+    `image_shape` is (C, H, W); `batch_size` images enter one released message; `training_mode` says whether the
+    clients run the model with batch statistics (train) or with running ones (eval).
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    batch_size: int
+    learning_rate: float = 0.0
+    local_steps: int = 1
+    training_mode: bool = True
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, C, H, W) in [0, 1] with labels (N,), or none: auxiliary data that the adversary owns."""
+
+    inputs: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """All that an adversary holds about one released message.
+
+    `payload` is as received, after the client's defences. `model` is the adversary's own copy at that moment (None for
+    a black box, which may come with `query` instead). `labels`, `public` and `defence` are there only where the threat
+    model grants them; `defence` is the law of the chain, never its draws.
+    """
+
+    channel: Channel
+    payload: Tensors
+    spec: Spec
+    round: int
+    client: int
+    model: nn.Module | None = None
+    query: Callable[[Tensor], Tensor] | None = None
+    labels: Tensor | None = None
+    public: Images | None = None
+    defence: Chain | None = None
+
+    def to(self, device: torch.device) -> Observation:
+        """The same observation with payload, labels and public data on `device` (the model is moved by the attack)."""
+        public = self.public
+        if public is not None:
+            labels = None if public.labels is None else public.labels.to(device)
+            public = Images(public.inputs.to(device), labels)
+        return replace(
+            self,
+            payload={name: value.to(device) for name, value in self.payload.items()},
+            labels=None if self.labels is None else self.labels.to(device),
+            public=public,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """An adversary's guess for one observation.
+
+    `inputs` (N, C, H, W) in [0, 1]; `labels` (N,) int64, or None where the attack recovers none; `loss` is the attack's
+    own objective at this guess, the only thing by which it may have chosen it; `trace` (T,) that objective over time.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None = None
+    loss: float = float("nan")
+    trace: Tensor = field(default_factory=lambda: torch.empty(0))
+    iterations: int = 0
+    seconds: float = 0.0
