@@ -40,9 +40,9 @@ def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
     A batch's order cannot be read from an averaged gradient, so index i of a guess means nothing until it is assigned.
     """
     count = len(truth.inputs)
-    pairs = mse(
-        guess.inputs.repeat_interleave(count, 0), truth.inputs.repeat(len(guess.inputs), 1, 1, 1)
-    ).view(-1, count)
+    pairs = mse(guess.inputs.repeat_interleave(count, 0), truth.inputs.repeat(len(guess.inputs), 1, 1, 1)).view(
+        -1, count
+    )
     rows, columns = linear_sum_assignment(pairs.cpu().numpy())
     order = torch.from_numpy(rows)[torch.from_numpy(columns).argsort()]
     labels = None if guess.labels is None else guess.labels[order]
@@ -61,7 +61,9 @@ def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth
     return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
 
 
-def controls(public: Images, truths: Sequence[Truth], classes: int, rng: torch.Generator) -> dict[str, list[Reconstruction]]:
+def controls(
+    public: Images, truths: Sequence[Truth], classes: int, rng: torch.Generator
+) -> dict[str, list[Reconstruction]]:
     """What an adversary without any observation would guess, one reconstruction a truth.
 
     'random guess': other images of the same kind, with random labels; 'mean image': the mean of such images, with the

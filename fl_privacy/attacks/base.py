@@ -24,7 +24,7 @@ class Attack(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
-        """Train what the attack has to learn, once for many observations; the identity for attacks that learn nothing."""
+        """Train what the attack has to learn, once for many observations; the identity where it learns nothing."""
         return self
 
     @final
@@ -71,7 +71,7 @@ def _check_guess(name: str, guess: Reconstruction, observation: Observation) -> 
     expected = (observation.spec.batch_size, *observation.spec.image_shape)
     if tuple(guess.inputs.shape) != expected:
         raise RuntimeError(f"{name} returned images of shape {tuple(guess.inputs.shape)}, expected {expected}")
-    if not (0.0 <= float(guess.inputs.min()) and float(guess.inputs.max()) <= 1.0):
+    if not (float(guess.inputs.min()) >= 0.0 and float(guess.inputs.max()) <= 1.0):
         raise RuntimeError(f"{name} returned pixels outside [0, 1]")
 
 

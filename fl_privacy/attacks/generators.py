@@ -1,8 +1,9 @@
-"""GRNN's generator, for many victims at once: each victim has weights of its own, side by side in grouped convolutions."""
+"""GRNN's generator for many victims at once: each has weights of its own, side by side in grouped convolutions."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,11 @@ class GrnnGenerator(nn.Module):
     """Fixed latents to images and soft labels, one independent generator a victim.
 
     Image branch: latent -> 4x4 (transposed convolution, GLU) -> doublings (nearest, 3x3 convolution, batch
-    normalisation, GLU) -> sigmoid. Label branch: linear, softmax. Weights of V victims lie along the channel axis, so that
-    one grouped convolution serves all of them; with V = 1 it is the published network, bit for bit.
+    normalisation, GLU) -> sigmoid. Label branch: linear, softmax. Weights of V victims lie along the channel axis, so
+    that one grouped convolution serves all of them; with V = 1 it is the published network, up to rounding.
 
     The side is the next power of two at or above the image; a larger canvas is cropped at the centre, which lets any size
-    from 16 pixels up be attacked (the published one takes powers of two only).
+    be attacked (the published one takes powers of two only).
 
     Source: Ren et al. 2022, section 3; Rand2AI/GRNN, Generator/model.py (whose `weight_init` reaches no layer: torch's
     default initialisation is what it really runs with).
@@ -50,7 +51,7 @@ class GrnnGenerator(nn.Module):
         first = 2 * widths[0]
         self.first_weight = drawn(first * 16, latent, first * 16)
         self.first_bias = drawn(first * 16, 1, first)
-        self.convs = nn.ParameterList([drawn(a * 9, 2 * b, a, 3, 3) for a, b in zip(widths, widths[1:], strict=False)])
+        self.convs = nn.ParameterList([drawn(a * 9, 2 * b, a, 3, 3) for a, b in pairwise(widths)])
         self.gains = nn.ParameterList([nn.Parameter(torch.ones(victims, 2 * b)) for b in widths[1:]])
         self.shifts = nn.ParameterList([nn.Parameter(torch.zeros(victims, 2 * b)) for b in widths[1:]])
         self.label_weight = drawn(latent, latent, classes)
@@ -64,8 +65,7 @@ class GrnnGenerator(nn.Module):
         x = x + self.first_bias.view(victims, 1, -1, 1, 1)
         x = _glu(x.transpose(0, 1).flatten(1, 2), victims)
         for weight, gain, shift in zip(self.convs, self.gains, self.shifts, strict=True):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = F.conv2d(x, weight.flatten(0, 1), padding=1, groups=victims)
+            x = doubled_convolution(x, weight)
             x = F.batch_norm(x, None, None, gain.flatten(), shift.flatten(), training=True)
             x = _glu(x, victims)
         images = x.sigmoid().view(batch, victims, -1, *x.shape[-2:]).transpose(0, 1)
@@ -73,6 +73,33 @@ class GrnnGenerator(nn.Module):
         top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
         images = images[..., top : top + height, left : left + width]
         return images, torch.baddbmm(self.label_bias, z, self.label_weight)
+
+
+def doubled_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """Nearest doubling, then a 3x3 convolution of padding 1, for V victims: (B, V*I, H, W) to (B, V*O, 2H, 2W).
+
+    `weight` (V, O, I, 3, 3). With few output channels the nine taps on the doubled image are done as four 2x2
+    convolutions on the small one (each output pixel sees only four distinct inputs): the same sums, 2.25 times fewer
+    products, and several times faster where a grouped convolution would be memory-bound.
+    """
+    victims, out_channels, in_channels = weight.shape[:3]
+    if out_channels >= in_channels:
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return F.conv2d(x, weight.flatten(0, 1), padding=1, groups=victims)
+    batch, _, height, width = x.shape
+    taps = _TAPS.to(weight)
+    kernels = torch.einsum("paj,qbk,vocjk->vpqocab", taps, taps, weight).reshape(victims, -1, in_channels * 4)
+    padded = F.pad(x.view(batch, victims, in_channels, height, width), (1, 1, 1, 1))
+    corners = [padded[..., a : a + height + 1, b : b + width + 1] for a in (0, 1) for b in (0, 1)]
+    columns = torch.stack(corners, 3).permute(1, 2, 3, 0, 4, 5).reshape(victims, in_channels * 4, -1)
+    products = torch.bmm(kernels, columns).view(victims, 2, 2, out_channels, batch, height + 1, width + 1)
+    phases = [products[:, p, q, :, :, p : p + height, q : q + width] for p in (0, 1) for q in (0, 1)]
+    fine = torch.stack(phases, -1).view(victims, out_channels, batch, height, width, 2, 2)
+    return fine.permute(2, 0, 1, 3, 5, 4, 6).reshape(batch, victims * out_channels, 2 * height, 2 * width)
+
+
+_TAPS = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+"""(phase, small-image tap, kernel tap): which of a 3-tap kernel's weights fall on the same small pixel."""
 
 
 def _glu(x: Tensor, victims: int) -> Tensor:

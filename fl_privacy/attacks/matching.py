@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 
+from fl_privacy.observation import Channel, Observation
+
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
 
@@ -22,6 +24,35 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def published_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """The same through log(softmax), as GRNN's code has it: -inf x 0 = NaN once a probability underflows."""
     return -(targets * F.softmax(logits, 1).log()).sum(1).mean()
+
+
+def observed_gradient(seen: Observation) -> Tensor:
+    """The gradient (P,) that an observation holds, flat, in the model's parameter order.
+
+    An update of one plain SGD step is the gradient times minus the learning rate.
+
+    Raises:
+        ValueError: the update spans several steps, or the payload does not fit the model.
+    """
+    assert seen.model is not None
+    shapes = {name: value.shape for name, value in seen.model.named_parameters()}
+    absent = sorted(
+        name for name, shape in shapes.items() if name not in seen.payload or seen.payload[name].shape != shape
+    )
+    if absent:
+        raise ValueError(
+            f"the payload of client {seen.client} lacks a gradient of the right shape for {', '.join(absent)}: "
+            "it was not made with this model"
+        )
+    flat = torch.cat([seen.payload[name].flatten() for name in shapes])
+    if seen.channel is Channel.GRADIENT:
+        return flat
+    if seen.spec.local_steps != 1 or seen.spec.learning_rate <= 0:
+        raise ValueError(
+            "an update is a gradient only after one local SGD step at a known learning rate; "
+            f"this one took {seen.spec.local_steps} steps at {seen.spec.learning_rate}"
+        )
+    return flat / -seen.spec.learning_rate
 
 
 def adversary_copy(model: nn.Module, training: bool) -> nn.Module:

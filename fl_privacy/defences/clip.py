@@ -14,7 +14,7 @@ from fl_privacy.observation import Tensors
 @DEFENCES.register("clip")
 @dataclass(frozen=True)
 class Clip(Defence):
-    """Scales the whole payload down to an L2 norm of at most `norm`, over all its tensors together; infinity changes nothing.
+    """Scales the payload down to an L2 norm of at most `norm`, over all its tensors together; infinity changes nothing.
 
     Source: Abadi et al. 2016, algorithm 1, applied to the batch's release and not to each example.
     """

@@ -18,7 +18,7 @@ def _check_scale(scale: float) -> None:
 @DEFENCES.register("gaussian_noise")
 @dataclass(frozen=True)
 class GaussianNoise(Defence):
-    """Adds independent N(0, scale^2) to every released value; `scale` is in the payload's own unit, 0 changes nothing."""
+    """Adds independent N(0, scale^2) to every released value; `scale` is in the payload's unit, 0 changes nothing."""
 
     scale: float = 0.0
 

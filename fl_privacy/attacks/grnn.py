@@ -1,0 +1,215 @@
+"""GRNN: a generator with a fixed latent, trained until its images and labels give the gradient that was seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.generators import GrnnGenerator
+from fl_privacy.attacks.matching import (
+    Matcher,
+    adversary_copy,
+    gradient_matcher,
+    observed_gradient,
+    published_cross_entropy,
+    soft_cross_entropy,
+    total_variation,
+)
+from fl_privacy.observation import Channel, Observation, Reconstruction
+
+
+@ATTACKS.register("grnn")
+@dataclass(frozen=True)
+class GRNN(Attack):
+    """Gradient inversion by a generator, for every victim at once; the defaults are ours, `grnn_as_published` the paper's.
+
+    `objective` 'log': log ||dg||^2 / 2 + tv TV, whose pull does not fade as the match improves; 'published':
+    ||dg||^2 + ||dg|| + tv TV. `keep`: 'best' iterate by the attack's own loss, or the published 'snapshot' (the last
+    multiple of iterations // 30). `patience`: stop once the best loss has not improved by 0.1 % (log: 0.001) for so many
+    iterations; 0 never stops early. A victim whose loss turns NaN or infinite keeps its best iterate so far.
+
+    Works on gradients, and on the update of a single plain SGD step (payload = new - old weights).
+
+    Source: Ren, Deng and Xie 2022 (ACM TIST 13(4)), section 3 and algorithm 1.
+    """
+
+    channels: ClassVar[frozenset[Channel]] = frozenset({Channel.GRADIENT, Channel.UPDATE})
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    iterations: int = 1000
+    learning_rate: float = 3e-2
+    tv: float = 10.0
+    latent: int = 32
+    optimiser: Literal["adam", "rmsprop"] = "adam"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    objective: Literal["log", "published"] = "log"
+    keep: Literal["best", "snapshot"] = "best"
+    stable: bool = True
+    patience: int = 300
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "latent"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if self.tv < 0 or self.patience < 0:
+            raise ValueError("tv and patience must be at least 0")
+
+    def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        """Invert the observations, those of one model object together."""
+        guesses: list[Reconstruction] = []
+        for _, group in groupby(seen, key=lambda o: (id(o.model), o.spec, next(iter(o.payload.values())).device)):
+            guesses += self._invert(list(group), rng)
+        return guesses
+
+    def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+        """The objective at images (N, C, H, W) in [0, 1] and labels (N,) int64."""
+        target = observed_gradient(seen).unsqueeze(0)
+        match = self._matcher(seen, 1)
+        targets = F.one_hot(labels, seen.spec.classes).to(target).unsqueeze(0)
+        images = inputs.to(target).unsqueeze(0)
+        return float(self._objective(match(images, targets).detach() - target, images))
+
+    def _matcher(self, seen: Observation, victims: int) -> Matcher:
+        assert seen.model is not None
+        model = adversary_copy(seen.model, seen.spec.training_mode)
+        model.to(next(iter(seen.payload.values())).device)
+        return gradient_matcher(model, victims, soft_cross_entropy if self.stable else published_cross_entropy)
+
+    def _objective(self, difference: Tensor, images: Tensor) -> Tensor:
+        squared = difference.square().sum(1)
+        if self.objective == "log":
+            return 0.5 * (squared + 1e-12).log() + self.tv * total_variation(images)
+        return squared + squared.sqrt() + self.tv * total_variation(images)
+
+    def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        start = time.perf_counter()
+        victims, spec = len(seen), seen[0].spec
+        targets = torch.stack([observed_gradient(observation) for observation in seen])
+        generator = GrnnGenerator(spec.image_shape, spec.classes, victims, spec.batch_size, self.latent, rng)
+        generator.to(targets.device)
+        match = self._matcher(seen[0], victims)
+        step = self._stepper(generator)
+        tracker = _Tracker(self, victims)
+        for iteration in range(self.iterations):
+            images, logits = generator()
+            labels = logits.softmax(-1)
+            losses = self._objective(match(images, labels) - targets, images)
+            alive = torch.isfinite(losses)
+            tracker.see(iteration, losses.detach(), images.detach(), logits.detach())
+            if tracker.done(iteration) or not bool(alive.any()):
+                break
+            step(iteration, losses[alive].sum())
+        seconds = (time.perf_counter() - start) / victims
+        return [tracker.guess(victim, seconds) for victim in range(victims)]
+
+    def _stepper(self, generator: nn.Module) -> Callable[[int, Tensor], None]:
+        parameters = list(generator.parameters())
+        optimiser: torch.optim.Optimizer
+        if self.optimiser == "adam":
+            optimiser = torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.9, 0.99), fused=True)
+        else:
+            optimiser = torch.optim.RMSprop(parameters, lr=self.learning_rate, momentum=0.99)
+
+        def step(iteration: int, loss: Tensor) -> None:
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * self._rate(iteration)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+            optimiser.step()
+
+        return step
+
+    def _rate(self, iteration: int) -> float:
+        if self.schedule == "constant":
+            return 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        return max(min(cosine, (iteration + 1) / 20), 1e-3)
+
+
+@ATTACKS.register("grnn_as_published")
+@dataclass(frozen=True)
+class GRNNAsPublished(GRNN):
+    """GRNN with every choice of its authors' code, faults included: RMSprop, log(softmax), the image of iteration 990.
+
+    `tv` is 1e-3 for a LeNet and 1e-6 for a ResNet-18. What the code calls a Wasserstein distance is ||dg||.
+
+    Source: Rand2AI/GRNN, GRNN.py.
+    """
+
+    learning_rate: float = 1e-4
+    tv: float = 1e-3
+    latent: int = 128
+    optimiser: Literal["adam", "rmsprop"] = "rmsprop"
+    schedule: Literal["cosine", "constant"] = "constant"
+    objective: Literal["log", "published"] = "published"
+    keep: Literal["best", "snapshot"] = "snapshot"
+    stable: bool = False
+    patience: int = 0
+
+
+class _Kept(NamedTuple):
+    loss: Tensor
+    images: Tensor
+    logits: Tensor
+
+
+class _Tracker:
+    """Which iterate every victim keeps, chosen by the attack's own loss alone."""
+
+    def __init__(self, attack: GRNN, victims: int) -> None:
+        self.attack = attack
+        self.kept: _Kept | None = None
+        self.trace: list[Tensor] = []
+        self.marked = torch.full((victims,), math.inf)
+        self.stale = 0
+
+    def see(self, iteration: int, losses: Tensor, images: Tensor, logits: Tensor) -> None:
+        self.trace.append(losses)
+        if self.kept is None:
+            self.kept = _Kept(losses.nan_to_num(math.inf), images.nan_to_num(0.5), logits.clone())
+            return
+        if self.attack.keep == "best":
+            better = losses < self.kept.loss
+        else:
+            every = max(1, self.attack.iterations // 30)
+            better = torch.isfinite(losses) & (iteration % every == 0)
+        self.kept.loss[better] = losses[better]
+        self.kept.images[better] = images[better]
+        self.kept.logits[better] = logits[better]
+
+    def done(self, iteration: int) -> bool:
+        """Whether no victim's best loss has improved by its margin for `patience` iterations."""
+        assert self.kept is not None
+        if not self.attack.patience:
+            return False
+        best = self.kept.loss.cpu()
+        margin = 1e-3 if self.attack.objective == "log" else 1e-3 * best.abs()
+        improved = best < self.marked - margin
+        self.marked = torch.where(improved, best, self.marked)
+        self.stale = 0 if bool(improved.any()) else self.stale + 1
+        return self.stale >= self.attack.patience
+
+    def guess(self, victim: int, seconds: float) -> Reconstruction:
+        assert self.kept is not None
+        return Reconstruction(
+            inputs=self.kept.images[victim].clamp(0, 1).cpu(),
+            labels=self.kept.logits[victim].argmax(-1).cpu(),
+            loss=float(self.kept.loss[victim]),
+            trace=torch.stack(self.trace)[:, victim].cpu(),
+            iterations=len(self.trace),
+            seconds=seconds,
+        )
