@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BASE_CHANNELS = 32
-
 
 class GrnnGenerator(nn.Module):
     """Fixed latents to images and soft labels, one independent generator a victim.
@@ -19,8 +17,10 @@ class GrnnGenerator(nn.Module):
     normalisation, GLU) -> sigmoid. Label branch: linear, softmax. Weights of V victims lie along the channel axis, so
     that one grouped convolution serves all of them; with V = 1 it is the published network, up to rounding.
 
-    The side is the next power of two at or above the image; a larger canvas is cropped at the centre, which lets any size
+    The side is the next power of two at or above the image; a larger canvas is cropped, which lets any size
     be attacked (the published one takes powers of two only).
+
+    `width` is the channel count at full size; the published network has 32 and a latent of 128.
 
     Source: Ren et al. 2022, section 3; Rand2AI/GRNN, Generator/model.py (whose `weight_init` reaches no layer: torch's
     default initialisation is what it really runs with).
@@ -33,6 +33,7 @@ class GrnnGenerator(nn.Module):
         victims: int,
         batch: int,
         latent: int,
+        width: int,
         rng: torch.Generator,
     ) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class GrnnGenerator(nn.Module):
         self.image_shape, self.victims, self.batch = image_shape, victims, batch
         side = max(16, 2 ** math.ceil(math.log2(max(height, width))))
         ups = int(math.log2(side)) - 3
-        widths = [BASE_CHANNELS * 2**i for i in range(ups, -1, -1)] + [channels]
+        widths = [width * 2**i for i in range(ups, -1, -1)] + [channels]
 
         def drawn(fan_in: int, *shape: int) -> nn.Parameter:
             return nn.Parameter((torch.rand(victims, *shape, generator=rng) * 2 - 1) / math.sqrt(fan_in))

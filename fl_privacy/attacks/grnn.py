@@ -30,11 +30,11 @@ from fl_privacy.observation import Channel, Observation, Reconstruction
 @ATTACKS.register("grnn")
 @dataclass(frozen=True)
 class GRNN(Attack):
-    """Gradient inversion by a generator, for every victim at once; the defaults are ours, `grnn_as_published` the paper's.
+    """Gradient inversion by a generator; the defaults are ours, `grnn_as_published` has the paper's.
 
     `objective` 'log': log ||dg||^2 / 2 + tv TV, whose pull does not fade as the match improves; 'published':
     ||dg||^2 + ||dg|| + tv TV. `keep`: 'best' iterate by the attack's own loss, or the published 'snapshot' (the last
-    multiple of iterations // 30). `patience`: stop once the best loss has not improved by 0.1 % (log: 0.001) for so many
+    multiple of iterations // 30). `patience`: stop once no best loss has improved by 0.1 % (log: 0.001) for so many
     iterations; 0 never stops early. A victim whose loss turns NaN or infinite keeps its best iterate so far.
 
     Works on gradients, and on the update of a single plain SGD step (payload = new - old weights).
@@ -45,10 +45,11 @@ class GRNN(Attack):
     channels: ClassVar[frozenset[Channel]] = frozenset({Channel.GRADIENT, Channel.UPDATE})
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
-    iterations: int = 1000
+    iterations: int = 2000
     learning_rate: float = 3e-2
     tv: float = 10.0
     latent: int = 32
+    width: int = 16
     optimiser: Literal["adam", "rmsprop"] = "adam"
     schedule: Literal["cosine", "constant"] = "cosine"
     objective: Literal["log", "published"] = "log"
@@ -57,7 +58,7 @@ class GRNN(Attack):
     patience: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "latent"):
+        for name in ("iterations", "latent", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
@@ -96,7 +97,9 @@ class GRNN(Attack):
         start = time.perf_counter()
         victims, spec = len(seen), seen[0].spec
         targets = torch.stack([observed_gradient(observation) for observation in seen])
-        generator = GrnnGenerator(spec.image_shape, spec.classes, victims, spec.batch_size, self.latent, rng)
+        generator = GrnnGenerator(
+            spec.image_shape, spec.classes, victims, spec.batch_size, self.latent, self.width, rng
+        )
         generator.to(targets.device)
         match = self._matcher(seen[0], victims)
         step = self._stepper(generator)
@@ -150,9 +153,11 @@ class GRNNAsPublished(GRNN):
     Source: Rand2AI/GRNN, GRNN.py.
     """
 
+    iterations: int = 1000
     learning_rate: float = 1e-4
     tv: float = 1e-3
     latent: int = 128
+    width: int = 32
     optimiser: Literal["adam", "rmsprop"] = "rmsprop"
     schedule: Literal["cosine", "constant"] = "constant"
     objective: Literal["log", "published"] = "published"

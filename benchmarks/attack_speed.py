@@ -1,0 +1,88 @@
+"""Time one GRNN iteration per victim: the library against the textbook loop, in one run, on one thread.
+
+    python -m benchmarks.attack_speed --out results/attack_speed.json
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.record import write
+from benchmarks.textbook import Generator, attack_step
+from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
+from fl_privacy.client import gradient
+from fl_privacy.models import build_model
+from fl_privacy.observation import Channel, Observation, Spec
+from fl_privacy.seeding import stream
+
+
+def victims(model: torch.nn.Module, count: int, batch: int) -> list[Observation]:
+    """Observations of `count` clients with random 3x32x32 images: timing needs no real ones."""
+    spec = Spec(image_shape=(3, 32, 32), classes=10, batch_size=batch)
+    seen = []
+    for client in range(count):
+        rng = stream(0, "victim", client)
+        x, y = torch.rand(batch, 3, 32, 32, generator=rng), torch.randint(10, (batch,), generator=rng)
+        payload, _ = gradient(model, x, y)
+        seen.append(Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model))
+    return seen
+
+
+def textbook(model: torch.nn.Module, seen: list[Observation], iterations: int) -> float:
+    """Seconds per iteration and victim of the plain loop (published settings)."""
+    observation = seen[0]
+    target = [observation.payload[name] for name, _ in model.named_parameters()]
+    generator = Generator(32, 3, 10)
+    optimiser = torch.optim.RMSprop(generator.parameters(), lr=1e-4, momentum=0.99)
+    z = torch.randn(observation.spec.batch_size, 128, generator=stream(0, "latent"))
+    start = time.perf_counter()
+    for _ in range(iterations):
+        attack_step(generator, model, z, target, optimiser)
+    return (time.perf_counter() - start) / iterations
+
+
+def library(attack: GRNN, seen: list[Observation]) -> float:
+    """Seconds per iteration and victim of the library."""
+    return attack(seen, stream(0, "attack"))[0].seconds / attack.iterations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/attack_speed.json"))
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name in ("lenet_dlg", "lenet_grnn"):
+        model = build_model(name, (3, 32, 32), 10, 0, {"init": "wide"})
+        for batch, count in ((1, 1), (1, 16), (8, 1), (8, 4)):
+            seen = victims(model, count, batch)
+            n = arguments.iterations
+            runs: dict[str, Callable[[], float]] = {
+                "textbook": lambda seen=seen, model=model, n=n: textbook(model, seen, n),
+                "grnn_as_published": lambda seen=seen, n=n: library(GRNNAsPublished(iterations=n), seen),
+                "grnn": lambda seen=seen, n=n: library(GRNN(iterations=n, patience=0), seen),
+            }
+            # interleaved, so that a busy moment of the machine touches all three alike
+            times: dict[str, list[float]] = {key: [] for key in runs}
+            for _ in range(arguments.repeats):
+                for key, run in runs.items():
+                    times[key].append(run())
+            base = statistics.median(times["textbook"])
+            for key, values in times.items():
+                median = statistics.median(values)
+                row = {"model": name, "batch": batch, "victims": count, "attack": key}
+                row |= {"ms_per_iteration_and_victim": round(1e3 * median, 3), "min": round(1e3 * min(values), 3)}
+                row |= {"max": round(1e3 * max(values), 3), "times_faster_than_textbook": round(base / median, 2)}
+                rows.append(row)
+                print(row, flush=True)
+    write(arguments.out, rows, seeds=[0], repeats=arguments.repeats, iterations=arguments.iterations, threads=1)
+
+
+if __name__ == "__main__":
+    main()

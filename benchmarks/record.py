@@ -1,0 +1,45 @@
+"""How a measurement is written down: command, seeds, versions, hardware, rows."""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, its core count and the accelerator, if any."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu, "torch_threads": torch.get_num_threads()}
+
+
+def write(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
+    """Write rows with all that is needed to make them again, atomically."""
+    import torch
+
+    names = ["flwr", "ray", "torchvision", "numpy", "pytorch-msssim"]
+    record = {
+        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        **facts,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, **{n: version(n) for n in names}},
+        "hardware": hardware(),
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _module() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else sys.argv[0]
