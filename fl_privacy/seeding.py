@@ -11,8 +11,7 @@ import torch
 
 def subseed(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on `seed` and on every name, through SHA-256."""
-    text = "/".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:8], "big") >> 1
 
 
 def stream(seed: int, *names: str | int) -> torch.Generator:

@@ -22,7 +22,7 @@ def ssim(guess: Tensor, truth: Tensor) -> Tensor:
         return torch.zeros(0)
     side = min(guess.shape[-2:])
     window = min(WINDOW, side if side % 2 else side - 1)
-    if window < 1:
-        raise ValueError(f"SSIM needs images of at least 1 x 1 pixels, not {tuple(guess.shape[-2:])}")
+    if side < 2:
+        raise ValueError(f"SSIM needs images of at least 2 x 2 pixels, not {tuple(guess.shape[-2:])}")
     scores: Tensor = gaussian_ssim(guess.float(), truth.float(), data_range=1.0, size_average=False, win_size=window)
     return scores
