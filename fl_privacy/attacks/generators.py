@@ -37,9 +37,9 @@ class GrnnGenerator(nn.Module):
         rng: torch.Generator,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
+        channels = image_shape[0]
         self.image_shape, self.victims, self.batch = image_shape, victims, batch
-        side = max(16, 2 ** math.ceil(math.log2(max(height, width))))
+        side = max(16, 2 ** math.ceil(math.log2(max(image_shape[1:]))))
         ups = int(math.log2(side)) - 3
         widths = [width * 2**i for i in range(ups, -1, -1)] + [channels]
 
