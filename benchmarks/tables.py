@@ -1,0 +1,120 @@
+"""Rewrite the README's result tables from the files in results/; with --check, fail if they differ.
+
+    python -m benchmarks.tables [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
+
+
+def rows(name: str) -> list[Row]:
+    """The rows of results/NAME.json; none where it was not measured."""
+    path = ROOT / "results" / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def markdown(header: list[str], body: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def grnn_quality() -> str:
+    body = []
+    for model in ("lenet_grnn", "lenet_dlg"):
+        for batch in (1, 8):
+            found = rows(f"grnn_quality_{model}_b{batch}")
+            for attack in ("grnn_as_published", "grnn", "control: mean image", "control: random guess"):
+                mine = [row for row in found if row["attack"] == attack]
+                if not mine:
+                    continue
+                images = sum(row["images"] for row in mine)
+                labels = [row["label_accuracy"] for row in mine if "label_accuracy" in row]
+                seconds = [row["cpu_seconds"] for row in mine if "cpu_seconds" in row]
+                body.append(
+                    [
+                        model,
+                        str(batch),
+                        attack,
+                        f"{images}, {len(mine)}",
+                        " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
+                        f"{min(row['psnr_worst'] for row in mine):.1f}",
+                        f"{100 * statistics.fmean(labels):.1f} %" if labels else "",
+                        f"{statistics.fmean(seconds):.0f}" if seconds else "",
+                    ]
+                )
+    header = ["victim", "batch", "attack", "images, seeds", "median PSNR (dB), by seed", "worst", "labels", "CPU s a seed"]
+    return markdown(header, body)
+
+
+def attack_speed() -> str:
+    found = rows("attack_speed")
+    body = [
+        [
+            row["model"],
+            str(row["batch"]),
+            str(row["victims"]),
+            row["attack"],
+            f"{row['ms_per_iteration_and_victim']:.2f}",
+            f"{row['times_faster_than_textbook']:.2f}",
+        ]
+        for row in found
+    ]
+    return markdown(["victim", "batch", "victims at once", "loop", "ms a victim", "times faster"], body)
+
+
+def gradient_noise() -> str:
+    body = [
+        [
+            row["defence"],
+            f"{row['psnr']:.1f} ({row['psnr_low']:.1f} to {row['psnr_high']:.1f})",
+            f"{row['ssim']:.2f}",
+            f"{100 * row['label_accuracy']:.0f} %",
+            f"{row['loss_at_guess']:.2f}",
+            f"{row['loss_at_truth']:.2f}",
+            f"{100 * row['model_accuracy']:.1f} %" if row.get("model_accuracy") is not None else "",
+        ]
+        for row in rows("gradient_noise")
+    ]
+    header = ["defence", "PSNR (dB), 95 %", "SSIM", "labels", "loss at guess", "at truth", "model accuracy"]
+    return markdown(header, body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "grnn_quality": grnn_quality,
+    "attack_speed": attack_speed,
+    "gradient_noise": gradient_noise,
+}
+
+
+def filled(text: str) -> str:
+    """The README with every table made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if parser.parse_args().check:
+        sys.exit(0 if filled(text) == text else "README.md's tables differ from results/: run python -m benchmarks.tables")
+    readme.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()
