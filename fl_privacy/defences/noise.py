@@ -56,3 +56,26 @@ class LaplaceNoise(Defence):
             first, second = (torch.empty(value.shape, dtype=value.dtype).exponential_(generator=rng) for _ in range(2))
             noisy[name] = value + self.scale * (first - second).to(value.device)
         return noisy
+
+
+@DEFENCES.register("uniform_noise")
+@dataclass(frozen=True)
+class UniformNoise(Defence):
+    """Adds independent noise from U(-scale, scale) to every released value; its standard deviation is scale / sqrt(3).
+
+    Source: Vepakomma et al. 2020, the baseline of section 4.
+    """
+
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+
+    def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
+        if self.scale == 0:
+            return payload
+        noisy = {}
+        for name, value in payload.items():
+            draws = 2 * torch.rand(value.shape, generator=rng, dtype=value.dtype) - 1
+            noisy[name] = value + self.scale * draws.to(value.device)
+        return noisy

@@ -12,9 +12,10 @@ class Normalise(nn.Module):
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise ValueError(f"mean {mean} and std {std} must be of one length, with every std above 0")
         # not persistent: they are constants of the architecture, not weights that a round would average
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x - self.mean) / self.std
-        return out
+        return (x - self.mean) / self.std

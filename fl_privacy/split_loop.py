@@ -1,0 +1,96 @@
+"""The whole of split learning in one process, without messages: the reference for every link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from fl_privacy.observation import Tensors
+from fl_privacy.seeding import subseed
+from fl_privacy.split_rules import SplitParty
+from fl_privacy.split_training import ClientSegment, ServerSegment, client_step, segments
+from fl_privacy.splitting import rejoin
+
+
+def step_seed(party: SplitParty, client: int, round: int, step: int) -> int:
+    """The seed of one client's one mini-batch."""
+    return subseed(party.seed, "split", client, round, step)
+
+
+def turns(steps: Mapping[int, int], together: int) -> list[list[tuple[int, int]]]:
+    """The fixed turn order: waves of at most `together` clients, each wave a list of (client, step), round robin."""
+    clients = list(steps)
+    waves = [clients[i : i + together] for i in range(0, len(clients), together)]
+    return [
+        [(client, step) for step in range(max(steps[c] for c in wave)) for client in wave if step < steps[client]]
+        for wave in waves
+    ]
+
+
+def average(states: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
+    """The weighted mean of client states, in the given order and in float64, cast back to each tensor's own type."""
+    total = sum(weights)
+    return {
+        name: sum(
+            (state[name].double() * (weight / total) for state, weight in zip(states, weights, strict=True)),
+            torch.zeros((), dtype=torch.float64),
+        ).to(states[0][name].dtype)
+        for name in states[0]
+    }
+
+
+def state_of(module: nn.Module) -> Tensors:
+    """A copy of a module's state dict."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+class SplitLoop:
+    """Clients and server as live objects, stepped in the fixed turn order."""
+
+    def __init__(self, party: SplitParty) -> None:
+        self.party = party
+        holder, module = segments(party.model(), party.rules)
+        self.server = ServerSegment(module, party.rules, party.seed)
+        self.state = state_of(holder.owned)
+        self._clients: dict[int, ClientSegment] = {}
+
+    def round(self, number: int, clients: Sequence[int], parallel: bool = False, together: int = 1) -> dict[int, float]:
+        """Train one round and return each client's mean loss.
+
+        Sequential: the segment travels from client to client. Parallel (SplitFed with one server segment): every client
+        starts from the same segment and their mean, weighted by mini-batches, is the next one.
+
+        Source: Gupta and Raskar 2018; Thapa et al. 2022 (SplitFedV2).
+        """
+        steps = {client: self.party.steps(client) for client in clients}
+        losses: dict[int, list[float]] = {client: [] for client in clients}
+        states = []
+        for wave in turns(steps, together if parallel else 1):
+            for client, step in wave:
+                segment = self._client(client)
+                if step == 0:
+                    segment.owned.load_state_dict(self.state)
+                x, y = self.party.batch(client, number, step)
+                seed = step_seed(self.party, client, number, step)
+                losses[client].append(client_step(segment, x, y, self.party.chain, self.server, seed))
+            finished = [state_of(self._client(client).owned) for client in dict(wave)]
+            states += finished
+            if not parallel:
+                self.state = finished[-1]
+        if parallel:
+            self.state = average(states, [float(steps[client]) for client in clients])
+        return {client: sum(values) / len(values) for client, values in losses.items()}
+
+    def _client(self, client: int) -> ClientSegment:
+        if client not in self._clients:
+            self._clients[client], _ = segments(self.party.model(), self.party.rules)
+        return self._clients[client]
+
+    def model(self) -> nn.Sequential:
+        """The joined model as it stands: a copy."""
+        holder, module = segments(self.party.model(), self.party.rules)
+        holder.owned.load_state_dict(self.state)
+        module.load_state_dict(self.server.module.state_dict())
+        return rejoin(holder.front, module, holder.head)
