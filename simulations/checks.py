@@ -1,0 +1,126 @@
+"""The checks of an experiment: every name, every value, and what must fit together; messages say what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fl_privacy.attacks import ATTACKS
+from fl_privacy.catalogue import UnknownName, check_settings
+from fl_privacy.data import DATASETS, PARTITIONS
+from fl_privacy.data.base import keyword_settings
+from fl_privacy.defences import chain
+from fl_privacy.models import MODELS
+from simulations.channels import CHANNELS
+
+if TYPE_CHECKING:
+    from simulations.experiment import Experiment
+
+COMPONENTS = ("dataset", "partition", "model", "attack")
+DEVICES = ("cpu", "cuda", "auto")
+POSITIVE = ("clients", "clients_per_round", "rounds", "batch_size", "attacked_clients", "min_replies")
+AT_MOST = (
+    ("clients_per_round", "clients"),
+    ("attacked_clients", "clients_per_round"),
+    ("min_replies", "clients_per_round"),
+)
+
+
+def component(key: str, value: object) -> dict[str, Any]:
+    """A component as a dict with a name; a bare text is its name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ValueError(f"'{key}' takes a name, or a table that has one such as {{name = \"...\"}}, not {value!r}")
+    return dict(value)
+
+
+def arms(value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """The arms as tuples: a list of chains, each a list of defences; the empty chain defends nothing."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, list | tuple) for each in value):
+        raise ValueError(
+            f"'defences' takes a list of chains, such as [[], [{{name = \"gaussian_noise\", scale = 0.1}}]], not {value!r}"
+        )
+    if not value:
+        raise ValueError("'defences' needs at least one chain; [[]] is a run without any defence")
+    return tuple(tuple(component("defences", each) for each in chain) for chain in value)
+
+
+def check(experiment: Experiment) -> None:
+    """Check the whole experiment.
+
+    Raises:
+        UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
+    """
+    _check_values(experiment)
+    _check_components(experiment)
+    _check_attack(experiment)
+
+
+def _check_values(experiment: Experiment) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", experiment.name):
+        raise ValueError(f"'name' becomes a folder: letters, digits, '_', '-' and '.' only, not {experiment.name!r}")
+    if experiment.channel not in CHANNELS:
+        raise UnknownName(f"no channel is called '{experiment.channel}'. Known: {', '.join(sorted(CHANNELS))}.")
+    if experiment.device not in DEVICES:
+        raise ValueError(f"'device' takes one of {', '.join(DEVICES)}, not '{experiment.device}'")
+    if experiment.seed < 0:
+        raise ValueError(f"'seed' must be at least 0, not {experiment.seed}")
+    for key in POSITIVE:
+        if getattr(experiment, key) < 1:
+            raise ValueError(f"'{key}' must be at least 1, not {getattr(experiment, key)}")
+    for key in ("learning_rate", "timeout"):
+        if not 0 < getattr(experiment, key) < math.inf:
+            raise ValueError(f"'{key}' must be a finite number above 0, not {getattr(experiment, key)}")
+    for low, high in AT_MOST:
+        if getattr(experiment, low) > getattr(experiment, high):
+            raise ValueError(
+                f"'{low}' ({getattr(experiment, low)}) cannot be more than '{high}' ({getattr(experiment, high)})"
+            )
+    _check_rounds(experiment.attacked_rounds, experiment.rounds)
+
+
+def _check_rounds(attacked: Sequence[int], rounds: int) -> None:
+    outside = [each for each in attacked if not 1 <= each <= rounds]
+    if outside or not attacked:
+        raise ValueError(f"'attacked_rounds' must name rounds from 1 to {rounds}, not {list(attacked)}")
+
+
+def _check_components(experiment: Experiment) -> None:
+    for kind, catalogue, chosen in (
+        ("data set", DATASETS, experiment.dataset),
+        ("partition", PARTITIONS, experiment.partition),
+    ):
+        name, settings = _split(chosen)
+        keyword_settings(f"{kind} '{name}'", catalogue[name], settings)
+    name, settings = _split(experiment.model)
+    settings.pop("init", None)
+    check_settings(f"model '{name}'", MODELS[name], settings)
+    labels = [chain(list(arm)).label for arm in experiment.defences]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"'defences' has the same chain twice: {', '.join(twice)}")
+
+
+def _check_attack(experiment: Experiment) -> None:
+    name, settings = _split(experiment.attack)
+    attack = ATTACKS.configure(name, settings)
+    kind = CHANNELS[experiment.channel]
+    if experiment.channel not in attack.channels:
+        fitting = [each for each in ATTACKS if experiment.channel in ATTACKS[each].channels]
+        raise ValueError(
+            f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and this experiment's channel is "
+            f"{experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
+        )
+    withheld = sorted(attack.needs - kind.grants)
+    if withheld:
+        raise ValueError(
+            f"the attack '{name}' needs the observation's {', '.join(withheld)}; the {experiment.channel} channel's "
+            f"adversary holds {', '.join(sorted(kind.grants))}."
+        )
+
+
+def _split(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return chosen["name"], {key: value for key, value in chosen.items() if key != "name"}

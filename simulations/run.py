@@ -1,0 +1,147 @@
+"""A run, from an experiment to its report: collect, attack, evaluate, report, with files between the stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl_privacy.data import data_root as find_root
+from simulations import storage
+from simulations.app import apps
+from simulations.attacking import Note, run_here, run_on_ray
+from simulations.experiment import Experiment
+from simulations.local import run_local
+from simulations.report import Result
+from simulations.settings import override
+from simulations.stages import finish, redraw, write_config
+from simulations.world import World, world_of
+
+BACKENDS = ("ray", "local")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run that only has to be executed."""
+
+    world: World
+    root: Path | None
+    out: Path
+    backend: str
+    workers: int
+    keep_originals: bool
+
+
+def plan(
+    experiment: Experiment,
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    backend: str = "ray",
+    workers: int | None = None,
+    device: str | None = None,
+    keep_originals: bool = False,
+) -> Plan:
+    """Check everything that can be checked before anything starts, load the data, and make the run folder.
+
+    Raises:
+        UnknownName, ValueError: a setting. MissingData: the data set is not there.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"'backend' takes {' or '.join(BACKENDS)}, not '{backend}'")
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = count if workers is None else workers
+    if chosen < 1:
+        raise ValueError(f"'workers' must be at least 1, not {workers}")
+    experiment = replace(experiment, device=_device(device or experiment.device))
+    root = find_root(data_root)
+    world = world_of(experiment.to_json(), root)
+    world.model()
+    folder = storage.new_folder(Path(out) if out else storage.default_folder(experiment.name, experiment.seed))
+    return Plan(world, root, folder, backend, chosen, keep_originals)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("'device' is cuda, but torch sees no GPU here: use cpu, or auto")
+    return name
+
+
+def simulate(experiment: Experiment, *, note: Note = print, **choices: Any) -> Result:
+    """Run an experiment whole and return its result; `choices` are those of `plan`, `note` takes progress lines."""
+    return execute(plan(experiment, **choices), note)
+
+
+def execute(checked: Plan, note: Note = print) -> Result:
+    """Run a plan: collect over Flower, then attack, evaluate and report.
+
+    Raises:
+        RuntimeError: the rounds or the attack failed.
+    """
+    world, out = checked.world, checked.out
+    write_config(world, out, backend=checked.backend, workers=checked.workers)
+    note(f"run folder: {out}")
+    _collect(checked, note)
+    runner = run_on_ray(checked.workers) if checked.backend == "ray" else run_here
+    return finish(world, out, note, runner, keep_originals=checked.keep_originals)
+
+
+def _collect(checked: Plan, note: Note) -> None:
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    experiment = checked.world.experiment
+    server_app, client_app = apps(experiment, checked.root, checked.out, note)
+    if checked.backend == "local":
+        run_local(server_app, client_app, experiment.clients)
+        return
+    from simulations.ray_backend import run_ray  # Ray takes seconds to import, and the local backend does without
+
+    run_ray(server_app, client_app, experiment.clients, workers=checked.workers)
+
+
+def attack_again(
+    run_dir: str | os.PathLike[str],
+    attack: str | None = None,
+    changes: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    note: Note = print,
+) -> Result:
+    """Attack the saved observations of a run once more, with no simulation; the result goes below the run folder.
+
+    Raises:
+        UnknownName, ValueError: not a run, or a setting that does not fit or that only a new run can change.
+    """
+    source = Path(run_dir).absolute()
+    experiment = _reattack(Result.read(source).experiment, attack, changes)
+    experiment = replace(experiment, device=_device(device or experiment.device))
+    world = world_of(experiment.to_json(), find_root(data_root))
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path(out) if out else source / "attacks" / f"{stamp}_{experiment.attack['name']}"
+    folder = storage.new_folder(folder)
+    write_config(world, folder, observations=str(source))
+    return finish(world, folder, note, run_here, source)
+
+
+def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:
+    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in ("attack", "attacked_clients")]
+    if fixed:
+        raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
+    chosen = [f"attack={attack}"] if attack else []
+    return Experiment.of(override(asdict(experiment), [*chosen, *changes]))
+
+
+def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:
+    """The result of a finished run, with its figure drawn again from its files."""
+    folder = Path(run_dir).absolute()
+    result = Result.read(folder)
+    source = Path(storage.read_json(folder / storage.CONFIG).get("observations", folder))
+    redraw(world_of(result.experiment.to_json(), find_root(data_root)), folder, source)
+    return result

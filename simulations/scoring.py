@@ -1,0 +1,114 @@
+"""The evaluation stage: every guess and both controls against the truth, as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+from fl_privacy.evaluation import Score, Truth, align, controls, interval, score
+from fl_privacy.metrics import METRICS
+from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.seeding import stream, subseed
+from simulations.storage import Key
+from simulations.world import World
+
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One guess with its score; `attack` is a control's name where nobody attacked; images in the truth's order."""
+
+    key: Key
+    attack: str
+    defence: str
+    guess: Reconstruction
+    truth: Truth
+    score: Score
+
+
+def score_all(
+    world: World, seen: Mapping[Key, Observation], guesses: Mapping[Key, Reconstruction]
+) -> list[Scored]:
+    """Score the attack's guesses, then the two controls for the victims of the first arm."""
+    attack, name = world.experiment.configured_attack(), world.experiment.attack["name"]
+    truths = {key: world.truth(key.client, key.round) for key in guesses}
+    scored = [
+        _scored(world, key, name, world.experiment.arms[key.arm], seen[key], guess, truths[key])
+        for key, guess in guesses.items()
+    ]
+    first = [key for key in guesses if key.arm == min(each.arm for each in guesses)]
+    rng = stream(world.experiment.seed, "controls")
+    made = controls(world.held_out, [truths[key] for key in first], world.spec.classes, rng)
+    for control, blind in made.items():
+        for key, guess in zip(first, blind, strict=True):
+            assert guess.labels is not None
+            judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
+            scored.append(_scored(world, key, f"control: {control}", UNDEFENDED, seen[key], judged, truths[key]))
+    return scored
+
+
+def _scored(
+    world: World, key: Key, name: str, defence: str, seen: Observation, guess: Reconstruction, truth: Truth
+) -> Scored:
+    attack = world.experiment.configured_attack()
+    return Scored(key, name, defence, align(guess, truth), truth, score(attack, seen, guess, truth))
+
+
+def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """One row an image, as samples.jsonl keeps them."""
+    experiment = world.experiment
+    return [
+        {
+            "round": each.key.round,
+            "client": each.key.client,
+            "index": index,
+            "attack": each.attack,
+            "defence": each.defence,
+            "dataset": experiment.dataset["name"],
+            "model": experiment.model["name"],
+            "seed": experiment.seed,
+            **{metric: float(each.score.images[metric][index]) for metric in METRICS},
+            "label_correct": None if each.guess.labels is None else bool(each.score.label_correct[index]),
+            "loss_at_guess": each.score.loss_at_guess,
+            "loss_at_truth": each.score.loss_at_truth,
+            "iterations": each.guess.iterations,
+            "seconds": each.guess.seconds,
+        }
+        for each in scored
+        for index in range(len(each.truth.labels))
+    ]
+
+
+def summary(world: World, scored: Sequence[Scored], accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One row an arm, then one a control: means over images, PSNR with its 95 % bootstrap interval."""
+    groups: dict[tuple[str, str], list[Scored]] = {}
+    for each in scored:
+        groups.setdefault((each.attack, each.defence), []).append(each)
+    return [
+        _summary_row(world.experiment.seed, attack, defence, group, accuracies)
+        for (attack, defence), group in groups.items()
+    ]
+
+
+def _summary_row(
+    seed: int, attack: str, defence: str, group: Sequence[Scored], accuracies: Mapping[str, float]
+) -> dict[str, Any]:
+    values = {metric: [float(v) for each in group for v in each.score.images[metric]] for metric in METRICS}
+    low, high = interval(values["psnr"], subseed(seed, "interval"))
+    blind = attack.startswith("control: ")
+    return {
+        "attack": attack,
+        "defence": defence,
+        "images": len(values["psnr"]),
+        **{metric: fmean(numbers) for metric, numbers in values.items()},
+        "psnr_low": low,
+        "psnr_high": high,
+        "psnr_median": median(values["psnr"]),
+        "label_accuracy": fmean(each.score.label_accuracy for each in group),
+        "loss_at_guess": fmean(each.score.loss_at_guess for each in group),
+        "loss_at_truth": fmean(each.score.loss_at_truth for each in group),
+        "model_accuracy": None if blind else accuracies.get(defence),
+    }

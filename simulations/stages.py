@@ -1,0 +1,79 @@
+"""The stages after the rounds: attack what was observed, score it, report it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.observation import Observation
+from simulations import environment, report, storage
+from simulations.attacking import Note, Runner, jobs
+from simulations.scoring import Scored, score_all
+from simulations.storage import Key
+from simulations.world import World, blank_model
+
+
+def write_config(world: World, folder: Path, **facts: Any) -> None:
+    """Write config.json: the resolved experiment, and what it runs on."""
+    experiment = dataclasses.asdict(world.experiment)
+    content = {"experiment": experiment, "seed": world.experiment.seed, **facts, **environment.describe()}
+    storage.write_json(folder / storage.CONFIG, content)
+
+
+def finish(
+    world: World, folder: Path, note: Note, run: Runner, source: Path | None = None, keep_originals: bool = False
+) -> report.Result:
+    """Attack the observations in `source` (this folder's own unless given), score the guesses, write the report.
+
+    Raises:
+        RuntimeError: there is nothing to attack, because no client's message arrived.
+    """
+    experiment, source = world.experiment, source or folder
+    arms = storage.read_json(source / storage.ROUNDS)
+    blank = partial(blank_model, experiment)
+    seen = storage.load_observations(source / storage.OBSERVATIONS, blank, experiment.chains)
+    _check_observed(arms, seen)
+    todo = jobs(experiment.configured_attack(), seen, experiment.attacked_clients, experiment.seed, experiment.device)
+    note(f"attacking {sum(len(job.keys) for job in todo)} observations with {experiment.attack['name']}")
+    for job, results in zip(todo, run(todo, note), strict=True):
+        for key, guess in zip(job.keys, results, strict=True):
+            storage.save_guess(folder / storage.GUESSES, key, guess)
+    scored = score_all(world, seen, storage.load_guesses(folder / storage.GUESSES))
+    if keep_originals:
+        _save_originals(folder, scored)
+    payloads = {key.stem: storage.digest(each.payload) for key, each in seen.items()}
+    return report.write(world, folder, arms, scored, payloads, keep_originals or experiment.show_originals)
+
+
+def _check_observed(arms: Sequence[Mapping[str, Any]], seen: Mapping[Key, Observation]) -> None:
+    for index, arm in enumerate(arms):
+        if not any(key.arm == index for key in seen):
+            counts = [row["counts"] for row in arm["rounds"] if row["counts"]]
+            reasons = [reason for each in counts for reason in each["reasons"]]
+            raise RuntimeError(
+                f"no client's message of the arm '{arm['defence']}' arrived in an attacked round: "
+                + ("; ".join(reasons[:3]) or "no reason was given")
+            )
+
+
+def _save_originals(folder: Path, scored: Sequence[Scored]) -> None:
+    for each in scored:
+        truth = {"inputs": each.truth.inputs, "labels": each.truth.labels}
+        name = f"r{each.key.round}_c{each.key.client}.safetensors"
+        storage.write_tensors(folder / storage.ORIGINALS / name, truth)
+
+
+def redraw(world: World, folder: Path, source: Path) -> Path:
+    """Draw the figure of a finished run again, from its files and its data set.
+
+    Private images appear only if the experiment shows them or the run kept them.
+    """
+    experiment = world.experiment
+    seen = storage.load_observations(
+        source / storage.OBSERVATIONS, partial(blank_model, experiment), experiment.chains
+    )
+    scored = score_all(world, seen, storage.load_guesses(folder / storage.GUESSES))
+    return report.draw(world, folder, scored, experiment.show_originals or (folder / storage.ORIGINALS).is_dir())
