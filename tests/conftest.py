@@ -1,0 +1,25 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fl_privacy import data
+
+
+@pytest.fixture
+def data_root() -> Callable[[str], Path]:
+    """data_root("mnist") is the data folder that has the set; the test is skipped, with the reason, where it is not."""
+
+    def root_with(name: str) -> Path:
+        root = data.data_root()
+        if root is None:
+            pytest.skip(f"needs the data set '{name}': set FL_PRIVACY_DATA to a folder that has it")
+        if not data.available(name, root):
+            pytest.skip(f"needs the data set '{name}', which is not in FL_PRIVACY_DATA={root}")
+        return root
+
+    return root_with
