@@ -1,0 +1,1 @@
+"""Everything that speaks Flower: records, strategies, client handlers, mods."""

@@ -1,0 +1,56 @@
+"""The one client mod: it runs the chain of defences on what is about to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable, Mod
+
+from fl_privacy.client import Party
+from fl_privacy.observation import Tensors
+from fl_privacy.seeding import subseed
+from strategies.messages import ARRAYS, client_of, pack, round_of, unpack
+
+PartyOf = Callable[[Message, Context], Party]
+
+
+def defence_mod(party_of: PartyOf) -> Mod:
+    """A mod that runs the party's chain on the arrays of every reply; put it first, so that it is outermost.
+
+    Replies to 'train' and 'train.update' hold weights: there the chain gets the update, new minus received, and what it
+    makes of it is added to the weights received, and arrays go back in the dtype in which they came. Where the chain
+    changes nothing the reply keeps every bit. Arrays that hold no floating-point numbers (counters) pass.
+    """
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        base = received_weights(message)
+        reply = call_next(message, context)
+        if not reply.has_content() or ARRAYS not in reply.content:
+            return reply
+        party = party_of(message, context)
+        if not (party.chain or base):
+            return reply
+        seed = subseed(party.seed, "release", client_of(context), round_of(message))
+        payload = unpack(reply.content.array_records[ARRAYS])
+        payload = release(payload, base, lambda change: party.chain.on_release(change, seed))
+        # Flower's averages turn counters into float64, and the guard wants back what was sent
+        reply.content[ARRAYS] = pack({n: v.to(base[n].dtype) if n in base else v for n, v in payload.items()})
+        return reply
+
+    return mod
+
+
+def received_weights(message: Message) -> Tensors:
+    """The weights to which a reply to this message will be relative; none if it will not be."""
+    if message.metadata.message_type not in ("train", "train.update"):
+        return {}
+    return unpack(message.content.array_records[ARRAYS])
+
+
+def release(payload: Tensors, base: Tensors, defend: Callable[[Tensors], Tensors]) -> Tensors:
+    """`payload` with what `defend` makes of its floating-point part (relative to `base`, for names that it has)."""
+    part = {n: v - base[n] if n in base else v for n, v in payload.items() if v.is_floating_point()}
+    defended = defend(part)
+    changed = {n: v + base[n] if n in base else v for n, v in defended.items() if v is not part[n]}
+    return {**payload, **changed}
