@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result as FlowerResult
 from fl_privacy.client import Party, accuracy
 from fl_privacy.data import data_root
 from fl_privacy.observation import Observation
-from simulations import storage
+from simulations import files, storage
 from simulations.attacking import Note, run_here
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
@@ -24,6 +24,7 @@ from simulations.stages import finish, write_config
 from simulations.world import World, world_of
 from strategies.gradient import gradient_app
 from strategies.messages import Counts, OrderlyGrid, arm_of, pack, unpack
+
 
 def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
     """The server, which leaves what it saw and measured in `out`, and the client of an experiment."""
@@ -52,24 +53,26 @@ def collect(world: World, grid: Grid, out: Path, note: Note) -> None:
     )
     note(f"waiting for {experiment.clients} clients")
     arms = [_run_arm(world, arm, orderly, out, note) for arm in range(len(experiment.arms))]
-    storage.write_json(out / storage.ROUNDS, arms)
+    files.write_json(out / files.ROUNDS, arms)
 
 
 def _run_arm(world: World, arm: int, grid: OrderlyGrid, out: Path, note: Note) -> dict[str, Any]:
     experiment = world.experiment
 
     def sink(seen: Observation) -> None:
-        storage.save_observation(out / storage.OBSERVATIONS, arm, seen)
+        storage.save_observation(out / files.OBSERVATIONS, arm, seen)
 
     def evaluate(round: int, arrays: ArrayRecord) -> MetricRecord:
         model = world.model()
         model.load_state_dict(unpack(arrays))
-        hits, loss = accuracy(model, world.held_out.inputs, world.held_out.labels)
-        note(f"defence {experiment.arms[arm]}: round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}")
+        hits, loss = accuracy(model, *world.held_out)
+        progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
+        note(f"defence {experiment.arms[arm]}: {progress}")
         return MetricRecord({"accuracy": hits, "loss": loss})
 
     start = len(grid.rounds)
-    result = CHANNELS[experiment.channel].server(world, sink).start(
+    strategy = CHANNELS[experiment.channel].server(world, sink)
+    result = strategy.start(
         grid,
         pack(world.model().state_dict()),
         num_rounds=experiment.rounds,
@@ -105,7 +108,7 @@ server = ServerApp()
 def _serve(grid: Grid, context: Context) -> None:
     experiment, root = _configured(context)
     out = str(context.run_config.get("out", ""))
-    folder = storage.new_folder(Path(out) if out else storage.default_folder(experiment.name, experiment.seed))
+    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     world = world_of(experiment.to_json(), root)
     write_config(world, folder, backend="flwr run")
     collect(world, grid, folder, print)
@@ -115,7 +118,7 @@ def _serve(grid: Grid, context: Context) -> None:
 
 def _configured(context: Context) -> tuple[Experiment, Path | None]:
     config = context.run_config
-    experiment = load_experiment(str(config["experiment"]), seed=int(config["seed"]))  # type: ignore[arg-type]
+    experiment = load_experiment(str(config["experiment"]), seed=int(config["seed"]))
     return experiment, data_root(str(config.get("data-root", "")))
 
 

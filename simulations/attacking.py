@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 
@@ -18,6 +20,9 @@ from simulations.storage import Key
 
 Note = Callable[[str], None]
 """Where progress goes, one line at a time."""
+
+
+HEARTBEAT = 10  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,7 @@ class Job:
 Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
 
 
-def jobs(
-    attack: Attack, seen: dict[Key, Observation], clients: int, seed: int, device: str
-) -> list[Job]:
+def jobs(attack: Attack, seen: dict[Key, Observation], clients: int, seed: int, device: str) -> list[Job]:
     """One job an arm and round, each with the first `clients` of the clients that answered."""
     groups = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
     chosen = [tuple(keys)[:clients] for _, keys in groups]
@@ -73,13 +76,12 @@ def run_on_ray(workers: int) -> Runner:
             num_cpus=None if address else workers,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         try:
             gpus = 1 / min(workers, len(todo)) if todo and todo[0].device == "cuda" else 0
             task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
-            pending = {task.remote(job): index for index, job in enumerate(todo)}
-            return _gather(pending, note)
+            return _gather([task.remote(job) for job in todo], note)
         finally:
             ray.shutdown()
 
@@ -90,17 +92,15 @@ def _call(job: Job) -> list[Reconstruction]:
     return job()
 
 
-def _gather(pending: dict[object, int], note: Note) -> list[list[Reconstruction]]:
+def _gather(tasks: Sequence[Any], note: Note) -> list[list[Reconstruction]]:
     import ray
 
-    start, total = time.perf_counter(), len(pending)
-    done: dict[int, list[Reconstruction]] = {}
-    while len(done) < total:
-        ready, _ = ray.wait([task for task, index in pending.items() if index not in done], timeout=5)
-        for task in ready:
-            done[pending[task]] = ray.get(task)
-        note(f"attack: {len(done)} of {total} groups done after {time.perf_counter() - start:.0f} s")
-    return [done[index] for index in range(total)]
+    start, waiting = time.perf_counter(), list(tasks)
+    while waiting:
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=HEARTBEAT)
+        done = len(tasks) - len(waiting)
+        note(f"attack: {done} of {len(tasks)} groups done after {time.perf_counter() - start:.0f} s")
+    return [ray.get(task) for task in tasks]
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def arms(value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
     """The arms as tuples: a list of chains, each a list of defences; the empty chain defends nothing."""
     if not isinstance(value, list | tuple) or not all(isinstance(each, list | tuple) for each in value):
         raise ValueError(
-            f"'defences' takes a list of chains, such as [[], [{{name = \"gaussian_noise\", scale = 0.1}}]], not {value!r}"
+            "'defences' takes a list of chains, such as [[], [{name = \"gaussian_noise\", scale = 0.1}]], "
+            f"not {value!r}"
         )
     if not value:
         raise ValueError("'defences' needs at least one chain; [[]] is a run without any defence")
@@ -111,8 +112,8 @@ def _check_attack(experiment: Experiment) -> None:
     if experiment.channel not in attack.channels:
         fitting = [each for each in ATTACKS if experiment.channel in ATTACKS[each].channels]
         raise ValueError(
-            f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and this experiment's channel is "
-            f"{experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
+            f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and the channel of this "
+            f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
         )
     withheld = sorted(attack.needs - kind.grants)
     if withheld:

@@ -22,10 +22,6 @@ def settings_of(component: Component) -> dict[str, Any]:
     return {key: value for key, value in component.items() if key != "name"}
 
 
-def _named(name: str) -> Any:
-    return field(default_factory=lambda: {"name": name})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: who shares what with whom, who attacks it, and which defences are compared.
@@ -43,10 +39,10 @@ class Experiment:
     name: str
     channel: str = "gradient"
     seed: int = 0
-    dataset: Component = _named("digits")
-    partition: Component = _named("iid")
-    model: Component = _named("lenet_dlg")
-    attack: Component = _named("grnn")
+    dataset: Component = field(default_factory=lambda: {"name": "digits"})
+    partition: Component = field(default_factory=lambda: {"name": "iid"})
+    model: Component = field(default_factory=lambda: {"name": "lenet_dlg"})
+    attack: Component = field(default_factory=lambda: {"name": "grnn"})
     defences: tuple[tuple[Component, ...], ...] = ((),)
     clients: int = 10
     clients_per_round: int = 10

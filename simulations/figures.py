@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from simulations.storage import write_atomic
+from simulations.files import write_atomic
 
 ROWS = 5
 

@@ -11,17 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from simulations import figures, storage
+from simulations import figures, files, storage
 from simulations.experiment import Experiment
-from simulations.scoring import Scored, rows, summary
+from simulations.scoring import CONTROL, UNDEFENDED, Scored, rows, summary
 from simulations.world import World
 
-COLUMNS = ("images", "psnr", "ssim", "mse", "label_accuracy", "loss_at_guess", "loss_at_truth", "model_accuracy")
+COLUMNS = {
+    "n": ("images", "{:d}"),
+    "PSNR\n(dB)": ("psnr", "{:.1f}"),
+    "95 %": ("psnr_interval", "{}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "MSE": ("mse", "{:.4f}"),
+    "labels\nright": ("label_accuracy", "{:.0%}"),
+    "loss at\nguess": ("loss_at_guess", "{:.3g}"),
+    "loss at\ntruth": ("loss_at_truth", "{:.3g}"),
+    "model\naccuracy": ("model_accuracy", "{:.1%}"),
+}
 READING = (
-    "Loss is the attack's own objective. At the guess above the truth's: the attack failed to optimise, and the defence "
-    "may claim nothing. At or below it: the information is gone."
+    "PSNR: higher means more was leaked; a guess no better than the controls leaked nothing. Loss is the attack's own "
+    "objective: where it is higher at the guess than at the truth, the attack failed to optimise and the defence may "
+    "claim nothing; elsewhere the information is gone."
 )
 
 
@@ -42,48 +54,55 @@ class Result:
         Raises:
             ValueError: it holds no finished run.
         """
-        results = storage.read_json(folder / storage.RESULTS)
-        experiment = Experiment.of(storage.read_json(folder / storage.CONFIG)["experiment"])
+        results = files.read_json(folder / files.RESULTS)
+        experiment = Experiment.of(files.read_json(folder / files.CONFIG)["experiment"])
         return cls(folder, experiment, results["arms"], results["summary"], results["digests"])
 
     @property
     def samples(self) -> list[dict[str, Any]]:
         """One row an attacked image."""
-        lines = (self.folder / storage.SAMPLES).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / files.SAMPLES).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     @property
     def figures(self) -> list[Path]:
-        return sorted((self.folder / storage.FIGURES).glob("*.png"))
+        return sorted((self.folder / files.FIGURES).glob("*.png"))
 
     def table(self) -> Table:
         """The summary as a rich table."""
-        title = f"{self.experiment.name}: {self.experiment.attack['name']} on {self.experiment.dataset['name']}"
-        table = Table(title=title, caption=READING)
-        for heading in ("attack", "defence", *(name.replace("_", " ") for name in COLUMNS)):
-            table.add_column(heading, justify="left" if heading in ("attack", "defence") else "right")
+        attack, data = self.experiment.attack["name"], self.experiment.dataset["name"]
+        title = f"{self.experiment.name}: {attack} on {data}"
+        table = Table(title=title, caption=READING, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("defence")
+        for heading in COLUMNS:
+            table.add_column(heading, justify="right", no_wrap=True)
         for row in self.summary:
-            table.add_row(row["attack"], row["defence"], *(_cell(name, row) for name in COLUMNS))
+            blind = row["attack"].startswith(CONTROL)
+            table.add_row(row["attack"] if blind else row["defence"], *_cells(row))
         if self.experiment.expected:
-            cells = [_cell(name, self.experiment.expected) for name in COLUMNS]
-            table.add_row("published", "", *cells, style="dim")
+            table.add_row("published", *_cells(self.experiment.expected), style="dim")
         return table
 
 
-def _cell(name: str, row: Mapping[str, Any]) -> str:
-    value = row.get(name)
-    if value is None:
-        return "-"
-    if name in ("label_accuracy", "model_accuracy"):
-        return f"{value:.1%}"
-    if name == "psnr" and row.get("psnr_low") is not None:
-        return f"{value:.1f} [{row['psnr_low']:.1f}, {row['psnr_high']:.1f}] dB"
-    formats = {"psnr": "{:.1f} dB", "ssim": "{:.3f}", "mse": "{:.4f}", "images": "{:d}"}
-    return formats.get(name, "{:.3g}").format(value)
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    low, high = row.get("psnr_low"), row.get("psnr_high")
+    known = {**row, "psnr_interval": None if low is None or high is None else f"{low:.1f}-{high:.1f}"}
+    values = [(known.get(key), form) for key, form in COLUMNS.values()]
+    return ["-" if value is None else form.format(value) for value, form in values]
 
 
-def write(world: World, folder: Path, arms: Sequence[Mapping[str, Any]], scored: Sequence[Scored],
-          payloads: Mapping[str, str], originals: bool) -> Result:
+def _defence(label: str) -> str:
+    return "no defence" if label == UNDEFENDED else label
+
+
+def write(
+    world: World,
+    folder: Path,
+    arms: Sequence[Mapping[str, Any]],
+    scored: Sequence[Scored],
+    payloads: Mapping[str, str],
+    originals: bool,
+) -> Result:
     """Write results.json, samples.jsonl and the figure; private images only where `originals` says so."""
     samples = rows(world, scored)
     accuracies = {arm["defence"]: arm["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"] for arm in arms}
@@ -93,9 +112,9 @@ def write(world: World, folder: Path, arms: Sequence[Mapping[str, Any]], scored:
         "expected": world.experiment.expected,
         "digests": _digests(samples, scored, payloads),
     }
-    storage.write_jsonl(folder / storage.SAMPLES, samples)
+    files.write_jsonl(folder / files.SAMPLES, samples)
     draw(world, folder, scored, originals)
-    storage.write_json(folder / storage.RESULTS, results)
+    files.write_json(folder / files.RESULTS, results)
     return Result.read(folder)
 
 
@@ -105,7 +124,7 @@ def _digests(
     """SHA-256 of every payload and reconstruction, and of all rows; times are no part of any of them."""
     timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in samples]
     guesses = {
-        each.key.stem: storage.guess_digest(each.guess) for each in scored if not each.attack.startswith("control: ")
+        each.key.stem: storage.guess_digest(each.guess) for each in scored if not each.attack.startswith(CONTROL)
     }
     text = json.dumps(timeless, sort_keys=True)
     return {"payloads": payloads, "reconstructions": guesses, "samples": hashlib.sha256(text.encode()).hexdigest()}
@@ -116,17 +135,17 @@ def draw(world: World, folder: Path, scored: Sequence[Scored], originals: bool) 
     first = min(each.key.round for each in scored)
     columns: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
-        if each.key.round == first and each.attack != "control: random guess":
+        if each.key.round == first and each.attack != f"{CONTROL}random guess":
             columns.setdefault((each.attack, each.defence), []).append(each)
     blocks = [_private(next(iter(columns.values())))] if originals else []
     blocks += [_column(attack, defence, group) for (attack, defence), group in columns.items()]
     experiment = world.experiment
     title = (
-        f"What a server that runs {experiment.attack['name']} sees of its clients' private {experiment.dataset['name']} "
-        f"images in the {experiment.channel}s they share"
+        f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
+        f"shared ({experiment.attack['name']}; PSNR below each, higher is closer)"
     )
-    width = 24 * len(blocks)
-    return figures.draw(folder / storage.FIGURES / "reconstructions.png", textwrap.fill(title, width), blocks)
+    path = folder / files.FIGURES / "reconstructions.png"
+    return figures.draw(path, textwrap.fill(title, 24 * len(blocks)), blocks)
 
 
 def _private(group: Sequence[Scored]) -> figures.Column:
@@ -138,8 +157,7 @@ def _private(group: Sequence[Scored]) -> figures.Column:
 def _column(attack: str, defence: str, group: Sequence[Scored]) -> figures.Column:
     images = torch.cat([each.guess.inputs for each in group])
     captions = [f"{float(value):.1f} dB" for each in group for value in each.score.images["psnr"]]
-    if attack.startswith("control: "):
-        title = "control:\nmean of other images"
-    else:
-        title = "reconstruction,\n" + ("no defence" if defence == "none" else textwrap.fill(defence, 22))
-    return figures.Column(title, images, captions)
+    if attack.startswith(CONTROL):
+        return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
+    readable = _defence(defence).replace("_", " ").replace("(", ",\n").replace(")", "")
+    return figures.Column("rebuilt, " + readable, images, captions)

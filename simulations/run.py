@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fl_privacy.data import data_root as find_root
-from simulations import storage
+from simulations import files
 from simulations.app import apps
 from simulations.attacking import Note, run_here, run_on_ray
 from simulations.experiment import Experiment
 from simulations.local import run_local
 from simulations.report import Result
-from simulations.settings import override
-from simulations.stages import finish, redraw, write_config
+from simulations.stages import finish, write_config
 from simulations.world import World, world_of
 
 BACKENDS = ("ray", "local")
@@ -58,15 +55,20 @@ def plan(
     chosen = count if workers is None else workers
     if chosen < 1:
         raise ValueError(f"'workers' must be at least 1, not {workers}")
-    experiment = replace(experiment, device=_device(device or experiment.device))
+    experiment = replace(experiment, device=resolved_device(device or experiment.device))
     root = find_root(data_root)
     world = world_of(experiment.to_json(), root)
     world.model()
-    folder = storage.new_folder(Path(out) if out else storage.default_folder(experiment.name, experiment.seed))
+    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(world, root, folder, backend, chosen, keep_originals)
 
 
-def _device(name: str) -> str:
+def resolved_device(name: str) -> str:
+    """The device that `name` (cpu, cuda or auto) means here.
+
+    Raises:
+        ValueError: cuda, and there is none.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -103,45 +105,3 @@ def _collect(checked: Plan, note: Note) -> None:
     from simulations.ray_backend import run_ray  # Ray takes seconds to import, and the local backend does without
 
     run_ray(server_app, client_app, experiment.clients, workers=checked.workers)
-
-
-def attack_again(
-    run_dir: str | os.PathLike[str],
-    attack: str | None = None,
-    changes: Sequence[str] = (),
-    out: str | os.PathLike[str] | None = None,
-    data_root: str | os.PathLike[str] | None = None,
-    device: str | None = None,
-    note: Note = print,
-) -> Result:
-    """Attack the saved observations of a run once more, with no simulation; the result goes below the run folder.
-
-    Raises:
-        UnknownName, ValueError: not a run, or a setting that does not fit or that only a new run can change.
-    """
-    source = Path(run_dir).absolute()
-    experiment = _reattack(Result.read(source).experiment, attack, changes)
-    experiment = replace(experiment, device=_device(device or experiment.device))
-    world = world_of(experiment.to_json(), find_root(data_root))
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path(out) if out else source / "attacks" / f"{stamp}_{experiment.attack['name']}"
-    folder = storage.new_folder(folder)
-    write_config(world, folder, observations=str(source))
-    return finish(world, folder, note, run_here, source)
-
-
-def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:
-    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in ("attack", "attacked_clients")]
-    if fixed:
-        raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
-    chosen = [f"attack={attack}"] if attack else []
-    return Experiment.of(override(asdict(experiment), [*chosen, *changes]))
-
-
-def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:
-    """The result of a finished run, with its figure drawn again from its files."""
-    folder = Path(run_dir).absolute()
-    result = Result.read(folder)
-    source = Path(storage.read_json(folder / storage.CONFIG).get("observations", folder))
-    redraw(world_of(result.experiment.to_json(), find_root(data_root)), folder, source)
-    return result

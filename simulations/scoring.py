@@ -9,12 +9,14 @@ from typing import Any
 
 from fl_privacy.evaluation import Score, Truth, align, controls, interval, score
 from fl_privacy.metrics import METRICS
-from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.observation import Images, Observation, Reconstruction
 from fl_privacy.seeding import stream, subseed
 from simulations.storage import Key
 from simulations.world import World
 
 UNDEFENDED = "none"
+CONTROL = "control: "
+"""How the controls' names begin, where an attack's name stands."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,7 @@ class Scored:
     score: Score
 
 
-def score_all(
-    world: World, seen: Mapping[Key, Observation], guesses: Mapping[Key, Reconstruction]
-) -> list[Scored]:
+def score_all(world: World, seen: Mapping[Key, Observation], guesses: Mapping[Key, Reconstruction]) -> list[Scored]:
     """Score the attack's guesses, then the two controls for the victims of the first arm."""
     attack, name = world.experiment.configured_attack(), world.experiment.attack["name"]
     truths = {key: world.truth(key.client, key.round) for key in guesses}
@@ -41,12 +41,12 @@ def score_all(
     ]
     first = [key for key in guesses if key.arm == min(each.arm for each in guesses)]
     rng = stream(world.experiment.seed, "controls")
-    made = controls(world.held_out, [truths[key] for key in first], world.spec.classes, rng)
+    made = controls(Images(*world.held_out), [truths[key] for key in first], world.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
             assert guess.labels is not None
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
-            scored.append(_scored(world, key, f"control: {control}", UNDEFENDED, seen[key], judged, truths[key]))
+            scored.append(_scored(world, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
     return scored
 
 
@@ -98,7 +98,7 @@ def _summary_row(
 ) -> dict[str, Any]:
     values = {metric: [float(v) for each in group for v in each.score.images[metric]] for metric in METRICS}
     low, high = interval(values["psnr"], subseed(seed, "interval"))
-    blind = attack.startswith("control: ")
+    blind = attack.startswith(CONTROL)
     return {
         "attack": attack,
         "defence": defence,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.observation import Observation
-from simulations import environment, report, storage
+from simulations import environment, files, report, storage
 from simulations.attacking import Note, Runner, jobs
 from simulations.scoring import Scored, score_all
 from simulations.storage import Key
@@ -20,7 +20,7 @@ def write_config(world: World, folder: Path, **facts: Any) -> None:
     """Write config.json: the resolved experiment, and what it runs on."""
     experiment = dataclasses.asdict(world.experiment)
     content = {"experiment": experiment, "seed": world.experiment.seed, **facts, **environment.describe()}
-    storage.write_json(folder / storage.CONFIG, content)
+    files.write_json(folder / files.CONFIG, content)
 
 
 def finish(
@@ -32,19 +32,19 @@ def finish(
         RuntimeError: there is nothing to attack, because no client's message arrived.
     """
     experiment, source = world.experiment, source or folder
-    arms = storage.read_json(source / storage.ROUNDS)
+    arms = files.read_json(source / files.ROUNDS)
     blank = partial(blank_model, experiment)
-    seen = storage.load_observations(source / storage.OBSERVATIONS, blank, experiment.chains)
+    seen = storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
     _check_observed(arms, seen)
     todo = jobs(experiment.configured_attack(), seen, experiment.attacked_clients, experiment.seed, experiment.device)
     note(f"attacking {sum(len(job.keys) for job in todo)} observations with {experiment.attack['name']}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
-            storage.save_guess(folder / storage.GUESSES, key, guess)
-    scored = score_all(world, seen, storage.load_guesses(folder / storage.GUESSES))
+            storage.save_guess(folder / files.GUESSES, key, guess)
+    scored = score_all(world, seen, storage.load_guesses(folder / files.GUESSES))
     if keep_originals:
         _save_originals(folder, scored)
-    payloads = {key.stem: storage.digest(each.payload) for key, each in seen.items()}
+    payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
     return report.write(world, folder, arms, scored, payloads, keep_originals or experiment.show_originals)
 
 
@@ -63,7 +63,7 @@ def _save_originals(folder: Path, scored: Sequence[Scored]) -> None:
     for each in scored:
         truth = {"inputs": each.truth.inputs, "labels": each.truth.labels}
         name = f"r{each.key.round}_c{each.key.client}.safetensors"
-        storage.write_tensors(folder / storage.ORIGINALS / name, truth)
+        files.write_tensors(folder / files.ORIGINALS / name, truth)
 
 
 def redraw(world: World, folder: Path, source: Path) -> Path:
@@ -72,8 +72,6 @@ def redraw(world: World, folder: Path, source: Path) -> Path:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = world.experiment
-    seen = storage.load_observations(
-        source / storage.OBSERVATIONS, partial(blank_model, experiment), experiment.chains
-    )
-    scored = score_all(world, seen, storage.load_guesses(folder / storage.GUESSES))
-    return report.draw(world, folder, scored, experiment.show_originals or (folder / storage.ORIGINALS).is_dir())
+    seen = storage.load_observations(source / files.OBSERVATIONS, partial(blank_model, experiment), experiment.chains)
+    scored = score_all(world, seen, storage.load_guesses(folder / files.GUESSES))
+    return report.draw(world, folder, scored, experiment.show_originals or (folder / files.ORIGINALS).is_dir())

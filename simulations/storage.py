@@ -1,107 +1,19 @@
-"""The run folder: what each stage leaves on disk for the next one, written whole or not at all."""
+"""What the stages leave for each other in a run folder: observations and reconstructions."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fl_privacy.defences import Chain
-from fl_privacy.observation import Channel, Observation, Reconstruction, Spec, Tensors
-
-CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
-OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
-
-
-def default_folder(name: str, seed: int) -> Path:
-    """Where a run goes that names no folder: outputs/NAME/TIME_SEED."""
-    return Path("outputs") / name / f"{time.strftime('%Y%m%d-%H%M%S')}_{seed}"
-
-
-def new_folder(path: Path) -> Path:
-    """Make an empty folder for a run and return its absolute path.
-
-    Raises:
-        ValueError: it cannot be written, or something is in it: no run is ever overwritten.
-    """
-    path = path.absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"the run folder {path} cannot be written: {error}") from error
-    if any(path.iterdir()):
-        raise ValueError(f"the run folder {path} is not empty: choose another --out, or delete it first")
-    return path
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader finds the whole of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: Path, value: object) -> Path:
-    """Write JSON that any reader takes: NaN and infinities, which JSON has not, become null."""
-    return write_atomic(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON object a line."""
-    lines = [json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows]
-    return write_atomic(path, "".join(lines).encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run folder.
-
-    Raises:
-        ValueError: the file is not there or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} is not a finished run: it has no {path.name}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of `tensors`, in their order."""
-    total = hashlib.sha256()
-    for name, value in tensors.items():
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+from fl_privacy.observation import Channel, Observation, Reconstruction, Spec
+from simulations.files import digest, read_json, write_json, write_tensors
 
 
 @dataclass(frozen=True, order=True)
@@ -151,12 +63,12 @@ def load_observations(
     observations: dict[Key, Observation] = {}
     for path in folder.glob("*_r*_c*.json"):
         facts = read_json(path)
-        key = Key(facts["arm"], facts["round"], facts["client"])
+        key = _key(facts)
         spec = Spec(**{**facts["spec"], "image_shape": tuple(facts["spec"]["image_shape"])})
         loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         payload = {name: loaded[name] for name in facts["names"]}
         if digest(payload) != facts["sha256"]:
-            raise ValueError(f"{path.with_suffix('.safetensors')} is damaged: its SHA-256 is not the one in {path.name}")
+            raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
         if facts["model"] is not None and facts["model"] not in models:
             models[facts["model"]] = blank(spec)
             models[facts["model"]].load_state_dict(safetensors.torch.load_file(folder / facts["model"]))
@@ -200,20 +112,15 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
             trace=tensors["trace"],
             iterations=facts["iterations"],
             seconds=facts["seconds"],
+            loss=math.nan if facts["loss"] is None else facts["loss"],
         )
-        loss = facts["loss"]
-        guesses[Key(facts["arm"], facts["round"], facts["client"])] = replace(
-            guess, loss=math.nan if loss is None else loss
-        )
+        guesses[_key(facts)] = guess
     return dict(sorted(guesses.items()))
+
+
+def _key(facts: Mapping[str, Any]) -> Key:
+    return Key(facts["arm"], facts["round"], facts["client"])
 
 
 def _weights(key: Key) -> str:
     return f"{key.arm}_r{key.round}_model.safetensors"
-
-
-def write_tensors(path: Path, tensors: Tensors) -> Path:
-    """Write tensors, on any device, as a safetensors file."""
-    # clones: safetensors refuses tensors that share memory
-    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    return write_atomic(path, safetensors.torch.save(copies))

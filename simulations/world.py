@@ -12,11 +12,11 @@ from fl_privacy.client import Party
 from fl_privacy.data import DataSet, client_batch, load, partition
 from fl_privacy.evaluation import Truth
 from fl_privacy.models import build_model
-from fl_privacy.observation import Images, Spec
+from fl_privacy.observation import Spec
 from fl_privacy.seeding import subseed
 from simulations.experiment import Experiment, settings_of
 
-PUBLIC_IMAGES = 1000
+HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class World:
         )
 
     @property
-    def held_out(self) -> Images:
-        """Up to 1,000 test images: no client has any of them."""
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Up to 1,000 test images with their labels: no client has any of them."""
         test = self.data.test
-        return Images(test.images(slice(PUBLIC_IMAGES)), test.labels[:PUBLIC_IMAGES])
+        return test.images(slice(HELD_OUT)), test.labels[:HELD_OUT]
 
     def model(self) -> nn.Module:
         """The model with its first weights, on the CPU."""

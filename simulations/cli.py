@@ -1,0 +1,173 @@
+"""The fl-privacy command. Heavy imports wait until a command needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from simulations.report import Result
+
+BAD_INPUT, FAILED = 2, 1
+PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
+
+app = typer.Typer(
+    help="What does your federated-learning setup leak, and which defence is worth its cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, such as attack.iterations=500.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; it must be new or empty.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets; else FL_PRIVACY_DATA.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto: where the attack runs.")]
+RunDir = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A shipped experiment (see 'list experiments') or a TOML file.")],
+    changes: Sets = None,
+    seed: Annotated[int | None, typer.Option(help="Every random stream follows from it.")] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    backend: Annotated[str, typer.Option(help="ray, or local for one process.")] = "ray",
+    workers: Annotated[int | None, typer.Option(help="Ray workers; one a core by default.")] = None,
+    device: Device = None,
+    keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
+) -> None:
+    """Run an experiment: collect what clients share, attack it, report what came back."""
+    with _bad_input():
+        from simulations.run import execute, plan
+        from simulations.settings import load_experiment
+
+        chosen = load_experiment(experiment, changes or (), seed=seed)
+        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
+    with _failure(checked.out), _progress() as note:
+        result = execute(checked, note)
+    _show(result)
+
+
+@app.command()
+def attack(
+    run_dir: RunDir,
+    attack: Annotated[str | None, typer.Option(help="Another attack than the run's own.")] = None,
+    changes: Sets = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+) -> None:
+    """Attack a run's saved observations again; nothing is simulated."""
+    with _bad_input():
+        from simulations.reattack import execute_again, plan_again
+
+        checked = plan_again(run_dir, attack, changes or (), out, data_root, device)
+    with _failure(checked.out), _progress() as note:
+        result = execute_again(checked, note)
+    _show(result)
+
+
+@app.command()
+def report(run_dir: RunDir, data_root: DataRoot = None) -> None:
+    """Print a finished run's table and draw its figure again, from its files."""
+    with _bad_input():
+        from simulations.reattack import reopen
+
+        result = reopen(run_dir, data_root)
+    _show(result)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="attacks, defences, metrics, models, datasets, partitions, experiments.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    data_root: DataRoot = None,
+) -> None:
+    """List what there is, with its settings."""
+    with _bad_input():
+        from fl_privacy.data import data_root as find_root
+        from simulations.listing import KINDS, as_table, entries
+
+        if kind not in KINDS:
+            raise ValueError(f"'list' takes one of {', '.join(KINDS)}, not '{kind}'")
+        found = entries(kind, find_root(data_root))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, default=str))
+        return
+    _console().print(as_table(kind, found))
+
+
+@app.command()
+def doctor(data_root: DataRoot = None) -> None:
+    """Say what this machine has: versions, hardware, data sets, settings, ports."""
+    from simulations.doctor import as_table, examine
+
+    found = examine(data_root)
+    _console().print(as_table(found))
+    if not all(each.well for each in found):
+        raise typer.Exit(FAILED)
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
+def _show(result: Result) -> None:
+    console = _console()
+    console.print(result.table())
+    for path in [*result.figures, result.folder]:
+        console.print("figure:" if path.suffix == ".png" else "folder:", path, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """Turn what is wrong with the user's input into one message and exit code 2."""
+    try:
+        yield
+    except (LookupError, ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def _failure(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in a run into one message and exit code 1; the traceback goes to the run folder."""
+    try:
+        yield
+    except Exception as error:
+        log = folder / "error.txt"
+        log.write_text(traceback.format_exc())
+        typer.echo(f"failed: {type(error).__name__}: {error}\ntraceback: {log}", err=True)
+        raise typer.Exit(FAILED) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner over the latest lines on a terminal, plain lines elsewhere; each with the seconds so far."""
+    start = time.perf_counter()
+    if not sys.stdout.isatty():
+        yield lambda text: print(f"{time.perf_counter() - start:6.1f} s  {text}", flush=True)
+        return
+    console = Console()
+    with console.status("starting") as status:
+
+        def note(text: str) -> None:
+            console.print(f"{time.perf_counter() - start:6.1f} s  {text}", highlight=False, soft_wrap=True)
+            status.update("working")
+
+        yield note
+
+
+def main() -> None:
+    """The entry point of the fl-privacy command."""
+    app()

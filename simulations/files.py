@@ -1,0 +1,109 @@
+"""Files of a run folder: names, and reading and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fl_privacy.observation import Tensors
+
+CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
+OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
+
+
+def default_folder(name: str, seed: int) -> Path:
+    """Where a run goes that names no folder: outputs/NAME/TIME_SEED."""
+    return Path("outputs") / name / f"{time.strftime('%Y%m%d-%H%M%S')}_{seed}"
+
+
+def new_folder(path: Path) -> Path:
+    """Make an empty folder for a run and return its absolute path.
+
+    Raises:
+        ValueError: it cannot be written, or something is in it: no run is ever overwritten.
+    """
+    path = path.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"the run folder {path} cannot be written: {error}") from error
+    if any(path.iterdir()):
+        raise ValueError(f"the run folder {path} is not empty: choose another --out, or delete it first")
+    return path
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader finds the whole of it or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write JSON that any reader takes: NaN and infinities, which JSON has not, become null."""
+    return write_atomic(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one JSON object a line."""
+    lines = [json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows]
+    return write_atomic(path, "".join(lines).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder.
+
+    Raises:
+        ValueError: the file is not there or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} is not a finished run: it has no {path.name}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of `tensors`, in their order."""
+    total = hashlib.sha256()
+    for name, value in tensors.items():
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Tensors) -> Path:
+    """Write tensors, on any device, as a safetensors file."""
+    # clones: safetensors refuses tensors that share memory
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    return write_atomic(path, safetensors.torch.save(copies))

@@ -1,0 +1,79 @@
+"""A finished run, opened again: another attack on its observations, or its report once more."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.data import data_root as find_root
+from simulations import files
+from simulations.attacking import Note, run_here
+from simulations.experiment import Experiment
+from simulations.report import Result
+from simulations.run import resolved_device
+from simulations.settings import override
+from simulations.stages import finish, redraw, write_config
+from simulations.world import World, world_of
+
+
+@dataclass(frozen=True)
+class Replan:
+    """A checked attack on the observations of a finished run, `source`."""
+
+    world: World
+    source: Path
+    out: Path
+
+
+def plan_again(
+    run_dir: str | os.PathLike[str],
+    attack: str | None = None,
+    changes: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+) -> Replan:
+    """Check another attack on a finished run and make its folder, below the run's own unless `out` names one.
+
+    Raises:
+        UnknownName, ValueError: not a run, or a setting that does not fit or that only a new run can change.
+        MissingData: the run's data set, which the scores need, is not there.
+    """
+    source = Path(run_dir).absolute()
+    experiment = _reattack(Result.read(source).experiment, attack, changes)
+    experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    world = world_of(experiment.to_json(), find_root(data_root))
+    below = source / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{experiment.attack['name']}"
+    return Replan(world, source, files.new_folder(Path(out) if out else below))
+
+
+def execute_again(checked: Replan, note: Note = print) -> Result:
+    """Attack the saved observations, score the guesses, write the report; nothing is simulated."""
+    write_config(checked.world, checked.out, observations=str(checked.source))
+    return finish(checked.world, checked.out, note, run_here, checked.source)
+
+
+def attack_again(run_dir: str | os.PathLike[str], *, note: Note = print, **choices: Any) -> Result:
+    """Attack a finished run once more and return the result; `choices` are those of `plan_again`."""
+    return execute_again(plan_again(run_dir, **choices), note)
+
+
+def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:
+    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in ("attack", "attacked_clients")]
+    if fixed:
+        raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
+    chosen = [f"attack={attack}"] if attack else []
+    return Experiment.of(override(asdict(experiment), [*chosen, *changes]))
+
+
+def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:
+    """The result of a finished run, with its figure drawn again from its files."""
+    folder = Path(run_dir).absolute()
+    result = Result.read(folder)
+    source = Path(files.read_json(folder / files.CONFIG).get("observations", folder))
+    redraw(world_of(result.experiment.to_json(), find_root(data_root)), folder, source)
+    return result
