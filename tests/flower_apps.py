@@ -1,0 +1,116 @@
+"""A tiny federation for the tests of everything that speaks Flower; importable, so that Ray workers find it too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor, nn
+
+from fl_privacy.client import Party
+from fl_privacy.defences import Chain
+from fl_privacy.defences.noise import GaussianNoise
+from fl_privacy.observation import Observation, Spec
+from fl_privacy.seeding import seeded, stream
+from simulations.local import LocalGrid
+from strategies.curious import Curious
+from strategies.gradient import GradientSharing, gradient_app, gradient_schema
+from strategies.messages import OrderlyGrid, client_of, pack, round_of
+
+CLIENTS = 4
+SPEC = Spec(image_shape=(1, 4, 4), classes=4, batch_size=3)
+LOCAL_SGD = {"local-steps": 2, "learning-rate": 0.1}
+
+
+def model() -> nn.Module:
+    """A classifier of 4x4 images with a batch norm, for its buffers, and dropout, for its draws."""
+    with seeded(0, "model"):
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Sigmoid(), nn.Linear(8, 4)
+        )
+
+
+def batch(client: int, round: int) -> tuple[Tensor, Tensor]:
+    rng = stream(0, "batch", client, round)
+    return torch.rand(3, 1, 4, 4, generator=rng), torch.randint(4, (3,), generator=rng)
+
+
+def party(scale: float = 0.0) -> Party:
+    chain = Chain((GaussianNoise(scale),)) if scale else Chain()
+    return Party(model, batch, chain, seed=0)
+
+
+def clients(scale: float = 0.0, fault: Callable[[int, int], None] | None = None) -> ClientApp:
+    """The suite's own client app; `fault(client, round)` runs before every gradient."""
+
+    def party_of(message: Message, context: Context) -> Party:
+        if fault is not None and message.metadata.message_type == "train.gradient":
+            fault(client_of(context), round_of(message))
+        return party(scale)
+
+    return gradient_app(party_of)
+
+
+def initial() -> ArrayRecord:
+    return pack(model().state_dict())
+
+
+def orderly(grid: Grid, **settings: Any) -> OrderlyGrid:
+    return OrderlyGrid(grid, CLIENTS, schemas={"train.gradient": gradient_schema(model())}, **settings)
+
+
+def local(app: ClientApp | None = None, **settings: Any) -> OrderlyGrid:
+    """An orderly grid over clients in this process."""
+    return orderly(LocalGrid(app or clients(), CLIENTS), **settings)
+
+
+def sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def federate(runner: Callable[..., None], app: ClientApp, rounds: int = 2, share: int = 3, **settings: Any) -> Any:
+    """Run FedSGD by `runner`; gives what the server saw as (round, client, hash of the payload), and the grid."""
+    seen: list[Observation] = []
+    kept: list[OrderlyGrid] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        kept.append(orderly(grid, **settings))
+        strategy = Curious(GradientSharing(share, 0.1, seed=1), seen.append, model, SPEC)
+        strategy.start(kept[0], initial(), rounds)
+
+    runner(server, app, CLIENTS)
+    return [(o.round, o.client, sha256(o.payload)) for o in seen], kept[0]
+
+
+def train_config() -> ConfigRecord:
+    return ConfigRecord(dict(LOCAL_SGD))
+
+
+def die_once(flag: Path) -> Callable[[int, int], None]:
+    """Client 1 takes its whole process down in round 2, the first time."""
+
+    def fault(client: int, round: int) -> None:
+        if (client, round) == (1, 2) and not flag.exists():
+            flag.touch()
+            os._exit(1)
+
+    return fault
+
+
+def hang(client: int, round: int) -> None:
+    """Client 1 sleeps for an hour in round 1."""
+    if (client, round) == (1, 1):
+        time.sleep(3600)
