@@ -18,8 +18,8 @@ def rounded_vectors(decimals: int, classes: int) -> int:
     """An upper bound on the number of vectors that rounding each probability by itself can send.
 
     Equation 18 counts vectors that add up to 1, but rounded probabilities need not: (1/3, 1/3, 1/3) becomes
-    (.3, .3, .3). Each entry moves by at most half a unit, so the units add up to 10^P within h = floor(Y/2), and there are
-    at most C(10^P + h + Y, Y) - C(10^P - h - 1 + Y, Y) such vectors.
+    (.3, .3, .3). Each entry moves by at most half a unit, so the units add up to 10^P within h = floor(Y/2), and there
+    are at most C(10^P + h + Y, Y) - C(10^P - h - 1 + Y, Y) such vectors.
     """
     _check(decimals, classes)
     units, half = 10**decimals, classes // 2

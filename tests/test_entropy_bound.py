@@ -8,8 +8,10 @@ import torch
 
 from fl_privacy.entropy_bound import entropy_bound, probability_vectors, rounded_entropy_bound, rounded_vectors
 
+SMALL = [(0, 1), (0, 3), (0, 7), (1, 1), (1, 2), (1, 3), (1, 5), (2, 2), (2, 3)]
 
-@pytest.mark.parametrize(("decimals", "classes"), [(0, 1), (0, 3), (0, 7), (1, 1), (1, 2), (1, 3), (1, 5), (2, 2), (2, 3)])
+
+@pytest.mark.parametrize(("decimals", "classes"), SMALL)
 def test_equation_18_equals_enumeration(decimals, classes):
     units = 10**decimals
     counted = sum(sum(vector) == units for vector in itertools.product(range(units + 1), repeat=classes))
@@ -26,7 +28,8 @@ def test_the_rounded_bound_equals_enumeration_of_near_sums():
 
 
 def test_rounding_each_entry_sends_more_vectors_than_equation_18_counts_but_not_more_than_the_bound():
-    grid = torch.tensor([v for v in itertools.product(range(121), repeat=3) if sum(v) == 120], dtype=torch.float64) / 120
+    shares = [vector for vector in itertools.product(range(121), repeat=3) if sum(vector) == 120]
+    grid = torch.tensor(shares, dtype=torch.float64) / 120
     sent = {tuple(row) for row in (grid * 10).round().int().tolist()}
     assert probability_vectors(1, 3) < len(sent) <= rounded_vectors(1, 3)
     assert (3, 3, 3) in sent

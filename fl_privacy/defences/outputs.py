@@ -30,14 +30,15 @@ class _StraightThrough(torch.autograd.Function):
 
 def _each(payload: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
     """Change every tensor's last axis; a single number is treated as one class."""
-    return {name: change(torch.atleast_1d(value)).view(value.shape) for name, value in payload.items()}
+    rows = {name: value.view(1) if value.dim() == 0 else value for name, value in payload.items()}
+    return {name: change(row).view(payload[name].shape) for name, row in rows.items()}
 
 
 def _decimals(payload: Tensors, decimals: int, to_whole: Callable[[Tensor], Tensor]) -> Tensors:
     def quantise(value: Tensor) -> Tensor:
         # float64 inside: float32 cannot hold 7 decimals times 10^7
         quantised = (to_whole(value.detach().double() * 10**decimals) / 10**decimals).to(value.dtype)
-        out: Tensor = _StraightThrough.apply(value, quantised)  # type: ignore[no-untyped-call]
+        out: Tensor = _StraightThrough.apply(value, quantised)
         return out
 
     return _each(payload, quantise)
@@ -48,7 +49,7 @@ def _check_decimals(decimals: int | None) -> None:
         raise ValueError(f"decimals must be from 0 to 15, or nothing for no change, not {decimals}")
 
 
-@DEFENCES.register("rounding", channels=("output",))
+@DEFENCES.register("rounding", outputs_only=True)
 @dataclass(frozen=True)
 class Rounding(Defence):
     """Rounds every output to `decimals` places, halves to even; None changes nothing.
@@ -65,7 +66,7 @@ class Rounding(Defence):
         return payload if self.decimals is None else _decimals(payload, self.decimals, torch.round)
 
 
-@DEFENCES.register("truncation", channels=("output",))
+@DEFENCES.register("truncation", outputs_only=True)
 @dataclass(frozen=True)
 class Truncation(Defence):
     """Cuts every output off after `decimals` places, towards zero; None changes nothing."""
@@ -79,7 +80,7 @@ class Truncation(Defence):
         return payload if self.decimals is None else _decimals(payload, self.decimals, torch.trunc)
 
 
-@DEFENCES.register("softmax", channels=("output",), has_neutral=False)
+@DEFENCES.register("softmax", outputs_only=True)
 @dataclass(frozen=True)
 class Softmax(Defence):
     """Releases probabilities instead of logits: one degree of freedom less, and bounded."""
@@ -88,10 +89,10 @@ class Softmax(Defence):
         return _each(payload, lambda value: value.softmax(-1))
 
 
-@DEFENCES.register("temperature", channels=("output",))
+@DEFENCES.register("temperature", outputs_only=True)
 @dataclass(frozen=True)
 class Temperature(Defence):
-    """Divides logits by `temperature`, which hides nothing by itself but does before softmax and rounding; 1 is neutral."""
+    """Divides logits by `temperature`; 1 changes nothing. It hides nothing until softmax and rounding follow."""
 
     temperature: float = 1.0
 
@@ -105,7 +106,7 @@ class Temperature(Defence):
         return {name: value / self.temperature for name, value in payload.items()}
 
 
-@DEFENCES.register("top_k", channels=("output",))
+@DEFENCES.register("top_k", outputs_only=True)
 @dataclass(frozen=True)
 class TopK(Defence):
     """Keeps the `k` largest outputs of each row and sets the others to `fill`; None or all classes change nothing.
@@ -132,17 +133,17 @@ class TopK(Defence):
         return _each(payload, keep)
 
 
-@DEFENCES.register("arg_max", channels=("output",), has_neutral=False)
+@DEFENCES.register("arg_max", outputs_only=True)
 @dataclass(frozen=True)
 class ArgMax(Defence):
-    """Releases the predicted class and nothing more, as a row of zeros with a single one (the first of equal values)."""
+    """Releases the predicted class and nothing more: a row of zeros with a single one (the first of equal values)."""
 
     def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
         def one_hot(value: Tensor) -> Tensor:
             if value.shape[-1] == 0:
                 return value
             hot = torch.zeros_like(value).scatter_(-1, value.argmax(-1, keepdim=True), 1)
-            out: Tensor = _StraightThrough.apply(value, hot)  # type: ignore[no-untyped-call]
+            out: Tensor = _StraightThrough.apply(value, hot)
             return out
 
         return _each(payload, one_hot)

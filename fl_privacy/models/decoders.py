@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from fl_privacy.models.base import ModelFactory
 from fl_privacy.seeding import seeded
 
 DECODERS: Catalogue[ModelFactory] = Catalogue("decoder")
-"""(image_shape (C, H, W), classes, **settings) -> a module from outputs (N, classes) to images (N, C, H, W) in (0, 1)."""
+"""(image_shape (C, H, W), classes, **settings) -> outputs (N, classes) to images (N, C, H, W) in (0, 1)."""
 
 BLOCKS = 4
 
@@ -47,7 +48,7 @@ class Crop(nn.Module):
 def small(image_shape: tuple[int, int, int], classes: int, width: int = 32, hidden: int = 256) -> nn.Sequential:
     """Two linear layers and two doublings by 4x4 transposed convolutions: the partner of `vicious_small`.
 
-    0.89 million parameters at 1x28x28, width 32 and 10 classes. Takes any side.
+    0.85 million parameters at 1x28x28, width 32 and 10 classes. Takes any side.
     """
     channels, height, side = image_shape
     low, wide = (-(-height // 4), -(-side // 4)), 2 * width
@@ -68,7 +69,7 @@ def small(image_shape: tuple[int, int, int], classes: int, width: int = 32, hidd
 
 
 class TransposedBlock(nn.Module):
-    """BN, ReLU, transposed convolution, twice; the first block of a group doubles the side and projects its shortcut."""
+    """BN, ReLU, transposed convolution, twice; the first of a group doubles the side, and its shortcut projects."""
 
     def __init__(self, channels_in: int, channels: int, first_group: bool) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class TransposedBlock(nn.Module):
 
 @DECODERS.register("wide_resnet")
 def transposed_wide_resnet(image_shape: tuple[int, int, int], classes: int, width: int = 5) -> nn.Sequential:
-    """The published decoder G: a linear layer to 64*width maps of 4x4, three groups of four transposed blocks, sigmoid.
+    """The published G: a linear layer to 64*width maps of 4x4, three groups of four transposed blocks, sigmoid.
 
     3.25 million parameters at width 5, 3x32x32 and 10 classes. Sides of 32 only, as published.
 
@@ -106,12 +107,12 @@ def transposed_wide_resnet(image_shape: tuple[int, int, int], classes: int, widt
     Source: Malekzadeh and Gündüz, TDRA/models.py, without its unused label embedding.
     """
     if image_shape[1:] != (32, 32):
-        raise ValueError(f"the decoder 'wide_resnet' makes images of 32x32, not {image_shape[1:]}: set the data's size=32")
+        raise ValueError(f"the decoder 'wide_resnet' makes images of 32x32, not {image_shape[1:]}: load with size=32")
     sizes = [64 * width, 32 * width, 16 * width, 16 if width > 1 else 8]
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         spread=nn.Linear(classes, 16 * sizes[0]), fold=nn.Unflatten(1, (sizes[0], 4, 4))
     )
-    for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (before, after) in enumerate(pairwise(sizes)):
         first = TransposedBlock(before, after, index == 0)
         stages[f"group{index + 1}"] = nn.Sequential(
             first, *(TransposedBlock(after, after, index == 0) for _ in range(BLOCKS - 1))

@@ -1,0 +1,124 @@
+"""What a joint training has reached, on disk: weights, best weights, optimiser and history in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fl_privacy.joint_training.pair import Pair, PairSpec, build_pair
+from fl_privacy.joint_training.scores import Scores
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: the mean training loss, the validation scores, and the criterion by which the best epoch is chosen."""
+
+    epoch: int
+    epochs: int
+    seconds: float
+    train_loss: float
+    scores: Scores
+    criterion: float
+    best: bool
+
+
+class Run:
+    """A training under way. `identity` says which: a checkpoint of another one is refused, not silently continued."""
+
+    def __init__(
+        self, pair: Pair, optimiser: torch.optim.Optimizer, spec: PairSpec, identity: dict[str, Any], path: Path | None
+    ) -> None:
+        self.pair, self.optimiser, self.spec, self.path = pair, optimiser, spec, path
+        self.identity = json.loads(json.dumps(identity))
+        self.history: list[EpochReport] = []
+        self.best: dict[str, Tensor] = _copy(pair)
+        if path is not None and path.exists():
+            self._restore(path)
+
+    @property
+    def best_criterion(self) -> float:
+        return min((r.criterion for r in self.history if r.criterion == r.criterion), default=float("inf"))
+
+    def record(self, report: EpochReport) -> None:
+        """Take in a finished epoch, and write it down."""
+        if report.best:
+            self.best = _copy(self.pair)
+        self.history.append(report)
+        if self.path is not None:
+            self._save(self.path)
+
+    def _save(self, path: Path) -> None:
+        """Write beside the target and move over it: a reader sees the old file or the new one, never half of one."""
+        tensors = {f"last.{name}": value for name, value in self.pair.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        facts = {"identity": self.identity, "spec": asdict(self.spec), "history": [asdict(r) for r in self.history]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, {name: json.dumps(value) for name, value in facts.items()})
+        os.replace(partial, path)
+
+    def _restore(self, path: Path) -> None:
+        tensors, facts = _read(path)
+        different = [key for key in self.identity if facts["identity"].get(key) != self.identity[key]]
+        if different:
+            raise ValueError(
+                f"{path} is the checkpoint of another training (different: {', '.join(different)}). "
+                "Give this one another file, or delete that one."
+            )
+        self.pair.load_state_dict(_under("last.", tensors))
+        self.best = _under("best.", tensors)
+        self.history = [EpochReport(**{**r, "scores": Scores(**r["scores"])}) for r in facts["history"]]
+        state = self.optimiser.state_dict()
+        for index, parameter in enumerate(self.pair.parameters()):
+            saved = _under(f"adam.{index}.", tensors)
+            if saved:
+                # laid out as the parameter is: the fused step wants equal strides
+                state["state"][index] = {
+                    name: value if name == "step" else torch.empty_like(parameter).copy_(value)
+                    for name, value in saved.items()
+                }
+        self.optimiser.load_state_dict(state)
+
+
+def load_pair(path: str | os.PathLike[str]) -> Pair:
+    """The pair of a checkpoint, built anew with the weights of its best epoch, on the CPU in eval mode.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is not a whole checkpoint of a joint training.
+    """
+    tensors, facts = _read(Path(path))
+    spec = facts["spec"]
+    pair = build_pair(PairSpec(**{**spec, "image_shape": tuple(spec["image_shape"])}), seed=0)
+    pair.load_state_dict(_under("best.", tensors))
+    return pair.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as file:
+            facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole checkpoint ({error}): delete it to start over") from error
+    if not {"identity", "spec", "history"} <= facts.keys():
+        raise ValueError(f"{path} is not a checkpoint of a joint training: delete it, or name another file")
+    return tensors, facts
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(pair: Pair) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in pair.state_dict().items()}
