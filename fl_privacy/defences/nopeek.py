@@ -13,7 +13,7 @@ from fl_privacy.metrics.distance_correlation import LEAST_ROWS, Estimator, dista
 @DEFENCES.register("nopeek")
 @dataclass(frozen=True)
 class NoPeek(Defence):
-    """Adds `weight` times the distance correlation of inputs with activations to the client's training loss; 0 is neutral.
+    """Adds `weight` times the distance correlation of inputs with activations to the client's loss; 0 adds nothing.
 
     Acts through training only: what a trained client releases is untouched. `estimator`: 'euclidean' as NoPeek's code,
     'squared' as that of Titcombe et al., 'unbiased' without the small-batch bias (of the square).

@@ -55,7 +55,7 @@ def measure(
     estimator: Estimator = "euclidean",
     shuffles: int = 20,
 ) -> DistanceCorrelation:
-    """Measure x (N, ...) against z (N, ...) in consecutive batches of `n` rows, in float64; a short last one is dropped.
+    """Measure x (N, ...) against z (N, ...) in consecutive batches of `n` rows, in float64; a short last one drops.
 
     Raises:
         ValueError: fewer than `n` rows, or too few rows for the estimator.

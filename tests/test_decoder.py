@@ -1,0 +1,160 @@
+"""Inversion of activations: decoders, optimisation and averaging, on the embedded 8x8 digits."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from fl_privacy.attacks.averaging import Averaging, averaged, repeats_of
+from fl_privacy.attacks.decoder import Decoder, DecoderAsPublished, defended
+from fl_privacy.attacks.decoder_networks import AffineDecoder, ConvolutionalDecoder
+from fl_privacy.attacks.rmle import Rmle
+from fl_privacy.attacks.warping import warped
+from fl_privacy.defences.base import Chain
+from fl_privacy.defences.noise import LaplaceNoise
+from fl_privacy.metrics import psnr
+from fl_privacy.observation import Channel, Images, Observation, Spec
+from fl_privacy.seeding import seeded, stream
+
+IMAGES = torch.from_numpy(load_digits().images[:, None]).float() / 16
+PUBLIC, PRIVATE = IMAGES[:800], IMAGES[1000:1016]
+SPEC = Spec(image_shape=(1, 8, 8), classes=10, batch_size=8, training_mode=False)
+QUICK = Decoder(steps=150, batch_size=64, width=16, blocks=1, copies=2)
+PUBLISHED = DecoderAsPublished(epochs=10, batch_size=32, learning_rate=1e-3)
+OPTIMISED = Rmle(iterations=150)
+
+
+def segment(spatial=False):
+    with seeded(0, "segment"):
+        net = nn.Sequential(OrderedDict(conv=nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())))
+        if not spatial:
+            net.add_module("fc", nn.Sequential(nn.Flatten(), nn.Linear(288, 96), nn.Tanh()))
+    return net.eval()
+
+
+def observe(images, chain=None, round=0, spatial=False, known=True):
+    net = segment(spatial)
+    with torch.no_grad():
+        payload = {"activation": net(images)}
+    if chain is not None:
+        payload = chain.on_release(payload, seed=100 + round)
+    return Observation(
+        channel=Channel.ACTIVATION, payload=payload, spec=replace(SPEC, batch_size=len(images)), round=round, client=0,
+        model=net, query=net, public=Images(PUBLIC), defence=chain if known else None,
+    )
+
+
+def quality(guesses, images=PRIVATE):
+    return float(psnr(torch.cat([guess.inputs for guess in guesses]), images).mean())
+
+
+MEAN_IMAGE_DB = float(psnr(PUBLIC.mean(0, keepdim=True).expand_as(PRIVATE), PRIVATE).mean())
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+@pytest.mark.parametrize("attack", [PUBLISHED, QUICK, OPTIMISED], ids=lambda a: type(a).__name__)
+def test_beats_the_mean_image_repeats_bit_for_bit_and_leaves_the_observation_alone(attack, spatial):
+    seen = [observe(part, spatial=spatial) for part in PRIVATE.split(8)]
+    before = [o.payload["activation"].clone() for o in seen]
+    weights = {name: value.clone() for name, value in seen[0].model.state_dict().items()}
+    guesses = attack(seen, stream(1))
+    assert quality(guesses) > MEAN_IMAGE_DB + 2
+    torch.manual_seed(99)
+    again = attack.prepare(seen, stream(1))(seen, stream(2))
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(guesses, again, strict=True))
+    assert all(torch.equal(o.payload["activation"], b) for o, b in zip(seen, before, strict=True))
+    assert all(torch.equal(value, weights[name]) for name, value in seen[0].model.state_dict().items())
+
+
+def test_the_adaptive_decoder_beats_the_same_one_trained_without_the_noise():
+    chain = Chain((LaplaceNoise(0.5),))
+    adaptive = quality(QUICK([observe(PRIVATE, chain)], stream(1)))
+    naive = quality(QUICK([observe(PRIVATE, chain, known=False)], stream(1)))
+    assert adaptive > naive + 0.5
+
+
+def test_averaging_more_releases_of_one_input_recovers_more():
+    chain = Chain((LaplaceNoise(0.4),))
+    settings = {"steps": 150, "batch_size": 64, "width": 16, "blocks": 1, "copies": 1}
+    found = []
+    for repeats in (1, 4, 16):
+        seen = [observe(PRIVATE, chain, round=i) for i in range(repeats)]
+        guesses = Averaging(repeats=repeats, **settings)(seen, stream(1))
+        assert len(guesses) == repeats
+        assert all(torch.equal(guess.inputs, guesses[0].inputs) for guess in guesses)
+        found.append(quality(guesses[:1]))
+    assert found[0] + 1 < found[1] < found[2] - 1, found
+
+
+def test_repeats_are_grouped_by_client_in_the_order_of_rounds():
+    order = [(1, 2), (0, 0), (1, 0), (0, 1), (1, 1), (1, 3)]
+    seen = [replace(observe(PRIVATE[:1]), client=c, round=r) for c, r in order]
+    assert repeats_of(seen, 2) == [[1, 3], [2, 4], [0, 5]]
+    with pytest.raises(ValueError, match="groups of 3"):
+        repeats_of(seen, 3)
+    values = [replace(seen[0], payload={"activation": torch.full((1, 2), v)}) for v in (1.0, 3.0)]
+    assert torch.equal(averaged(values).payload["activation"], torch.full((1, 2), 2.0))
+
+
+def test_training_noise_is_fresh_and_averaged_over_draws():
+    z, rng = torch.zeros(4000, 5), stream(0)
+    chain = Chain((LaplaceNoise(1.0),))
+    once, twice, mean = (defended(z, chain, draws, rng) for draws in (1, 1, 16))
+    assert not torch.equal(once, twice)
+    assert float(once.var()) == pytest.approx(2, rel=0.1)
+    assert float(mean.var()) == pytest.approx(2 / 16, rel=0.1)
+    assert defended(z, None, 1, rng) is z
+
+
+def test_the_published_decoder_has_its_size_and_is_affine():
+    net = AffineDecoder((500,), (1, 28, 28))
+    assert sum(p.numel() for p in net.parameters()) == 4_674_993  # papers.md 2.2
+    a, b = torch.randn(2, 3, 500, generator=stream(0))
+    with torch.no_grad():
+        torch.testing.assert_close(net((a + b) / 2), (net(a) + net(b)) / 2, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="even sides"):
+        AffineDecoder((500,), (1, 27, 27))
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 9), (3, 8, 8), (3, 16, 12)])
+@pytest.mark.parametrize("released", [(10,), (4, 3, 3), (2, 20, 20)])
+def test_the_stronger_decoder_takes_any_activation_and_image_shape(shape, released):
+    net = ConvolutionalDecoder(released, shape, width=4, blocks=1)
+    out = net(torch.randn(2, *released))
+    assert tuple(out.shape) == (2, *shape)
+
+
+def test_rmle_groups_by_model_and_treats_training_mode_observations_alone():
+    pair = [observe(part) for part in PRIVATE.split(8)]
+    joint = OPTIMISED(pair, stream(0))
+    alone = [OPTIMISED([o], stream(0))[0] for o in pair]
+    for a, b in zip(joint, alone, strict=True):
+        torch.testing.assert_close(a.inputs, b.inputs, rtol=0, atol=1e-3)
+    training = [replace(o, spec=replace(o.spec, training_mode=True)) for o in pair]
+    assert len(OPTIMISED(training, stream(0))) == 2
+
+
+def test_rmle_loss_is_what_it_minimised_and_falls():
+    seen = observe(PRIVATE)
+    guess = OPTIMISED([seen], stream(0))[0]
+    assert guess.loss == pytest.approx(OPTIMISED.loss(seen, guess.inputs, torch.empty(0)), rel=1e-6)
+    assert guess.trace[-1] < guess.trace[0] / 10
+    assert len(guess.trace) == OPTIMISED.iterations
+
+
+def test_warps_are_small_stay_in_range_and_come_from_their_stream():
+    images = PUBLIC[:50]
+    moved = warped(images, stream(0))
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert torch.equal(moved, warped(images, stream(0)))
+    assert 0 < (moved - images).square().mean() < (images[1:] - images[:-1]).square().mean()
+
+
+@pytest.mark.parametrize(("attack", "lacks"), [(QUICK, "query"), (QUICK, "public"), (OPTIMISED, "model")])
+def test_what_the_threat_model_withholds_is_refused(attack, lacks):
+    with pytest.raises(ValueError, match=f"needs the observation's {lacks}"):
+        attack([replace(observe(PRIVATE), **{lacks: None})], stream(0))
