@@ -1,14 +1,10 @@
-"""Run a ServerApp and its ClientApp on Ray by Flower's simulation engine, mended where it hangs or loses work.
-
-Written against flwr 1.41.0: it replaces `RayBackend.process_message`, which is not public.
-"""
+"""Run a ServerApp and its ClientApp on Ray by Flower's simulation engine, mended where it hangs or loses work."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +45,11 @@ def run_ray(
         init["num_cpus"] = workers
     over = threading.Event()
     outcome: dict[str, BaseException | None] = {}
-    with _quiet(), _patient_workers(client_seconds, over):
-        from flwr.simulation import run_simulation
+    from flwr.simulation import run_simulation  # Flower and Ray read the environment when they are imported
 
+    from simulations.patient_backend import patient_workers
+
+    with _quiet(), patient_workers(client_seconds, over):
         try:
             run_simulation(
                 _stoppable(server_app, over, outcome),
@@ -92,38 +90,6 @@ def _stoppable(server_app: ServerApp, over: threading.Event, outcome: dict[str, 
         over.set()
 
     return wrapper
-
-
-@contextmanager
-def _patient_workers(client_seconds: float, over: threading.Event) -> Iterator[None]:
-    """Mend Flower's pool: it keeps dead workers, and waits for hanging ones for ever."""
-    import ray
-    from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
-    from ray.exceptions import RayActorError
-
-    def process_message(self: Any, message: Any, context: Any) -> tuple[Any, Any]:
-        actor = self.pool.pool.pop()
-        try:
-            call = actor.run.remote(self.app_fn, message, str(context.node_config["partition-id"]), context)
-            end = time.monotonic() + client_seconds
-            while not ray.wait([call], timeout=0.2)[0]:
-                if over.is_set() or time.monotonic() > end:
-                    raise TimeoutError(f"the client computed for more than {client_seconds:g} s, or past the end")
-            _, reply, updated = ray.get(call)
-            return reply, updated
-        except (RayActorError, TimeoutError):
-            ray.kill(actor)
-            actor = self.pool.create_actor_fn()
-            raise
-        finally:
-            self.pool.pool.append(actor)
-
-    original = RayBackend.process_message
-    RayBackend.process_message = process_message
-    try:
-        yield
-    finally:
-        RayBackend.process_message = original
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ class OrderlyGrid(Grid):
 
 
 def _cause(reply: Message) -> str:
-    """The last line of an error reply's reason: Ray puts a whole traceback before it."""
-    lines = [line.strip() for line in str(reply.error.reason).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"error code {reply.error.code}"
+    """The first exception in an error reply's reason, without the tracebacks that Python and Ray put around it."""
+    reason = str(reply.error.reason)
+    first = reason.split("\nThe above exception was the direct cause")[0]
+    raised = re.findall(r"^([A-Za-z_][\w.]*: .*?)(?=\n[A-Za-z_][\w.]*: |\Z)", first, re.MULTILINE | re.DOTALL)
+    return " ".join((raised[-1] if raised else reason).split())[:300] or f"error code {reply.error.code}"
