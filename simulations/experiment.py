@@ -61,7 +61,8 @@ class Experiment:
         for key in checks.COMPONENTS:
             object.__setattr__(self, key, checks.component(key, getattr(self, key)))
         object.__setattr__(self, "defences", checks.arms(self.defences))
-        object.__setattr__(self, "attacked_rounds", tuple(self.attacked_rounds))
+        for key, value in check_settings("the experiment", type(self), vars(self)).items():
+            object.__setattr__(self, key, value)
         checks.check(self)
 
     @classmethod

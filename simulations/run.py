@@ -58,9 +58,20 @@ def plan(
     experiment = replace(experiment, device=resolved_device(device or experiment.device))
     root = find_root(data_root)
     world = world_of(experiment.to_json(), root)
-    world.model()
+    _check_model(world)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(world, root, folder, backend, chosen, keep_originals)
+
+
+def _check_model(world: World) -> None:
+    try:
+        with torch.no_grad():
+            world.model()(world.held_out[0][:2])
+    except RuntimeError as error:
+        name = world.experiment.model["name"]
+        raise ValueError(
+            f"the model '{name}' does not take images of shape {world.spec.image_shape}: {error}"
+        ) from error
 
 
 def resolved_device(name: str) -> str:
@@ -104,4 +115,4 @@ def _collect(checked: Plan, note: Note) -> None:
         return
     from simulations.ray_backend import run_ray  # Ray takes seconds to import, and the local backend does without
 
-    run_ray(server_app, client_app, experiment.clients, workers=checked.workers)
+    run_ray(server_app, client_app, experiment.clients, checked.workers, client_seconds=experiment.timeout)
