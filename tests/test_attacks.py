@@ -16,7 +16,7 @@ from fl_privacy.observation import Channel, Images, Observation, Spec
 from fl_privacy.seeding import stream
 
 GRADIENT_ATTACKS = [name for name in ATTACKS if Channel.GRADIENT in ATTACKS[name].channels]
-BUDGET = {"grnn": {"iterations": 250}, "grnn_as_published": {"iterations": 400}}
+BUDGET = {"grnn": {"iterations": 250, "restarts": 1}, "grnn_as_published": {"iterations": 400}}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,16 @@ def test_the_loss_at_the_guess_is_the_attacks_own(digits):
     assert attack.loss(seen[0], truths[0].inputs, truths[0].labels) < guess.loss
 
 
+def test_restarts_are_joined_and_scored_as_one_guess(digits):
+    seen, truths = observe(digits, clients=2)
+    single, joint = (GRNN(iterations=200, restarts=count) for count in (1, 3))
+    alone, together = (attack(seen, stream(0)) for attack in (single, joint))
+    assert all(torch.isfinite(torch.tensor(guess.loss)) for guess in together)
+    mean = [torch.stack([score(single, *t).images["mse"].mean() for t in zip(seen, g, truths, strict=True)]).mean()
+            for g in (alone, together)]  # fmt: skip
+    assert mean[1] < mean[0] * 1.2
+
+
 def test_victims_of_different_models_are_grouped_not_mixed(digits):
     first, _ = observe(digits, clients=1, seed=0)
     second, _ = observe(digits, clients=1, seed=1)
@@ -115,7 +125,7 @@ def test_nan_safe_and_plateau_stop(digits):
     guesses = GRNN(iterations=20)([huge, seen[1]], stream(0))
     assert all(torch.isfinite(guess.inputs).all() for guess in guesses)
     assert torch.isfinite(torch.tensor(guesses[1].loss)), "a victim that diverges must not take the others along"
-    stopped = GRNN(iterations=500, patience=5, learning_rate=1e-9)(seen, stream(0))
+    stopped = GRNN(iterations=500, patience=5, learning_rate=1e-9, restarts=1)(seen, stream(0))
     assert stopped[0].iterations < 50
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from fl_privacy.attacks.matching import (
     soft_cross_entropy,
     total_variation,
 )
+from fl_privacy.attacks.selection import Keeper, joined
 from fl_privacy.observation import Channel, Observation, Reconstruction
 
 
@@ -34,8 +35,9 @@ class GRNN(Attack):
 
     `objective` 'log': log ||dg||^2 / 2 + tv TV, whose pull does not fade as the match improves; 'published':
     ||dg||^2 + ||dg|| + tv TV. `keep`: 'best' iterate by the attack's own loss, or the published 'snapshot' (the last
-    multiple of iterations // 30). `patience`: stop once no best loss has improved by 0.1 % (log: 0.001) for so many
-    iterations; 0 never stops early. A victim whose loss turns NaN or infinite keeps its best iterate so far.
+    multiple of iterations // 30). `patience`: stop once no best loss has improved by 0.001 for so many iterations; 0
+    never stops early. `restarts` independent generators are joined by how well they match (`selection.joined`), and the
+    loss reported is that of the joined guess. A victim whose loss turns NaN or infinite keeps its best iterate.
 
     Works on gradients, and on the update of a single plain SGD step (payload = new - old weights).
 
@@ -45,7 +47,8 @@ class GRNN(Attack):
     channels: ClassVar[frozenset[Channel]] = frozenset({Channel.GRADIENT, Channel.UPDATE})
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
-    iterations: int = 2000
+    iterations: int = 1000
+    restarts: int = 3
     learning_rate: float = 3e-2
     tv: float = 10.0
     latent: int = 32
@@ -58,7 +61,7 @@ class GRNN(Attack):
     patience: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "latent", "width"):
+        for name in ("iterations", "restarts", "latent", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
@@ -97,24 +100,43 @@ class GRNN(Attack):
         start = time.perf_counter()
         victims, spec = len(seen), seen[0].spec
         targets = torch.stack([observed_gradient(observation) for observation in seen])
+        repeated = targets.repeat(self.restarts, 1)
         generator = GrnnGenerator(
-            spec.image_shape, spec.classes, victims, spec.batch_size, self.latent, self.width, rng
+            spec.image_shape, spec.classes, len(repeated), spec.batch_size, self.latent, self.width, rng
         )
         generator.to(targets.device)
-        match = self._matcher(seen[0], victims)
+        match = self._matcher(seen[0], victims * self.restarts)
         step = self._stepper(generator)
-        tracker = _Tracker(self, victims)
+        every = max(1, self.iterations // 30) if self.keep == "snapshot" else 0
+        keeper = Keeper(victims * self.restarts, every, self.patience, 1e-3)
         for iteration in range(self.iterations):
             images, logits = generator()
-            labels = logits.softmax(-1)
-            losses = self._objective(match(images, labels) - targets, images)
+            losses = self._objective(match(images, logits.softmax(-1)) - repeated, images)
+            keeper.see(losses.detach(), images.detach(), logits.detach())
             alive = torch.isfinite(losses)
-            tracker.see(iteration, losses.detach(), images.detach(), logits.detach())
-            if tracker.done(iteration) or not bool(alive.any()):
+            if keeper.done() or not bool(alive.any()):
                 break
             step(iteration, losses[alive].sum())
         seconds = (time.perf_counter() - start) / victims
-        return [tracker.guess(victim, seconds) for victim in range(victims)]
+        return [self._guess(keeper, seen, victim, seconds) for victim in range(victims)]
+
+    def _guess(self, keeper: Keeper, seen: list[Observation], victim: int, seconds: float) -> Reconstruction:
+        mine = slice(victim, None, len(seen))
+        losses, images, logits = keeper.losses[mine], keeper.images[mine], keeper.logits[mine]
+        loss, image, label = float(losses[0]), images[0], logits[0]
+        if self.restarts > 1:
+            image, label = joined(images, logits, losses if self.objective == "log" else losses.log())
+            gradient = self._matcher(seen[victim], 1)(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
+            difference = gradient - observed_gradient(seen[victim])
+            loss = float(self._objective(difference, image.unsqueeze(0)))
+        return Reconstruction(
+            inputs=image.clamp(0, 1).cpu(),
+            labels=label.argmax(-1).cpu(),
+            loss=loss,
+            trace=torch.stack(keeper.trace)[:, mine].min(1).values.cpu(),
+            iterations=len(keeper.trace),
+            seconds=seconds,
+        )
 
     def _stepper(self, generator: nn.Module) -> Callable[[int, Tensor], None]:
         parameters = list(generator.parameters())
@@ -153,7 +175,7 @@ class GRNNAsPublished(GRNN):
     Source: Rand2AI/GRNN, GRNN.py.
     """
 
-    iterations: int = 1000
+    restarts: int = 1
     learning_rate: float = 1e-4
     tv: float = 1e-3
     latent: int = 128
@@ -164,57 +186,3 @@ class GRNNAsPublished(GRNN):
     keep: Literal["best", "snapshot"] = "snapshot"
     stable: bool = False
     patience: int = 0
-
-
-class _Kept(NamedTuple):
-    loss: Tensor
-    images: Tensor
-    logits: Tensor
-
-
-class _Tracker:
-    """Which iterate every victim keeps, chosen by the attack's own loss alone."""
-
-    def __init__(self, attack: GRNN, victims: int) -> None:
-        self.attack = attack
-        self.kept: _Kept | None = None
-        self.trace: list[Tensor] = []
-        self.marked = torch.full((victims,), math.inf)
-        self.stale = 0
-
-    def see(self, iteration: int, losses: Tensor, images: Tensor, logits: Tensor) -> None:
-        self.trace.append(losses)
-        if self.kept is None:
-            self.kept = _Kept(losses.nan_to_num(math.inf), images.nan_to_num(0.5), logits.clone())
-            return
-        if self.attack.keep == "best":
-            better = losses < self.kept.loss
-        else:
-            every = max(1, self.attack.iterations // 30)
-            better = torch.isfinite(losses) & (iteration % every == 0)
-        self.kept.loss[better] = losses[better]
-        self.kept.images[better] = images[better]
-        self.kept.logits[better] = logits[better]
-
-    def done(self, iteration: int) -> bool:
-        """Whether no victim's best loss has improved by its margin for `patience` iterations."""
-        assert self.kept is not None
-        if not self.attack.patience:
-            return False
-        best = self.kept.loss.cpu()
-        margin = 1e-3 if self.attack.objective == "log" else 1e-3 * best.abs()
-        improved = best < self.marked - margin
-        self.marked = torch.where(improved, best, self.marked)
-        self.stale = 0 if bool(improved.any()) else self.stale + 1
-        return self.stale >= self.attack.patience
-
-    def guess(self, victim: int, seconds: float) -> Reconstruction:
-        assert self.kept is not None
-        return Reconstruction(
-            inputs=self.kept.images[victim].clamp(0, 1).cpu(),
-            labels=self.kept.logits[victim].argmax(-1).cpu(),
-            loss=float(self.kept.loss[victim]),
-            trace=torch.stack(self.trace)[:, victim].cpu(),
-            iterations=len(self.trace),
-            seconds=seconds,
-        )
