@@ -14,6 +14,8 @@ from fl_privacy.models.decoders import build_decoder
 from fl_privacy.seeding import subseed
 
 BATCH = 500
+OUTPUTS = "outputs"
+"""The name of the one tensor that an inference round releases."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def outputs(classifier: nn.Module, images: Tensor, law: Chain | None = None, see
     released = []
     for number, start in enumerate(range(0, len(images), BATCH)):
         logits = classifier(images[start : start + BATCH].to(_device(classifier))).to(images.device)
-        sent = {"outputs": logits}
-        released.append((law.on_release(sent, subseed(seed, "outputs", number)) if law else sent)["outputs"])
+        sent = {OUTPUTS: logits}
+        released.append((law.on_release(sent, subseed(seed, "outputs", number)) if law else sent)[OUTPUTS])
     classifier.train(was_training)
     return torch.cat(released)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fl_privacy.data.base import ImageSet
 from fl_privacy.defences.base import Chain
 from fl_privacy.joint_training.losses import JointLoss, Task, hits
-from fl_privacy.joint_training.pair import BATCH, Pair, decode, outputs
+from fl_privacy.joint_training.pair import BATCH, OUTPUTS, Pair, decode, outputs
 from fl_privacy.metrics import mse, psnr, ssim
 from fl_privacy.seeding import subseed
 
@@ -86,8 +86,8 @@ def evaluate(
         logits = outputs(pair.classifier, truth)
         values = [hits(loss.task, logits, labels).mean(), loss.classification(logits, labels, weights)]
         if loss.beta_r:
-            sent = {"outputs": logits}
-            released = (law.on_release(sent, subseed(seed, "outputs", number)) if law else sent)["outputs"]
+            sent = {OUTPUTS: logits}
+            released = (law.on_release(sent, subseed(seed, "outputs", number)) if law else sent)[OUTPUTS]
             guess = decode(pair.decoder, released)
             values += [loss.reconstruction(guess, truth), *(m(guess, truth).mean() for m in (mse, psnr, ssim))]
         sums[: len(values)] += len(labels) * torch.stack([v.double().cpu() for v in values])

@@ -17,7 +17,7 @@ from fl_privacy.defences.base import Chain
 from fl_privacy.joint_training.augmentation import augment
 from fl_privacy.joint_training.checkpoint import EpochReport, Run
 from fl_privacy.joint_training.losses import JointLoss, class_weights
-from fl_privacy.joint_training.pair import Pair, PairSpec, build_pair
+from fl_privacy.joint_training.pair import OUTPUTS, Pair, PairSpec, build_pair
 from fl_privacy.joint_training.scores import Selection, evaluate, targets
 from fl_privacy.seeding import stream, subseed
 
@@ -95,7 +95,7 @@ def joint_loss(
         classification = loss.classification(logits, labels, weights)
         if loss.beta_r == 0:
             return loss.total(classification, None)
-        guess = pair.decoder(law.on_release({"outputs": logits.float()}, seed)["outputs"])
+        guess = pair.decoder(law.on_release({OUTPUTS: logits.float()}, seed)[OUTPUTS])
     return loss.total(classification, loss.reconstruction(guess, images))
 
 
