@@ -1,11 +1,12 @@
-"""The picture of a run: victims in rows; what was private, what came back, and what a blind guess would be."""
+"""The pictures of a run: what was private and what came back; and what each defence gains and costs."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -40,6 +41,29 @@ def draw(path: Path, title: str, columns: Sequence[Column]) -> Path:
                 axes.set(xticks=[], yticks=[], xlabel=column.captions[row])
                 if row == 0:
                     axes.set_title(column.title, fontsize=10)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=130)
+        return _save(figure, path)
+
+
+def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], blind: Mapping[str, float]) -> Path:
+    """Draw leakage and model accuracy of every arm (a row of the summary), over the PSNR of the `blind` controls."""
+    figure = Figure(figsize=(0.9 * len(arms) + 3.5, 5.5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    leak, use = figure.subplots(2, 1, sharex=True)
+    places = range(len(arms))
+    middle = [arm["psnr"] for arm in arms]
+    spread = [[arm["psnr"] - arm["psnr_low"] for arm in arms], [arm["psnr_high"] - arm["psnr"] for arm in arms]]
+    leak.errorbar(places, middle, yerr=spread, marker="o", capsize=3, label="attack, 95 % interval")
+    for style, (name, value) in zip(("--", ":"), blind.items(), strict=False):
+        leak.axhline(value, color="gray", linestyle=style, label=f"blind guess: {name}")
+    leak.set_ylabel("leakage: PSNR (dB)")
+    leak.legend(fontsize=8)
+    use.plot(places, [100 * arm["model_accuracy"] for arm in arms], marker="o", color="tab:green")
+    use.set(ylabel="use: test accuracy (%)", ylim=(0, 100))
+    use.set_xticks(places, [arm["defence"].replace("(", "\n(") for arm in arms], rotation=30, ha="right", fontsize=8)
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
     return write_atomic(path, content.getvalue())

@@ -71,7 +71,7 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
 
 
 def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:
-    """The result of a finished run, with its figure drawn again from its files."""
+    """The result of a finished run, with its figures drawn again from its files."""
     folder = Path(run_dir).absolute()
     result = Result.read(folder)
     source = Path(files.read_json(folder / files.CONFIG).get("observations", folder))

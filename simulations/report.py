@@ -1,22 +1,21 @@
-"""The report stage: results.json, samples.jsonl, the figure, and the table that a person reads."""
+"""The report stage: results.json, samples.jsonl, the figures, and the table that a person reads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from simulations import figures, files, storage
+from simulations import files, storage
 from simulations.experiment import Experiment
-from simulations.scoring import CONTROL, UNDEFENDED, Scored, rows, summary
+from simulations.gallery import draw
+from simulations.scoring import CONTROL, Scored, rows, summary
 from simulations.world import World
 
 COLUMNS = {
@@ -91,10 +90,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return ["-" if value is None else form.format(value) for value, form in values]
 
 
-def _defence(label: str) -> str:
-    return "no defence" if label == UNDEFENDED else label
-
-
 def write(
     world: World,
     folder: Path,
@@ -103,17 +98,18 @@ def write(
     payloads: Mapping[str, str],
     originals: bool,
 ) -> Result:
-    """Write results.json, samples.jsonl and the figure; private images only where `originals` says so."""
+    """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
     samples = rows(world, scored)
     accuracies = {arm["defence"]: arm["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"] for arm in arms}
+    averages = summary(world, scored, accuracies)
     results = {
         "arms": arms,
-        "summary": summary(world, scored, accuracies),
+        "summary": averages,
         "expected": world.experiment.expected,
         "digests": _digests(samples, scored, payloads),
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
-    draw(world, folder, scored, originals)
+    draw(world, folder, scored, averages, originals)
     files.write_json(folder / files.RESULTS, results)
     return Result.read(folder)
 
@@ -128,36 +124,3 @@ def _digests(
     }
     text = json.dumps(timeless, sort_keys=True)
     return {"payloads": payloads, "reconstructions": guesses, "samples": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def draw(world: World, folder: Path, scored: Sequence[Scored], originals: bool) -> Path:
-    """Draw the figure of the first attacked round."""
-    first = min(each.key.round for each in scored)
-    columns: dict[tuple[str, str], list[Scored]] = {}
-    for each in scored:
-        if each.key.round == first and each.attack != f"{CONTROL}random guess":
-            columns.setdefault((each.attack, each.defence), []).append(each)
-    blocks = [_private(next(iter(columns.values())))] if originals else []
-    blocks += [_column(attack, defence, group) for (attack, defence), group in columns.items()]
-    experiment = world.experiment
-    title = (
-        f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
-        f"shared ({experiment.attack['name']}; PSNR below each, higher is closer)"
-    )
-    path = folder / files.FIGURES / "reconstructions.png"
-    return figures.draw(path, textwrap.fill(title, 24 * len(blocks)), blocks)
-
-
-def _private(group: Sequence[Scored]) -> figures.Column:
-    images = torch.cat([each.truth.inputs for each in group])
-    labels = [f"client {each.key.client}, label {int(label)}" for each in group for label in each.truth.labels]
-    return figures.Column("private image", images, labels)
-
-
-def _column(attack: str, defence: str, group: Sequence[Scored]) -> figures.Column:
-    images = torch.cat([each.guess.inputs for each in group])
-    captions = [f"{float(value):.1f} dB" for each in group for value in each.score.images["psnr"]]
-    if attack.startswith(CONTROL):
-        return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
-    readable = _defence(defence).replace("_", " ").replace("(", ",\n").replace(")", "")
-    return figures.Column("rebuilt, " + readable, images, captions)

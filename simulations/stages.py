@@ -11,6 +11,7 @@ from typing import Any
 from fl_privacy.observation import Observation
 from simulations import environment, files, report, storage
 from simulations.attacking import Note, Runner, jobs
+from simulations.gallery import draw
 from simulations.scoring import Scored, score_all
 from simulations.storage import Key
 from simulations.world import World, blank_model
@@ -66,12 +67,13 @@ def _save_originals(folder: Path, scored: Sequence[Scored]) -> None:
         files.write_tensors(folder / files.ORIGINALS / name, truth)
 
 
-def redraw(world: World, folder: Path, source: Path) -> Path:
-    """Draw the figure of a finished run again, from its files and its data set.
+def redraw(world: World, folder: Path, source: Path) -> None:
+    """Draw the figures of a finished run again, from its files and its data set.
 
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = world.experiment
     seen = storage.load_observations(source / files.OBSERVATIONS, partial(blank_model, experiment), experiment.chains)
     scored = score_all(world, seen, storage.load_guesses(folder / files.GUESSES))
-    return report.draw(world, folder, scored, experiment.show_originals or (folder / files.ORIGINALS).is_dir())
+    originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
+    draw(world, folder, scored, report.Result.read(folder).summary, originals)
