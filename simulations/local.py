@@ -76,4 +76,4 @@ def _context(node: int, partition: int, supernodes: int) -> Context:
 def run_local(server_app: ServerApp, client_app: ClientApp, supernodes: int) -> None:
     """Run the apps in this process; what the ServerApp raises is raised here."""
     grid = LocalGrid(client_app, supernodes)
-    server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))  # type: ignore[arg-type]
+    server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))

@@ -61,9 +61,9 @@ def run_ray(
             raise RuntimeError(f"the simulation on Ray broke down: {_root(error)}") from error
         finally:
             over.set()
-    error = outcome.get("error", RuntimeError("Ray stopped before the ServerApp had ended"))
-    if error is not None:
-        raise error
+    ended = outcome.get("error", RuntimeError("Ray stopped before the ServerApp had ended"))
+    if ended is not None:
+        raise ended
 
 
 def _stoppable(server_app: ServerApp, over: threading.Event, outcome: dict[str, BaseException | None]) -> ServerApp:
