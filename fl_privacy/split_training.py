@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from fl_privacy.split_rules import SplitRules
 from fl_privacy.splitting import cut, rejoin
 
 ACTIVATION = "activation"
+SERVED_AT_ONCE = 500
 
 
 class Link(Protocol):
@@ -112,9 +114,30 @@ class ClientSegment:
         torch.autograd.backward(values, gradients)
         self.optimiser.step()
 
+    @torch.no_grad()
+    def serve(self, x: Tensor, chain: Chain, seed: int) -> Tensor:
+        """What a trained client releases for x (N, C, H, W): activations (N, ...) of eval mode through the chain."""
+        self.owned.eval()
+        clean = torch.cat([self.front(part) for part in torch.split(x, SERVED_AT_ONCE)])
+        self.owned.train(self.rules.train_client)
+        return chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
+
     def forget(self) -> None:
         """Drop the gradients of the last step."""
         self.owned.zero_grad()
+
+
+class BlackBox:
+    """A client segment that answers and shows nothing else: images (N, C, H, W) to clean activations (N, ...)."""
+
+    def __init__(self, front: nn.Module) -> None:
+        self._front = copy.deepcopy(front).eval()
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        device = next((parameter.device for parameter in self._front.parameters()), images.device)
+        activation: Tensor = self._front(images.to(device))
+        return activation
 
 
 def segments(model: nn.Module, rules: SplitRules) -> tuple[ClientSegment, nn.Sequential]:

@@ -1,0 +1,111 @@
+"""The Ray link: a named actor holds the server segment, and the clients, Ray actors themselves, call it directly.
+
+Flower's transport has a floor of 100 ms a message; a call from actor to actor takes about 2 ms. Flower's mods do not
+see this traffic and it exists in Flower's simulation only, which is why the chain of defences runs on the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor, nn
+
+from fl_privacy.observation import Tensors
+from fl_privacy.split_loop import state_of
+from fl_privacy.split_rules import SplitRules
+from strategies.desk import Desk, Tapped, Turn
+from strategies.links import Visit
+
+NAMESPACE = "fl-privacy"
+CALL_SECONDS = 600.0
+MOST_CLIENTS = 1000
+
+
+class RayDesk:
+    """A Desk whose visitors wait for their turn; one that keeps the others waiting for `patience` s is dropped."""
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
+        torch.set_num_threads(1)
+        self.desk, self.patience = Desk(module, rules, seed), patience
+        self.moved = asyncio.Condition()
+
+    async def begin(self, order: list[Turn], tapped_step: int | None) -> None:
+        self.desk.begin(order, tapped_step)
+
+    async def serve(self, turn: Turn, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        async with self.moved:
+            while not self.desk.expects(turn):
+                await self._wait()
+            # copied into torch's own memory: Ray's buffers are read-only
+            answer = self.desk.serve(turn, call, [torch.tensor(array) for array in arrays])
+            self.moved.notify_all()
+        return [tensor.numpy() for tensor in answer]
+
+    async def _wait(self) -> None:
+        awaited = self.desk.next()
+        try:
+            await asyncio.wait_for(self.moved.wait(), self.patience)
+        except TimeoutError:
+            if awaited is not None and self.desk.next() == awaited:
+                self.desk.drop(awaited[0])
+                self.moved.notify_all()
+
+    async def drop(self, client: int) -> None:
+        async with self.moved:
+            self.desk.drop(client)
+            self.moved.notify_all()
+
+    async def tapped(self) -> list[Tapped]:
+        return self.desk.tapped
+
+    async def state(self) -> Tensors:
+        return state_of(self.desk.segment.module)
+
+
+class RayHub:
+    """The server's handle of its RayDesk. Make it when Ray is up, that is after the clients have said hello."""
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
+        name = uuid.uuid4().hex
+        self.address: Mapping[str, str] = {"link": "ray", "desk": name}
+        # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever
+        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": MOST_CLIENTS}
+        self._actor: Any = ray.remote(RayDesk).options(**options).remote(module, rules, seed, patience)
+
+    def begin(self, order: Sequence[Turn], tapped_step: int | None) -> None:
+        ray.get(self._actor.begin.remote(list(order), tapped_step), timeout=CALL_SECONDS)
+
+    def drop(self, client: int) -> None:
+        ray.get(self._actor.drop.remote(client), timeout=CALL_SECONDS)
+
+    def tapped(self) -> list[Tapped]:
+        found: list[Tapped] = ray.get(self._actor.tapped.remote(), timeout=CALL_SECONDS)
+        return found
+
+    def state(self) -> Tensors:
+        state: Tensors = ray.get(self._actor.state.remote(), timeout=CALL_SECONDS)
+        return state
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+
+def ray_visits(name: str) -> Callable[[Turn], Visit]:
+    """The client's end: calls on the actor of this name."""
+    actor: Any = ray.get_actor(name, namespace=NAMESPACE)
+
+    def visit(turn: Turn) -> Visit:
+        def carry(call: str, tensors: list[Tensor]) -> list[Tensor]:
+            arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+            answer = ray.get(actor.serve.remote(turn, call, *arrays), timeout=CALL_SECONDS)
+            return [torch.tensor(array) for array in answer]
+
+        return Visit(carry)
+
+    return visit
