@@ -30,9 +30,9 @@ COLUMNS = {
     "model\naccuracy": ("model_accuracy", "{:.1%}"),
 }
 READING = (
-    "PSNR: higher means more was leaked; a guess no better than the controls leaked nothing. Loss is the attack's own "
-    "objective: where it is higher at the guess than at the truth, the attack failed to optimise and the defence may "
-    "claim nothing; elsewhere the information is gone."
+    "PSNR: higher means more was leaked; a guess no better than the controls leaked nothing. Where it is low, compare "
+    "the losses, the attack's own objective: higher at the guess than at the truth, and the attack failed, so that the "
+    "defence may claim nothing; not higher, and the information is gone."
 )
 
 

@@ -190,6 +190,13 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny,
     assert torch.equal(columns[0].images[:2], truth) == show
 
 
+def test_three_arms_give_a_curve_of_leakage_and_accuracy(tiny, tmp_path):
+    scales = [[{"name": "gaussian_noise", "scale": scale}] for scale in (0.01, 0.1)]
+    quick = dataclasses.replace(TINY, defences=([], *scales), rounds=1, attacked_rounds=(1,))
+    result = local(quick, tmp_path / "three")
+    assert [path.name for path in result.figures] == ["reconstructions.png", "tradeoff.png"]
+
+
 def test_attacking_again_reads_the_disk_and_simulates_nothing(tiny, monkeypatch):
     monkeypatch.setattr(run, "apps", None)
     same = attack_again(tiny.folder, note=quiet)

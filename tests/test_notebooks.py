@@ -1,0 +1,59 @@
+"""The notebooks run from the first cell to the last, and what they claim in their texts holds."""
+
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def executed(name, tmp_path):
+    """The notebook after all of its cells ran, in an empty folder, with this interpreter."""
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.create_kernel_manager()
+    client.km.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    client.execute()
+    return notebook
+
+
+def texts(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(each.get("text") or each.get("data", {}).get("text/plain", "") for each in outputs)
+
+
+@pytest.fixture(scope="module")
+def gradient(tmp_path_factory):
+    return executed("gradient", tmp_path_factory.mktemp("gradient"))
+
+
+def test_every_notebook_is_tested():
+    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient"}
+
+
+def test_the_gradient_notebook_shows_its_pictures_and_table(gradient):
+    pictures = [
+        output for cell in gradient.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 2
+    assert "control: mean image" in texts(gradient)
+
+
+def test_the_gradient_notebook_reads_the_label_as_it_says(gradient):
+    line = next(line for line in texts(gradient).splitlines() if line.startswith("label read"))
+    guess, truth = (part.split()[-1] for part in line.split(", "))
+    assert guess.split(":")[-1] == truth.split(":")[-1]
+
+
+def test_the_gradient_notebook_shows_what_its_texts_claim(gradient):
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", texts(gradient))
+    rows = re.findall(r"^ *(\S.*?\S) +4 +([\d.]+) +[\d.]+-[\d.]+ ", plain, re.MULTILINE)
+    psnr = {name: float(value) for name, value in rows}
+    blind = psnr["control: mean image"]
+    assert psnr["none"] > blind + 8
+    assert psnr["gaussian_noise(scale=0.003)"] > blind + 8
+    assert psnr["gaussian_noise(scale=0.3)"] < blind + 1
