@@ -10,6 +10,7 @@ from fl_privacy.attacks import ATTACKS
 from fl_privacy.attacks.grnn import GRNN
 from fl_privacy.client import gradient
 from fl_privacy.data import load
+from fl_privacy.defences import chain
 from fl_privacy.evaluation import Truth, controls, score
 from fl_privacy.models import build_model
 from fl_privacy.observation import Channel, Images, Observation, Spec
@@ -73,10 +74,8 @@ def test_conformance(name, digits):
 
 def test_noise_on_the_gradient_stops_it(digits):
     seen, truths = observe(digits)
-    noisy = [
-        dataclasses.replace(o, payload={k: v + 10 * torch.randn(v.shape, generator=stream(1, k)) for k, v in o.payload.items()})
-        for o in seen
-    ]  # fmt: skip
+    loud = chain([{"name": "gaussian_noise", "scale": 10.0}])
+    noisy = [dataclasses.replace(o, payload=loud.on_release(o.payload, o.client)) for o in seen]
     attack = built("grnn")
     clean = [score(attack, *t).images["psnr"] for t in zip(seen, attack(seen, stream(0)), truths, strict=True)]
     blurred = [score(attack, *t).images["psnr"] for t in zip(noisy, attack(noisy, stream(0)), truths, strict=True)]
@@ -168,3 +167,18 @@ def test_the_wrong_channel_and_missing_needs_are_refused(digits):
 def test_bad_settings_teach(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         GRNN(**wrong)
+
+
+def test_the_attacker_knows_the_defence(digits):
+    """A clip that is known is no defence: the guess's gradient is clipped too before it is compared."""
+    seen, truths = observe(digits, clients=1)
+    guard = chain([{"name": "clip", "norm": 0.01}])
+    released = dataclasses.replace(seen[0], payload=guard.on_release(seen[0].payload, 0))
+    knowing = dataclasses.replace(released, defence=guard)
+    attack = GRNN(iterations=200, restarts=1)
+    x, y = truths[0].inputs, truths[0].labels
+    assert attack.loss(knowing, x, y) < attack.loss(released, x, y) - 5
+    reached = [
+        score(attack, o, attack([o], stream(0))[0], truths[0]).images["psnr"].item() for o in (released, knowing)
+    ]
+    assert reached[1] > reached[0] + 3

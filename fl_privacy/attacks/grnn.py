@@ -18,6 +18,7 @@ from fl_privacy.attacks.generators import GrnnGenerator
 from fl_privacy.attacks.matching import (
     Matcher,
     adversary_copy,
+    defended,
     gradient_matcher,
     observed_gradient,
     published_cross_entropy,
@@ -36,8 +37,10 @@ class GRNN(Attack):
     `objective` 'log': log ||dg||^2 / 2 + tv TV, whose pull does not fade as the match improves; 'published':
     ||dg||^2 + ||dg|| + tv TV. `keep`: 'best' iterate by the attack's own loss, or the published 'snapshot' (the last
     multiple of iterations // 30). `patience`: stop once no best loss has improved by 0.001 for so many iterations; 0
-    never stops early. `restarts` independent generators are joined by how well they match (`selection.joined`), and the
-    loss reported is that of the joined guess. A victim whose loss turns NaN or infinite keeps its best iterate.
+    never stops early. `tv_defended` replaces `tv` where a defence is known to be there, and the guess's gradient then
+    goes through whatever of that defence is certain (a clip) before it is compared. `restarts` independent generators
+    are joined by how well they match (`selection.joined`), and the loss reported is that of the joined guess. A victim
+    whose loss turns NaN or infinite keeps its best iterate.
 
     Works on gradients, and on the update of a single plain SGD step (payload = new - old weights).
 
@@ -51,6 +54,7 @@ class GRNN(Attack):
     restarts: int = 3
     learning_rate: float = 3e-2
     tv: float = 10.0
+    tv_defended: float = 1.0
     latent: int = 32
     width: int = 16
     optimiser: Literal["adam", "rmsprop"] = "adam"
@@ -66,13 +70,16 @@ class GRNN(Attack):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
-        if self.tv < 0 or self.patience < 0:
-            raise ValueError("tv and patience must be at least 0")
+        for name in ("tv", "tv_defended", "patience"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Invert the observations, those of one model object together."""
         guesses: list[Reconstruction] = []
-        for _, group in groupby(seen, key=lambda o: (id(o.model), o.spec, next(iter(o.payload.values())).device)):
+        for _, group in groupby(
+            seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
+        ):
             guesses += self._invert(list(group), rng)
         return guesses
 
@@ -82,19 +89,21 @@ class GRNN(Attack):
         match = self._matcher(seen, 1)
         targets = F.one_hot(labels, seen.spec.classes).to(target).unsqueeze(0)
         images = inputs.to(target).unsqueeze(0)
-        return float(self._objective(match(images, targets).detach() - target, images))
+        return float(self._objective(seen, match(images, targets).detach() - target, images))
 
     def _matcher(self, seen: Observation, victims: int) -> Matcher:
         assert seen.model is not None
         model = adversary_copy(seen.model, seen.spec.training_mode)
         model.to(next(iter(seen.payload.values())).device)
-        return gradient_matcher(model, victims, soft_cross_entropy if self.stable else published_cross_entropy)
+        match = gradient_matcher(model, victims, soft_cross_entropy if self.stable else published_cross_entropy)
+        return defended(match, model, seen.defence) if seen.defence else match
 
-    def _objective(self, difference: Tensor, images: Tensor) -> Tensor:
+    def _objective(self, seen: Observation, difference: Tensor, images: Tensor) -> Tensor:
         squared = difference.square().sum(1)
+        prior = (self.tv_defended if seen.defence else self.tv) * total_variation(images)
         if self.objective == "log":
-            return 0.5 * (squared + 1e-12).log() + self.tv * total_variation(images)
-        return squared + squared.sqrt() + self.tv * total_variation(images)
+            return 0.5 * (squared + 1e-12).log() + prior
+        return squared + squared.sqrt() + prior
 
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
@@ -111,7 +120,7 @@ class GRNN(Attack):
         keeper = Keeper(victims * self.restarts, every, self.patience, 1e-3)
         for iteration in range(self.iterations):
             images, logits = generator()
-            losses = self._objective(match(images, logits.softmax(-1)) - repeated, images)
+            losses = self._objective(seen[0], match(images, logits.softmax(-1)) - repeated, images)
             keeper.see(losses.detach(), images.detach(), logits.detach())
             alive = torch.isfinite(losses)
             if keeper.done() or not bool(alive.any()):
@@ -128,7 +137,7 @@ class GRNN(Attack):
             image, label = joined(images, logits, losses if self.objective == "log" else losses.log())
             gradient = self._matcher(seen[victim], 1)(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
             difference = gradient - observed_gradient(seen[victim])
-            loss = float(self._objective(difference, image.unsqueeze(0)))
+            loss = float(self._objective(seen[victim], difference, image.unsqueeze(0)))
         return Reconstruction(
             inputs=image.clamp(0, 1).cpu(),
             labels=label.argmax(-1).cpu(),
@@ -178,6 +187,7 @@ class GRNNAsPublished(GRNN):
     restarts: int = 1
     learning_rate: float = 1e-4
     tv: float = 1e-3
+    tv_defended: float = 1e-3
     latent: int = 128
     width: int = 32
     optimiser: Literal["adam", "rmsprop"] = "rmsprop"

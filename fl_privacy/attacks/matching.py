@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 
+from fl_privacy.defences.base import Chain
 from fl_privacy.observation import Channel, Observation
 
 Matcher = Callable[[Tensor, Tensor], Tensor]
@@ -98,6 +99,19 @@ def gradient_matcher(
         return torch.cat([gradients[name].flatten(1) for name in names], 1)
 
     return many
+
+
+def defended(match: Matcher, model: nn.Module, chain: Chain) -> Matcher:
+    """`match` as an adversary sees it who knows the clients' chain: what is certain of it is applied to every guess."""
+    names, shapes = zip(*((name, value.shape) for name, value in model.named_parameters()), strict=True)
+    sizes = [shape.numel() for shape in shapes]
+
+    def released(flat: Tensor) -> Tensor:
+        parts = zip(names, shapes, torch.split(flat, sizes), strict=True)
+        payload = chain.without_noise({name: part.view(shape) for name, shape, part in parts})
+        return torch.cat([payload[name].flatten() for name in names])
+
+    return lambda images, targets: torch.stack([released(flat) for flat in match(images, targets)])
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 class Keeper:
     """The kept iterate of every victim: the best by loss, or the latest snapshot.
 
-    `snapshot_every` 0 keeps the best; k > 0 keeps the latest iterate whose number k divides. It is done once no victim's
-    best loss has improved by `margin` for `patience` iterations; with patience 0, never.
+    `snapshot_every` 0 keeps the best; k > 0 keeps the latest iterate whose number k divides. It is done once no
+    victim's best loss has improved by `margin` for `patience` iterations; with patience 0, never.
     """
 
     def __init__(self, victims: int, snapshot_every: int, patience: int, margin: float) -> None:

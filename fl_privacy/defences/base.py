@@ -24,6 +24,13 @@ class Defence:
         """
         return None
 
+    def without_noise(self, payload: Tensors) -> Tensors:
+        """What is certain about `on_release`: the identity for pure noise, the same scaling for a clip.
+
+        An adversary who knows that the defence is there applies it to its own guesses. Differentiable.
+        """
+        return payload
+
     def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
         """The last thing before the wire: same names and shapes out as in.
 
@@ -54,6 +61,12 @@ class Chain:
         """Run every member's `on_release`; `seed` names this (experiment, arm, round, client)."""
         for position, defence in enumerate(self.defences):
             payload = defence.on_release(payload, stream(seed, "on_release", position))
+        return payload
+
+    def without_noise(self, payload: Tensors) -> Tensors:
+        """What is certain about the chain's release, for an adversary who knows the chain."""
+        for defence in self.defences:
+            payload = defence.without_noise(payload)
         return payload
 
     @property
