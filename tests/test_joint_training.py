@@ -1,6 +1,7 @@
 """Joint training: it learns, its twin is honest, and stopping anywhere changes no bit."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from fl_privacy.joint_training import (
     JointSettings,
     PairSpec,
     build_pair,
+    compile_pair,
     decode,
     evaluate,
     honest,
@@ -127,6 +129,20 @@ def test_the_step_equals_two_optimisers_and_one_backward_spelt_out(sets):
         adam.step()
     for a, b in zip(ours.parameters(), pair.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_compiled_networks_give_the_same_loss_and_gradients(sets, monkeypatch):
+    """With the backend that generates no code: what is tested is that weights and modes are shared."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    data, _, _ = sets
+    x, y = data.images()[:32], data.labels[:32]
+    gradients = []
+    for wrap in (lambda pair: pair, compile_pair):
+        pair = build_pair(SPEC, 0).train()
+        joint_loss(wrap(pair), JointLoss(), x, y).backward()
+        gradients.append([parameter.grad for parameter in pair.parameters()])
+    for plain, compiled in zip(*gradients, strict=True):
+        assert torch.allclose(plain, compiled, atol=1e-5)
 
 
 def test_an_adaptive_server_sends_gradients_through_rounding_to_the_classifier(sets):

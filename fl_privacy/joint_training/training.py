@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_privacy.data.base import ImageSet
 from fl_privacy.defences.base import Chain
@@ -30,7 +30,8 @@ class JointSettings:
 
     With `augment`, half of every batch is augmented copies of the other half, which the paper does not mention and its
     code does. `schedule`: 'constant' as published, or 'cosine' down to 0. `selection` of the best epoch: 'paper' by
-    equation 4 on the validation set, 'code' by (1 - accuracy) + gamma_s (1 - SSIM) + gamma_h MSE.
+    equation 4 on the validation set, 'code' by (1 - accuracy) + gamma_s (1 - SSIM) + gamma_h MSE. `compiled` networks
+    take a minute or more to start (torch.compile needs a C++ compiler) and then step about 1.5 times faster.
 
     Raises:
         ValueError: a number out of range.
@@ -45,6 +46,7 @@ class JointSettings:
     schedule: Literal["constant", "cosine"] = "constant"
     augment: bool = True
     selection: Selection = "paper"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 4 or not self.learning_rate > 0:
@@ -99,6 +101,12 @@ def joint_loss(
     return loss.total(classification, loss.reconstruction(guess, images))
 
 
+def compile_pair(pair: Pair) -> Pair:
+    """The same weights behind compiled forward and backward passes; training and saving `pair` itself still works."""
+    classifier, decoder = (cast(nn.Module, torch.compile(part)) for part in (pair.classifier, pair.decoder))
+    return Pair(classifier, decoder)
+
+
 def train(
     spec: PairSpec,
     settings: JointSettings,
@@ -131,12 +139,13 @@ def train(
     optimiser = torch.optim.Adam(pair.parameters(), settings.learning_rate, fused=True)
     identity = {"spec": asdict(spec), "settings": asdict(settings), "seed": seed, "law": law.label, "images": len(data)}
     run = Run(pair, optimiser, spec, identity, checkpoint)
+    stepped = compile_pair(pair) if settings.compiled else pair
     attributes = settings.loss.task == "attributes"
     pixels, labels = data.pixels.to(place), targets(settings.loss.task, data).to(place)
     weights = class_weights(labels) if attributes else None
     for epoch in range(len(run.history), settings.epochs):
         began = time.perf_counter()
-        loss = _epoch(run, settings, pixels, labels, weights, law, seed, epoch)
+        loss = _epoch(run, stepped, settings, pixels, labels, weights, law, seed, epoch)
         scores = evaluate(pair, settings.loss, validation, law, weights, subseed(seed, "validation"))
         value = scores.criterion(settings.loss, settings.selection)
         seconds = time.perf_counter() - began
@@ -149,6 +158,7 @@ def train(
 
 def _epoch(
     run: Run,
+    pair: Pair,
     settings: JointSettings,
     pixels: Tensor,
     labels: Tensor,
@@ -170,7 +180,7 @@ def _epoch(
         rate = settings.rate(epoch * len(batches) + number, settings.epochs * len(batches))
         run.optimiser.param_groups[0]["lr"] = rate
         run.optimiser.zero_grad()
-        loss = joint_loss(run.pair, settings.loss, images, wanted, weights, law, subseed(seed, "law", epoch, number))
+        loss = joint_loss(pair, settings.loss, images, wanted, weights, law, subseed(seed, "law", epoch, number))
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimiser.step()
         total += loss.detach()

@@ -1,0 +1,129 @@
+"""Time one joint training step of the published width-1 pair at batch 250, and R, in one run on one thread.
+
+    python -m benchmarks.joint_training --out results/joint_training.json
+
+The textbook step is kept here: torchvision's augmentation image by image, an Adam for each network, nothing compiled.
+Wall-clock seconds suffer from other work on the machine, processor seconds hardly: both are written down.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pytorch_msssim import ssim
+from torch import Tensor
+from torchvision import transforms
+
+from benchmarks.record import write
+from fl_privacy.joint_training import JointLoss, Pair, PairSpec, augment, build_pair, compile_pair, joint_loss
+from fl_privacy.metrics import factorise, reconstruction_risk
+from fl_privacy.seeding import stream
+
+WIDTH_1 = PairSpec(
+    (1, 32, 32), 10, "wide_resnet", "wide_resnet", {"width": 1, "mean": (0.1311,), "std": (0.2895,)}, {"width": 1}
+)
+HALF = 125
+OPERATIONS = [
+    transforms.RandomHorizontalFlip(p=1.0),
+    transforms.RandomErasing(scale=(0.02, 0.2), ratio=(0.2, 2.2), value=0, p=1.0),
+    transforms.RandomPerspective(distortion_scale=0.5, p=1.0),
+    transforms.RandomAdjustSharpness(sharpness_factor=5, p=1.0),
+    transforms.RandomAutocontrast(p=1.0),
+    transforms.Compose([transforms.CenterCrop(size=21), transforms.Resize(size=32)]),
+    transforms.GaussianBlur(kernel_size=(5, 9), sigma=(0.1, 2)),
+]
+
+
+def textbook_augment(images: Tensor) -> Tensor:
+    return torch.stack([random.choice(OPERATIONS)(image) for image in images]).clamp(0, 1)
+
+
+def textbook_step(pair: Pair, adams: list[torch.optim.Adam], images: Tensor, labels: Tensor) -> None:
+    images, labels = torch.cat([images, textbook_augment(images)]), torch.cat([labels, labels])
+    for adam in adams:
+        adam.zero_grad()
+    logits = pair.classifier(images)
+    guess = pair.decoder(logits)
+    reconstruction = 5 * F.huber_loss(guess, images) + 1 - ssim(guess, images, data_range=1.0)
+    loss = F.cross_entropy(logits, labels) + 3 * reconstruction
+    loss.backward()
+    for adam in adams:
+        adam.step()
+
+
+def library_step(pair: Pair, adam: torch.optim.Adam, images: Tensor, labels: Tensor) -> None:
+    images, labels = torch.cat([images, augment(images, stream(0, "augment"))]), torch.cat([labels, labels])
+    adam.zero_grad()
+    joint_loss(pair, JointLoss(), images, labels).backward()
+    adam.step()
+
+
+def steps() -> dict[str, Callable[[], None]]:
+    """The three steps, each on a pair of its own with equal weights."""
+    images = torch.rand(HALF, 1, 32, 32, generator=stream(0, "images"))
+    labels = torch.randint(10, (HALF,), generator=stream(0, "labels"))
+    pairs = [build_pair(WIDTH_1, 0).train() for _ in range(3)]
+    plain = [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (pairs[0].classifier, pairs[0].decoder)]
+    fused = [torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True) for pair in pairs[1:]]
+    compiled = compile_pair(pairs[2])
+    return {
+        "textbook": lambda: textbook_step(pairs[0], plain, images, labels),
+        "library": lambda: library_step(pairs[1], fused[0], images, labels),
+        "library, compiled": lambda: library_step(compiled, fused[1], images, labels),
+    }
+
+
+def clocked(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and processor seconds of one call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def risk_rows() -> list[dict[str, object]]:
+    """Seconds to factorise 60,000 images of 32x32 once, and to score 10,000 then."""
+    train = torch.rand(60_000, 1, 32, 32, generator=stream(0, "train"))
+    truth, guess = train[:10_000], train[10_000:20_000]
+    began = time.perf_counter()
+    factors = factorise(train)
+    seconds = time.perf_counter() - began
+    wall, processor = clocked(lambda: reconstruction_risk(factors, guess, truth))
+    row = {"step": "R of 10,000 images", "seconds": round(wall, 3), "processor_seconds": round(processor, 3)}
+    return [{**row, "factorisation_seconds": round(seconds, 2), "measure": factors.label}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/joint_training.json"))
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)  # torchvision's transforms draw from the global generator
+    runs = steps()
+    first = {name: clocked(run)[0] for name, run in runs.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    # interleaved, so that a busy moment of the machine touches all three alike
+    for _ in range(arguments.repeats):
+        for name, run in runs.items():
+            times[name].append(clocked(run))
+    medians = {name: [statistics.median(column) for column in zip(*each, strict=True)] for name, each in times.items()}
+    rows: list[dict[str, object]] = []
+    for name, (wall, processor) in medians.items():
+        row = {"step": name, "seconds": round(wall, 3), "processor_seconds": round(processor, 3)}
+        row |= {"times_faster": round(medians["textbook"][1] / processor, 2)}
+        row |= {"first_call_seconds": round(first[name], 1)}
+        rows.append(row)
+    rows += risk_rows()
+    for row in rows:
+        print(row)
+    write(arguments.out, rows, repeats=arguments.repeats, faster="by processor seconds, medians")
+
+
+if __name__ == "__main__":
+    main()
