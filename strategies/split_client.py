@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_privacy.client import accuracy
-from fl_privacy.observation import Tensors
-from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
 from fl_privacy.seeding import subseed
-from fl_privacy.split_loop import state_of, step_seed
 from fl_privacy.split_rules import SplitParty
-from fl_privacy.split_training import ACTIVATION, ClientSegment, client_step, segments
+from fl_privacy.split_training import ACTIVATION, ClientSegment, segments
 from strategies.desk import one_thread
-from strategies.links import connect
-from strategies.messages import ARRAYS, CONFIG, arm_of, client_of, pack, reply_with, round_of, unpack
+from strategies.messages import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
+from strategies.split_turns import LABELS, OUTPUTS, Turns
 
 PartyOf = Callable[[Message, Context], SplitParty]
-LABELS, GRADIENT, OUTPUTS = "labels", "gradient", "outputs"
-# where a client's state lies between messages
-SEGMENT, OPTIMISER, ARM = "split.segment", "split.optimiser", "split.arm"
 
 
 def split_app(party_of: PartyOf) -> ClientApp:
@@ -75,92 +68,6 @@ def split_app(party_of: PartyOf) -> ClientApp:
             return _scored(message, context, party_of(message, context))
 
     return app
-
-
-class Turns:
-    """One message of a client's turn: segment and optimiser come from the message and from Flower's client state."""
-
-    def __init__(self, message: Message, context: Context, party: SplitParty) -> None:
-        self.message, self.context, self.party = message, context, party
-        self.client, self.round = client_of(context), round_of(message)
-        self.config: dict[str, Any] = dict(message.content.config_records[CONFIG])
-        self.step: int = self.config["step"]
-        self.segment = self._resume()
-
-    def _resume(self) -> ClientSegment:
-        kept = self.context.state
-        if ARM in kept and kept.config_records[ARM]["arm"] != arm_of(self.message):
-            kept.clear()  # another experiment's optimiser
-        kept[ARM] = ConfigRecord({"arm": arm_of(self.message)})
-        segment, _ = segments(self.party.model(), self.party.rules)
-        opens = self.step == 0 and self.message.metadata.message_type in ("train.split", "train.split_forward")
-        record = self.message.content.array_records[ARRAYS] if opens else kept.array_records[SEGMENT]
-        segment.owned.load_state_dict(unpack(record))
-        load_optimiser_state(segment.optimiser, unpack(kept.array_records.get(OPTIMISER, ArrayRecord())))
-        return segment
-
-    def _keep(self) -> None:
-        self.context.state[SEGMENT] = pack(state_of(self.segment.owned))
-        self.context.state[OPTIMISER] = pack(optimiser_state(self.segment.optimiser))
-
-    def _reply(self, examples: int, loss: float, arrays: Tensors | None = None) -> Message:
-        metrics = {"client": self.client, "num-examples": examples, "train_loss": loss}
-        return reply_with(self.message, metrics, arrays)
-
-    def _finish(self, examples: int, loss: float, end: int) -> Message:
-        """Keep the state for the next message; the last one of a turn hands the segment back instead."""
-        self._keep()
-        if end < self.party.steps(self.client):
-            return self._reply(examples, loss)
-        del self.context.state[SEGMENT]
-        return self._reply(examples, loss, state_of(self.segment.owned))
-
-    def over_the_link(self) -> Message:
-        """Mini-batches 'step' to 'end' (excluded), each over the link that the config gives the address of."""
-        visit, end = connect(self.config), int(self.config["end"])
-        losses, examples = [], 0
-        for step in range(self.step, end):
-            x, y = self.party.batch(self.client, self.round, step)
-            seed = step_seed(self.party, self.client, self.round, step)
-            losses.append(client_step(self.segment, x, y, self.party.chain, visit((self.client, step)), seed))
-            examples += len(y)
-        return self._finish(examples, sum(losses) / len(losses), end)
-
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor, int]:
-        x, y = self.party.batch(self.client, self.round, self.step)
-        return x, y, step_seed(self.party, self.client, self.round, self.step)
-
-    def forward(self) -> Message:
-        """Messages, first leg: release a mini-batch. Nothing of the pass is kept; the last leg repeats it."""
-        if self.step == 0:
-            self._keep()
-        x, y, seed = self._batch()
-        _, released = self.segment.release(x, self.party.chain, seed)
-        arrays = {ACTIVATION: released.detach()}
-        if self.party.rules.labels == "server":
-            arrays[LABELS] = y
-        return self._reply(len(y), 0.0, arrays)
-
-    def respond(self) -> Message:
-        """Messages, U-shape only: the server's outputs in, their gradient out."""
-        self.context.state[OUTPUTS] = self.message.content.array_records[ARRAYS]
-        _, y, seed = self._batch()
-        gradient, loss = self.segment.respond(unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS], y, seed)
-        return self._reply(len(y), loss, {GRADIENT: gradient})
-
-    def backward(self) -> Message:
-        """Messages, last leg: the gradient of the released activations in; the client steps."""
-        x, y, seed = self._batch()
-        loss = float(self.config.get("loss", 0.0))
-        self.segment.forget()
-        clean, released = self.segment.release(x, self.party.chain, seed)
-        if self.party.rules.labels == "client":
-            outputs = unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS]
-            _, loss = self.segment.respond(outputs, y, seed)
-            del self.context.state[OUTPUTS]
-        gradient = unpack(self.message.content.array_records[ARRAYS])[GRADIENT]
-        self.segment.descend(x, clean, released, gradient, self.party.chain)
-        return self._finish(len(y), loss, self.step + 1)
 
 
 def _owned(message: Message, party: SplitParty) -> ClientSegment:

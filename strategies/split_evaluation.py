@@ -14,8 +14,8 @@ from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ACTIVATION, segments
 from strategies.desk import one_thread
 from strategies.messages import ARRAYS, METRICS, unpack
-from strategies.split_client import LABELS, OUTPUTS
 from strategies.split_rounds import Asker
+from strategies.split_turns import LABELS, OUTPUTS
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from fl_privacy.split_training import ACTIVATION
 from strategies.desk import Turn
 from strategies.links import Hub, LocalHub
 from strategies.messages import ARRAYS, CONFIG, METRICS, pack, unpack
-from strategies.split_client import GRADIENT, LABELS, OUTPUTS
+from strategies.split_turns import GRADIENT, LABELS, OUTPUTS
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ class SplitSettings:
 
     `link`: 'ray', 'messages' or 'local'; the weights are the same. `parallel=False` hands the segment from client to
     client; True starts all from one segment and averages (SplitFed), `together` of them taking turns at once: on Ray
-    each of these needs a worker of its own. `observed_rounds` (None: all): rounds in which the server keeps every
-    client's first mini-batch. `grants` of {'query', 'model'} come with the observations: the client segment as a black
-    box or whole. `evaluate` adds an evaluation on held-out inputs to every round. `patience`: seconds that
-    a Ray server waits for a client whose turn it is.
+    each of these needs a worker of its own, or is given up when the server has waited `patience` seconds for it.
+    `observed_rounds` (None: all): rounds in which the server keeps every client's first mini-batch. `grants` of
+    {'query', 'model'} come with the observations: the client segment as a black box or whole. `evaluate` adds an
+    evaluation on held-out inputs to every round.
     """
 
     link: LinkKind = "ray"

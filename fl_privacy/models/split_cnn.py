@@ -23,8 +23,8 @@ def split_cnn(
 ) -> nn.Sequential:
     """Two 3x3 convolutions, max-pooling and 500 tanh units, published cut 'fc1'; then 128 ReLU units and the classes.
 
-    4,627,316 + 65,418 parameters at 1x28x28 and 10 classes. `softmax=True` ends in a softmax, as the published code does
-    in front of a cross entropy that applies its own: the loss then has a floor of 1.461 at 10 classes.
+    4,627,316 + 65,418 parameters at 1x28x28 and 10 classes. `softmax=True` ends in a softmax, as the published code
+    does in front of a cross entropy that applies its own: the loss then has a floor of 1.461 at 10 classes.
 
     Source: Titcombe et al. 2021; TTitcombe/Model-Inversion-SplitNN, src/dpsnn/models.py (ReLUSplitNN for 'relu').
     """

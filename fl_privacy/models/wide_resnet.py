@@ -41,7 +41,7 @@ def wide_resnet(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> nn.Sequential:
-    """WideResNet-28-`width`: a 3x3 stem, three groups of four pre-activation blocks, global average, linear; no dropout.
+    """WideResNet-28-`width`: a 3x3 stem, three groups of four pre-activation blocks, average, linear; no dropout.
 
     9.13 million parameters at width 5, 3x32x32 and 10 classes. `mean` and `std` per channel put a normalising stage in
     front; empty leaves it out. Sides must be multiples of 4.

@@ -1,0 +1,131 @@
+"""Speed of split learning: distance correlation, a NoPeek step, and mini-batches a second by link.
+
+python -m benchmarks.split [--out results/split_speed.json] [--steps 300]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from flwr.serverapp import ServerApp
+
+from benchmarks.record import write
+from benchmarks.split_world import RULES, bare_loop, clients, model
+from benchmarks.textbook_dcor import distance_correlation_by_pairs
+from fl_privacy.defences.base import Chain
+from fl_privacy.defences.nopeek import NoPeek
+from fl_privacy.metrics.distance_correlation import distance_correlation
+from fl_privacy.models import build_model
+from fl_privacy.observation import Spec
+from fl_privacy.seeding import stream
+from fl_privacy.split_rules import SplitRules
+from fl_privacy.split_training import ServerSegment, client_step, segments
+from simulations.ray_backend import run_ray
+from strategies.messages import OrderlyGrid, pack
+from strategies.split import SplitLearning, SplitSettings, split_schemas
+
+
+def seconds(work, repeats):
+    """The median time of `work()` over `repeats` calls, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def correlation_rows():
+    """Forward and backward at n = 128, x 784 and z 500 wide, against the pairwise loop on the same numbers."""
+    x = torch.rand(128, 784, generator=stream(0, "x"))
+    z = torch.rand(128, 500, generator=stream(0, "z")).requires_grad_()
+    by_pairs = seconds(lambda: distance_correlation_by_pairs(x, z).backward(), 3)
+    rows = []
+    for estimator in ("squared", "euclidean", "unbiased"):
+        own = seconds(lambda e=estimator: distance_correlation(x, z, e).backward(), 30)
+        rows.append(
+            {"what": f"distance correlation, {estimator}", "ms": own * 1e3, "pairwise_ms": by_pairs * 1e3,
+             "times_faster": by_pairs / own, "target": ">= 60"}
+        )  # fmt: skip
+    return rows
+
+
+def nopeek_row():
+    """One training step of the split CNN at batch 128, with the term and without, alternating."""
+    x, y = torch.rand(128, 1, 28, 28, generator=stream(0)), torch.randint(10, (128,), generator=stream(1))
+    rules = SplitRules(cut=("fc1",))
+    times: dict[float, list[float]] = {0.0: [], 0.5: []}
+    sides = {}
+    for weight in times:
+        client, module = segments(build_model("split_cnn", (1, 28, 28), 10, 0), rules)
+        sides[weight] = client, ServerSegment(module, rules), Chain((NoPeek(weight),))
+    for repeat in range(9):
+        for weight, (client, server, chain) in sides.items():
+            start = time.perf_counter()
+            client_step(client, x, y, chain, server, repeat)
+            times[weight].append(time.perf_counter() - start)
+    plain, nopeek = (statistics.median(times[weight][2:]) for weight in times)
+    return {"what": "NoPeek step, batch 128", "ms": nopeek * 1e3, "plain_ms": plain * 1e3,
+            "ratio": nopeek / plain, "target": "<= 1.3"}  # fmt: skip
+
+
+def rates(link, count, steps, rounds):
+    """Mini-batches a second, all clients together, of every round after the first."""
+    found = []
+
+    class Timed(SplitLearning):
+        def configure_train(self, *args):
+            start = time.perf_counter()
+            super().configure_train(*args)
+            found.append(count * steps / (time.perf_counter() - start))
+            return []
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid, context):
+        settings = SplitSettings(link=link, clients_per_round=count, parallel=True, together=count)
+        strategy = Timed(model, RULES, settings, Spec(image_shape=(1, 28, 28), classes=10, batch_size=32))
+        grid = OrderlyGrid(grid, count, schemas=split_schemas())
+        strategy.start(grid, pack(model().state_dict()), rounds)
+        assert all(counts.received == counts.expected for counts in grid.rounds)
+
+    functools.partial(run_ray, workers=count)(server, clients(steps), count)
+    return found[1:]
+
+
+def link_rows(steps):
+    bare_loop(50)
+    before = bare_loop(2 * steps)
+    one, four = rates("ray", 1, steps, 4), rates("ray", 4, steps, 4)
+    messages = rates("messages", 1, 15, 2)
+    bare = statistics.median([before, bare_loop(2 * steps), bare_loop(2 * steps)])
+    alone, together, slow = (statistics.median(found) for found in (one, four, messages))
+    return [
+        {"what": "bare loop in one process", "steps_per_s": bare},
+        {"what": "Ray link, 1 client", "steps_per_s": alone, "share_of_bare": alone / bare, "target": ">= 0.45"},
+        {"what": "Ray link, 4 clients", "steps_per_s": together, "share_of_bare": together / bare, "target": ">= 0.6"},
+        {"what": "message link, 1 client", "steps_per_s": slow, "ray_times_faster": alone / slow, "target": ">= 12"},
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/split_speed.json"))
+    parser.add_argument("--steps", type=int, default=300, help="mini-batches of one client's turn")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [*correlation_rows(), nopeek_row(), *link_rows(arguments.steps)]
+    for row in rows:
+        print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
+    write(arguments.out, rows, seed=0)
+
+
+if __name__ == "__main__":
+    main()
