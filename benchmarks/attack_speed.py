@@ -1,6 +1,6 @@
 """Time one GRNN iteration per victim: the library against the textbook loop, in one run, on one thread.
 
-    python -m benchmarks.attack_speed --out results/attack_speed.json
+python -m benchmarks.attack_speed --out results/attack_speed.json
 """
 
 import argparse
@@ -28,7 +28,9 @@ def victims(model: torch.nn.Module, count: int, batch: int) -> list[Observation]
         rng = stream(0, "victim", client)
         x, y = torch.rand(batch, 3, 32, 32, generator=rng), torch.randint(10, (batch,), generator=rng)
         payload, _ = gradient(model, x, y)
-        seen.append(Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model))
+        seen.append(
+            Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
+        )
     return seen
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--gradients", type=int, default=20, help="per weight seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--published", type=int, default=1000, help="iterations of the published attack; 0 leaves it out")
+    parser.add_argument("--published", type=int, default=1000, help="published iterations; 0 leaves it out")
     parser.add_argument("--ours", type=int, default=1000, help="iterations of ours; 0 leaves it out")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -53,7 +53,7 @@ def grnn_quality() -> str:
                         f"{statistics.fmean(seconds):.0f}" if seconds else "",
                     ]
                 )
-    header = ["victim", "batch", "attack", "images, seeds", "median PSNR (dB), by seed", "worst", "labels", "CPU s a seed"]
+    header = ["victim", "batch", "attack", "images, seeds", "median PSNR by seed", "worst", "labels", "CPU s a seed"]
     return markdown(header, body)
 
 
@@ -74,19 +74,28 @@ def attack_speed() -> str:
 
 
 def gradient_noise() -> str:
-    body = [
-        [
-            row["defence"],
-            f"{row['psnr']:.1f} ({row['psnr_low']:.1f} to {row['psnr_high']:.1f})",
-            f"{row['ssim']:.2f}",
-            f"{100 * row['label_accuracy']:.0f} %",
-            f"{row['loss_at_guess']:.2f}",
-            f"{row['loss_at_truth']:.2f}",
-            f"{100 * row['model_accuracy']:.1f} %" if row.get("model_accuracy") is not None else "",
-        ]
-        for row in rows("gradient_noise")
-    ]
-    header = ["defence", "PSNR (dB), 95 %", "SSIM", "labels", "loss at guess", "at truth", "model accuracy"]
+    """One line a defence and control, averaged over the seeds, with the lowest and highest seed."""
+    lines: dict[str, list[Row]] = {}
+    for row in rows("gradient_noise"):
+        name = row["attack"] if row["attack"].startswith("control") else row["defence"]
+        lines.setdefault(name, []).append(row)
+    body = []
+    for name, mine in lines.items():
+        accuracies = [row["model_accuracy"] for row in mine if row.get("model_accuracy") is not None]
+        psnr = [row["psnr"] for row in mine]
+        body.append(
+            [
+                name,
+                str(sum(row["images"] for row in mine)),
+                f"{statistics.fmean(psnr):.1f} ({min(psnr):.1f} to {max(psnr):.1f})",
+                f"{statistics.fmean(row['ssim'] for row in mine):.2f}",
+                f"{100 * statistics.fmean(row['label_accuracy'] for row in mine):.0f} %",
+                f"{statistics.fmean(row['loss_at_guess'] for row in mine):.2f}",
+                f"{statistics.fmean(row['loss_at_truth'] for row in mine):.2f}",
+                f"{100 * statistics.fmean(accuracies):.1f} %" if accuracies else "",
+            ]
+        )
+    header = ["defence", "images", "PSNR, by seed", "SSIM", "labels", "loss at guess", "at truth", "model accuracy"]
     return markdown(header, body)
 
 
@@ -112,7 +121,8 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text()
     if parser.parse_args().check:
-        sys.exit(0 if filled(text) == text else "README.md's tables differ from results/: run python -m benchmarks.tables")
+        same = filled(text) == text
+        sys.exit(0 if same else "README.md's tables differ from results/: run python -m benchmarks.tables")
     readme.write_text(filled(text))
 
 

@@ -1,7 +1,7 @@
 """The plain way to do what the library does fast: GRNN's generator and one attack iteration, one victim at a time.
 
-Written from the paper's description, layer by layer, with nothing shared with `fl_privacy.attacks`: the tests compare the
-two, and the speed benchmark times them side by side.
+Written from the paper's description, layer by layer, with nothing shared with `fl_privacy.attacks`: the tests compare
+the two, and the speed benchmark times them side by side.
 """
 
 import torch

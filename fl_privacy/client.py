@@ -49,7 +49,7 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int = 500)
     was_training = model.training
     model.eval()
     hits, loss = 0, 0.0
-    for x, y in zip(inputs.split(batch), labels.split(batch), strict=True):
+    for x, y in zip(torch.split(inputs, batch), torch.split(labels, batch), strict=True):
         logits = model(x)
         hits += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))

@@ -30,7 +30,7 @@ def test_a_name_is_entered_once(things):
 
 
 def test_an_unknown_name_lists_the_known_and_the_closest(things):
-    with pytest.raises(UnknownName, match="no thing is called 'thin'. Did you mean 'thing'\\? Known: thing"):
+    with pytest.raises(UnknownName, match=r"no thing is called 'thin'. Did you mean 'thing'\? Known: thing"):
         things["thin"]
 
 
@@ -44,7 +44,7 @@ def test_facts_summary_and_name(things):
 
 def test_a_users_own_code_by_path(things):
     assert things["collections:OrderedDict"].__name__ == "OrderedDict"
-    with pytest.raises(UnknownName, match="package.module:name"):
+    with pytest.raises(UnknownName, match=r"package.module:name"):
         things["no.such.module:Thing"]
 
 
@@ -72,7 +72,7 @@ def test_a_wrong_value_is_named(things, settings, message):
 
 
 def test_a_wrong_key_is_named(things):
-    with pytest.raises(UnknownName, match="no setting of thing 'thing' is called 'sice'. Did you mean 'size'"):
+    with pytest.raises(UnknownName, match=r"no setting of thing 'thing' is called 'sice'. Did you mean 'size'"):
         things.configure("thing", {"sice": 1})
 
 

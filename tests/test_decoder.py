@@ -42,8 +42,15 @@ def observe(images, chain=None, round=0, spatial=False, known=True):
     if chain is not None:
         payload = chain.on_release(payload, seed=100 + round)
     return Observation(
-        channel=Channel.ACTIVATION, payload=payload, spec=replace(SPEC, batch_size=len(images)), round=round, client=0,
-        model=net, query=net, public=Images(PUBLIC), defence=chain if known else None,
+        channel=Channel.ACTIVATION,
+        payload=payload,
+        spec=replace(SPEC, batch_size=len(images)),
+        round=round,
+        client=0,
+        model=net,
+        query=net,
+        public=Images(PUBLIC),
+        defence=chain if known else None,
     )
 
 

@@ -54,7 +54,9 @@ def test_names_shapes_dtypes_and_input_survive(name, payload):
     assert all(torch.equal(after[key], again[key]) for key in after)
 
 
-@pytest.mark.parametrize(("defence", "law"), [(GaussianNoise(0.7), stats.norm(0, 0.7)), (LaplaceNoise(0.7), stats.laplace(0, 0.7))])
+@pytest.mark.parametrize(
+    ("defence", "law"), [(GaussianNoise(0.7), stats.norm(0, 0.7)), (LaplaceNoise(0.7), stats.laplace(0, 0.7))]
+)
 def test_noise_follows_its_law(defence, law):
     draws = defence.on_release({"x": torch.zeros(20_000)}, stream(3, "law"))["x"].double().numpy()
     assert stats.kstest(draws, law.cdf).pvalue > 1e-3
@@ -69,7 +71,10 @@ def test_noise_follows_its_law(defence, law):
 )
 @settings(deadline=None)
 def test_clip_bounds_the_norm_and_keeps_the_direction(values, norm):
-    payload = {"a": torch.tensor(values[::2], dtype=torch.float32), "b": torch.tensor(values[1::2], dtype=torch.float32)}
+    payload = {
+        "a": torch.tensor(values[::2], dtype=torch.float32),
+        "b": torch.tensor(values[1::2], dtype=torch.float32),
+    }
     out = Clip(norm).on_release(payload, stream(0))
     before = torch.cat([*payload.values()]).double()
     after = torch.cat([*out.values()]).double()

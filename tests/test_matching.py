@@ -138,7 +138,9 @@ def test_generator_has_the_published_size_and_spread():
     generator = GrnnGenerator((3, 32, 32), 100, 1, 1, 128, 32, stream(0, "generator"))
     assert sum(p.numel() for p in generator.parameters()) == 723_888
     plain = textbook.Generator(32, 3, 100)
-    assert float(generator.first_weight.detach().std()) == pytest.approx(float(plain.first.weight.detach().std()), rel=0.02)
+    assert float(generator.first_weight.detach().std()) == pytest.approx(
+        float(plain.first.weight.detach().std()), rel=0.02
+    )
     for ours, block in zip(generator.convs, plain.blocks, strict=True):
         assert float(ours.detach().std()) == pytest.approx(float(block.conv.weight.detach().std()), rel=0.05)
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_conformance(name):
     _, truth = pair()
     scores = [sign * metric(pair(noise=noise)[0], truth) for noise in (0.0, 0.05, 0.2, 0.5)]
     assert all(score.shape == (4,) and torch.isfinite(score).all() for score in scores)
-    for better, worse in zip(scores, scores[1:], strict=False):
+    for better, worse in pairwise(scores):
         assert (better > worse).all(), "a metric must worsen as noise grows"
     assert metric(truth[:0], truth[:0]).shape == (0,)
     single = torch.stack([metric(truth[i : i + 1].flip(-1), truth[i : i + 1])[0] for i in range(4)])

@@ -16,7 +16,7 @@ from fl_privacy.split_loop import SplitLoop
 from fl_privacy.split_training import segments
 from simulations.local import run_local
 from simulations.ray_backend import run_ray
-from strategies.desk import Desk, OutOfTurn
+from strategies.desk import Desk, OutOfTurn, one_thread
 from strategies.links import connect, open_hub
 from strategies.split import SplitLearning, SplitSettings
 
@@ -34,6 +34,7 @@ RULES = {
 }
 
 
+@one_thread()
 def loop(rounds=2, rules=None, **settings):
     plain = SplitLoop(party(**(rules or {})))
     for number in range(1, rounds + 1):
@@ -105,6 +106,7 @@ def test_a_client_that_fails_is_left_out_and_the_others_go_on(link, settings):
     assert all(counts.expected == counts.received + counts.failed for counts in grid.rounds)
 
 
+@one_thread()
 def test_the_server_sees_the_first_mini_batch_as_released_and_black_box_only_by_default():
     _, seen, _, _, _ = learn(run_local, "local", rounds=2, observed_rounds=[2])
     assert [(o.round, o.client) for o in seen] == [(2, 0), (2, 1), (2, 2)]
@@ -129,6 +131,7 @@ def test_labels_that_stay_at_the_client_are_never_seen():
     assert all(counts.failed == counts.rejected == 0 for counts in grid.rounds)
 
 
+@one_thread()
 def test_inference_rounds_release_the_same_inputs_with_fresh_noise():
     weights, _, inferred, _, _ = learn(run_local, "local", infer=2, grants=frozenset({"model", "query"}))
     assert [(o.round, o.client) for o in inferred] == [(r, c) for r in (3, 4) for c in range(CLIENTS)]
@@ -158,6 +161,19 @@ def test_evaluation_goes_through_the_served_activations(rules):
     found = result.evaluate_metrics_clientapp[1]
     assert found["eval_accuracy"] == pytest.approx(sum(hits) / CLIENTS, abs=1e-6)
     assert found["num-examples"] == 8 * CLIENTS
+
+
+def test_the_number_of_threads_of_the_process_changes_no_bit():
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(learn(run_local, "messages", rounds=1)[0])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(*found)
 
 
 def test_partial_participation_is_seeded_and_covers_all():

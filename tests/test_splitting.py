@@ -20,10 +20,7 @@ def small(name):
 
 
 CUTS = [
-    (name, stage)
-    for name in MODELS
-    if isinstance(small(name), nn.Sequential)
-    for stage in stages(small(name))[:-1]
+    (name, stage) for name in MODELS if isinstance(small(name), nn.Sequential) for stage in stages(small(name))[:-1]
 ]
 
 
@@ -44,7 +41,9 @@ def test_a_users_sequence_without_names_is_cut_by_position_and_into_three():
     x = torch.randn(2, 3)
     assert torch.equal(head(middle(front(x))), model(x))
     assert [list(part.state_dict()) for part in (front, middle, head)] == [
-        ["0.weight", "0.bias"], ["2.weight", "2.bias"], ["3.weight", "3.bias"]
+        ["0.weight", "0.bias"],
+        ["2.weight", "2.bias"],
+        ["3.weight", "3.bias"],
     ]
     assert front[0] is model[0]
 

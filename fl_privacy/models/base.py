@@ -49,4 +49,4 @@ def build_model(
 def features_out(stages: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """The number of values that `stages` make of one image (C, H, W)."""
     with torch.no_grad():
-        return stages(torch.zeros(2, *image_shape))[0].numel()
+        return int(stages(torch.zeros(2, *image_shape))[0].numel())
