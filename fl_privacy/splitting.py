@@ -43,9 +43,7 @@ def cut(model: nn.Module, *after: str) -> tuple[nn.Sequential, ...]:
         raise ValueError(f"'{after[-1]}' is the last stage: a cut after it leaves the next party nothing to compute")
     children = list(model.named_children())
     bounds = [0, *ends, len(names)]
-    return tuple(
-        nn.Sequential(OrderedDict(children[start:end])) for start, end in pairwise(bounds)
-    )
+    return tuple(nn.Sequential(OrderedDict(children[start:end])) for start, end in pairwise(bounds))
 
 
 def rejoin(*segments: nn.Sequential) -> nn.Sequential:

@@ -75,9 +75,7 @@ class DecoderAsPublished(LearnedDecoder):
             network = AffineDecoder(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)
             for _ in range(self.epochs):
-                batches = zip(
-                    torch.split(released, self.batch_size), torch.split(images, self.batch_size), strict=True
-                )
+                batches = zip(torch.split(released, self.batch_size), torch.split(images, self.batch_size), strict=True)
                 for z, x in batches:
                     descend(network, optimiser, z, x)
         return network

@@ -117,7 +117,5 @@ def transposed_wide_resnet(image_shape: tuple[int, int, int], classes: int, widt
         stages[f"group{index + 1}"] = nn.Sequential(
             first, *(TransposedBlock(after, after, index == 0) for _ in range(BLOCKS - 1))
         )
-    stages["out"] = nn.Sequential(
-        nn.ConvTranspose2d(sizes[-1], image_shape[0], 3, 1, 1, bias=False), nn.Sigmoid()
-    )
+    stages["out"] = nn.Sequential(nn.ConvTranspose2d(sizes[-1], image_shape[0], 3, 1, 1, bias=False), nn.Sigmoid())
     return nn.Sequential(stages)

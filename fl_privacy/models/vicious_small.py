@@ -8,9 +8,7 @@ from fl_privacy.models.base import MODELS, features_out
 
 
 @MODELS.register("vicious_small")
-def vicious_small(
-    image_shape: tuple[int, int, int], classes: int, width: int = 32, hidden: int = 256
-) -> nn.Sequential:
+def vicious_small(image_shape: tuple[int, int, int], classes: int, width: int = 32, hidden: int = 256) -> nn.Sequential:
     """Three convolutions (5x5 and 3x3 of stride 2, 3x3), batch normalisation, ReLU and one hidden layer.
 
     0.86 million parameters at 1x28x28, width 32 and 10 classes, most of them in the hidden layer: it must carry an
@@ -26,8 +24,6 @@ def vicious_small(
         )
     )
     features = features_out(body, image_shape)
-    body.add_module(
-        "hidden", nn.Sequential(nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
-    )
+    body.add_module("hidden", nn.Sequential(nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()))
     body.add_module("head", nn.Linear(hidden, classes))
     return body
