@@ -25,6 +25,8 @@ from simulations.world import World, world_of
 from strategies.gradient import gradient_app
 from strategies.messages import Counts, OrderlyGrid, arm_of, pack, unpack
 
+PROGRESS_LINES = 6  # an arm
+
 
 def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
     """The server, which leaves what it saw and measured in `out`, and the client of an experiment."""
@@ -51,7 +53,9 @@ def collect(world: World, grid: Grid, out: Path, note: Note) -> None:
         min_replies=experiment.min_replies,
         schemas=CHANNELS[experiment.channel].schemas(world),
     )
-    note(f"waiting for {experiment.clients} clients")
+    note(f"starting {experiment.clients} clients, which takes a while on Ray")
+    orderly.get_node_ids()
+    note(f"{experiment.clients} clients are ready")
     arms = [_run_arm(world, arm, orderly, out, note) for arm in range(len(experiment.arms))]
     files.write_json(out / files.ROUNDS, arms)
 
@@ -66,8 +70,9 @@ def _run_arm(world: World, arm: int, grid: OrderlyGrid, out: Path, note: Note) -
         model = world.model()
         model.load_state_dict(unpack(arrays))
         hits, loss = accuracy(model, *world.held_out)
-        progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
-        note(f"defence {experiment.arms[arm]}: {progress}")
+        if round % max(1, experiment.rounds // PROGRESS_LINES) == 0 or round == experiment.rounds:
+            progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
+            note(f"defence {experiment.arms[arm]}: {progress}")
         return MetricRecord({"accuracy": hits, "loss": loss})
 
     start = len(grid.rounds)
