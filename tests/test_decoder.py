@@ -24,7 +24,7 @@ PUBLIC, PRIVATE = IMAGES[:800], IMAGES[1000:1016]
 SPEC = Spec(image_shape=(1, 8, 8), classes=10, batch_size=8, training_mode=False)
 QUICK = Decoder(steps=150, batch_size=64, width=16, blocks=1, copies=2)
 PUBLISHED = DecoderAsPublished(epochs=10, batch_size=32, learning_rate=1e-3)
-OPTIMISED = Rmle(iterations=150)
+OPTIMISED = Rmle(iterations=150, tv=1e-3)
 
 
 def segment(spatial=False):

@@ -31,9 +31,9 @@ class Rmle(Attack):
     channels: ClassVar[frozenset[Channel]] = frozenset({Channel.ACTIVATION})
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
 
-    iterations: int = 500
+    iterations: int = 1000
     learning_rate: float = 0.05
-    tv: float = 1e-3
+    tv: float = 0.1
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         guesses: dict[int, Reconstruction] = {}
