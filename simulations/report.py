@@ -31,9 +31,9 @@ COLUMNS = {
 }
 READING = (
     "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
-    "guess's. Labels leak separately, and a faint outline can survive a low PSNR: look at the figure. Where PSNR is low, "
-    "compare the losses, the attack's own objective: higher at the guess than at the truth, and the attack failed, so "
-    "that the defence may claim nothing; not higher, and this attack cannot tell its guess from the truth."
+    "guess's. Labels leak separately, and a faint outline can survive a low PSNR: look at the figure. Where PSNR is "
+    "low, compare the losses, the attack's own objective: higher at the guess than at the truth, and the attack "
+    "failed, so that the defence may claim nothing; not higher, and it cannot tell its guess from the truth."
 )
 
 
