@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy, mse
-from fl_privacy.observation import Images, Observation, Reconstruction
+from fl_privacy.observation import Channel, Images, Observation, Reconstruction
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,20 @@ def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
     return replace(guess, inputs=guess.inputs[order], labels=labels)
 
 
+def matched(seen: Observation, guess: Reconstruction, truth: Truth) -> Reconstruction:
+    """The guess in the truth's order: activations and outputs have a row an image, so only the others are aligned."""
+    return guess if seen.channel in (Channel.ACTIVATION, Channel.OUTPUT) else align(guess, truth)
+
+
 def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth) -> Score:
     """Score one guess against its truth on every catalogued metric, after matching the batch."""
-    matched = align(guess, truth)
-    values = {name: METRICS[name](matched.inputs, truth.inputs) for name in METRICS}
-    if matched.labels is None:
+    guess = matched(seen, guess, truth)
+    values = {name: METRICS[name](guess.inputs, truth.inputs) for name in METRICS}
+    if guess.labels is None:
         accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
     else:
-        accuracy = label_accuracy(matched.labels, truth.labels, seen.spec.classes)
-        correct = matched.labels == truth.labels
+        accuracy = label_accuracy(guess.labels, truth.labels, seen.spec.classes)
+        correct = guess.labels == truth.labels
     return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
 
 

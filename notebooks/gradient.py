@@ -29,7 +29,7 @@ from IPython.display import Image, display
 from simulations.experiment import Experiment
 from simulations.reattack import attack_again
 from simulations.run import simulate
-from simulations.storage import load_observations
+from simulations.stages import observed
 from simulations.world import world_of
 
 runs = Path(tempfile.mkdtemp())
@@ -66,7 +66,7 @@ result = simulate(experiment, out=runs / "first", backend="local")
 
 # %%
 world = world_of(experiment.to_json(), None)
-seen = load_observations(result.folder / "observations", lambda spec: world.model(), experiment.chains)
+seen = observed(world, result.folder)
 first = next(iter(seen.values()))
 for name, values in first.payload.items():
     print(f"{name:16} {tuple(values.shape)!s:18} mean {values.mean():+.4f}  largest {values.abs().max():.4f}")

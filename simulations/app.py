@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import Result as FlowerResult
 
-from fl_privacy.client import Party, accuracy
 from fl_privacy.data import data_root
 from fl_privacy.observation import Observation
 from simulations import files, storage
 from simulations.attacking import Note, run_here
-from simulations.channels import CHANNELS
+from simulations.channels import CHANNELS, Place
 from simulations.experiment import Experiment
 from simulations.settings import load_experiment
 from simulations.stages import finish, write_config
 from simulations.world import World, world_of
-from strategies.gradient import gradient_app
-from strategies.messages import Counts, OrderlyGrid, arm_of, pack, unpack
-
-PROGRESS_LINES = 6  # an arm
+from strategies.messages import OrderlyGrid
 
 
 def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
@@ -36,73 +29,33 @@ def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = prin
     def main(grid: Grid, context: Context) -> None:
         collect(world_of(experiment.to_json(), root), grid, out, note)
 
-    return server_app, gradient_app(partial(_party, experiment.to_json(), root))
+    return server_app, CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
 
 
-def _party(experiment_json: str, root: Path | None, message: Message, context: Context) -> Party:
-    return world_of(experiment_json, root).party(arm_of(message))
+def _world(experiment_json: str, root: Path | None, message: Message, context: Context) -> World:
+    return world_of(experiment_json, root)
 
 
 def collect(world: World, grid: Grid, out: Path, note: Note) -> None:
     """Run the rounds of every arm and leave observations/ and rounds.json in `out`."""
     experiment = world.experiment
+    kind, place = CHANNELS[experiment.channel], Place(out, note)
+    kind.prepare(world, place)
     orderly = OrderlyGrid(
         grid,
         experiment.clients,
         deadline=experiment.timeout,
         min_replies=experiment.min_replies,
-        schemas=CHANNELS[experiment.channel].schemas(world),
+        schemas=kind.schemas(world),
     )
     note(f"starting {experiment.clients} clients, which takes a while on Ray")
     orderly.get_node_ids()
     note(f"{experiment.clients} clients are ready")
-    arms = [_run_arm(world, arm, orderly, out, note) for arm in range(len(experiment.arms))]
-    files.write_json(out / files.ROUNDS, arms)
 
-
-def _run_arm(world: World, arm: int, grid: OrderlyGrid, out: Path, note: Note) -> dict[str, Any]:
-    experiment = world.experiment
-
-    def sink(seen: Observation) -> None:
+    def sink(arm: int, seen: Observation) -> None:
         storage.save_observation(out / files.OBSERVATIONS, arm, seen)
 
-    def evaluate(round: int, arrays: ArrayRecord) -> MetricRecord:
-        model = world.model()
-        model.load_state_dict(unpack(arrays))
-        hits, loss = accuracy(model, *world.held_out)
-        if round % max(1, experiment.rounds // PROGRESS_LINES) == 0 or round == experiment.rounds:
-            progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
-            note(f"defence {experiment.arms[arm]}: {progress}")
-        return MetricRecord({"accuracy": hits, "loss": loss})
-
-    start = len(grid.rounds)
-    strategy = CHANNELS[experiment.channel].server(world, sink)
-    result = strategy.start(
-        grid,
-        pack(world.model().state_dict()),
-        num_rounds=experiment.rounds,
-        timeout=experiment.timeout,
-        train_config=ConfigRecord({"arm": arm}),
-        evaluate_fn=evaluate,
-    )
-    return {"defence": experiment.arms[arm], "rounds": _rounds(experiment.rounds, result, grid.rounds[start:])}
-
-
-def _rounds(rounds: int, result: FlowerResult, counts: list[Counts]) -> list[dict[str, Any]]:
-    """One row a round in the schema of Flower's Result, and what became of that round's messages."""
-    trained = [each for each in counts if each.message_type.startswith("train")]
-    rows = []
-    for round in range(rounds + 1):
-        row: dict[str, Any] = {"round": round}
-        for key, history in (
-            ("train_metrics", result.train_metrics_clientapp),
-            ("evaluate_metrics_clientapp", result.evaluate_metrics_clientapp),
-            ("evaluate_metrics_serverapp", result.evaluate_metrics_serverapp),
-        ):
-            row[key] = dict(history[round]) if round in history else None
-        row["counts"] = asdict(trained[round - 1]) if 1 <= round <= len(trained) else None
-        rows.append(row)
-    return rows
+    files.write_json(out / files.ROUNDS, kind.collect(world, orderly, sink, place))
 
 
 server = ServerApp()
@@ -127,10 +80,14 @@ def _configured(context: Context) -> tuple[Experiment, Path | None]:
     return experiment, data_root(str(config.get("data-root", "")))
 
 
-def _configured_party(message: Message, context: Context) -> Party:
-    experiment, root = _configured(context)
-    return _party(experiment.to_json(), root, message, context)
+class _Configured(ClientApp):
+    """The clients of whatever experiment the run config names."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        experiment, root = _configured(context)
+        app = CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
+        return app(message, context)
 
 
-client = gradient_app(_configured_party)
+client = _Configured()
 """The client of `flwr run .`."""

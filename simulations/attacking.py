@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -27,8 +27,9 @@ HEARTBEAT = 10  # seconds between two signs of life
 
 @dataclass(frozen=True)
 class Job:
-    """The observations of one arm and round: one attack call, so that how many run at once changes no bit."""
+    """The observations of one group: one attack call, so that how many run at once changes no bit."""
 
+    label: str
     attack: Attack
     keys: tuple[Key, ...]
     seen: tuple[Observation, ...]
@@ -47,11 +48,23 @@ class Job:
 Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
 
 
-def jobs(attack: Attack, seen: dict[Key, Observation], clients: int, seed: int, device: str) -> list[Job]:
-    """One job an arm and round, each with the first `clients` of the clients that answered."""
-    groups = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
-    chosen = [tuple(keys)[:clients] for _, keys in groups]
-    return [Job(attack, keys, tuple(seen[key] for key in keys), seed, device) for keys in chosen]
+def jobs(
+    attacks: Mapping[str, Attack],
+    seen: Mapping[Key, Observation],
+    clients: int,
+    seed: int,
+    device: str,
+    group: Callable[[Key], tuple[int, ...]],
+) -> list[Job]:
+    """One job an attack and group, over the first `clients` of the clients that answered in a round."""
+    rounds = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
+    attacked = [key for _, keys in rounds for key in list(keys)[:clients]]
+    chosen = [tuple(keys) for _, keys in groupby(attacked, key=group)]
+    return [
+        Job(label, attack, keys, tuple(seen[key] for key in keys), seed, device)
+        for label, attack in attacks.items()
+        for keys in chosen
+    ]
 
 
 def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fl_privacy.attacks import ATTACKS
+from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.catalogue import UnknownName, check_settings
 from fl_privacy.data import DATASETS, PARTITIONS
 from fl_privacy.data.base import keyword_settings
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from simulations.experiment import Experiment
 
 COMPONENTS = ("dataset", "partition", "model", "attack")
+SLICE = ("split", "first", "count")
+"""Which images of its data set are public, beside that data set's own settings."""
 DEVICES = ("cpu", "cuda", "auto")
 POSITIVE = ("clients", "clients_per_round", "rounds", "batch_size", "attacked_clients", "min_replies")
 AT_MOST = (
@@ -37,16 +39,15 @@ def component(key: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
-def arms(value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
-    """The arms as tuples: a list of chains, each a list of defences; the empty chain defends nothing."""
+def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """Chains as tuples: a list of lists of defences; the empty chain defends nothing."""
     if not isinstance(value, list | tuple) or not all(isinstance(each, list | tuple) for each in value):
         raise ValueError(
-            "'defences' takes a list of chains, such as [[], [{name = \"gaussian_noise\", scale = 0.1}]], "
-            f"not {value!r}"
+            f"'{key}' takes a list of chains, such as [[], [{{name = \"gaussian_noise\", scale = 0.1}}]], not {value!r}"
         )
     if not value:
-        raise ValueError("'defences' needs at least one chain; [[]] is a run without any defence")
-    return tuple(tuple(component("defences", each) for each in chain) for chain in value)
+        raise ValueError(f"'{key}' needs at least one chain; [[]] is a run without any defence")
+    return tuple(tuple(component(key, each) for each in chain) for chain in value)
 
 
 def check(experiment: Experiment) -> None:
@@ -57,7 +58,9 @@ def check(experiment: Experiment) -> None:
     """
     _check_values(experiment)
     _check_components(experiment)
-    _check_attack(experiment)
+    experiment.rules  # noqa: B018 (a wrong setting is named when it is read)
+    CHANNELS[experiment.channel].check(experiment)
+    _check_attacks(experiment)
 
 
 def _check_values(experiment: Experiment) -> None:
@@ -81,6 +84,9 @@ def _check_values(experiment: Experiment) -> None:
                 f"'{low}' ({getattr(experiment, low)}) cannot be more than '{high}' ({getattr(experiment, high)})"
             )
     _check_rounds(experiment.attacked_rounds, experiment.rounds)
+    held = experiment.train_images
+    if held and not (len(held) == 2 and 0 <= held[0] < held[1]):
+        raise ValueError(f"'train_images' takes a first image and an end, such as [0, 40000], not {list(held)}")
 
 
 def _check_rounds(attacked: Sequence[int], rounds: int) -> None:
@@ -99,27 +105,44 @@ def _check_components(experiment: Experiment) -> None:
     name, settings = _split(experiment.model)
     settings.pop("init", None)
     check_settings(f"model '{name}'", MODELS[name], settings)
-    labels = [chain(list(arm)).label for arm in experiment.defences]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"'defences' has the same chain twice: {', '.join(twice)}")
+    _check_public(experiment.public)
+    for key in ("defences", "serving"):
+        _check_unique(key, "chain", [chain(list(each)).label for each in getattr(experiment, key)])
 
 
-def _check_attack(experiment: Experiment) -> None:
-    name, settings = _split(experiment.attack)
-    attack = ATTACKS.configure(name, settings)
-    kind = CHANNELS[experiment.channel]
+def _check_public(public: Mapping[str, Any]) -> None:
+    if public:
+        name, settings = _split(component("public", public))
+        keyword_settings(f"data set '{name}'", DATASETS[name], {k: v for k, v in settings.items() if k not in SLICE})
+        if settings.get("split", "train") not in ("train", "test"):
+            raise ValueError(f"'public.split' takes train or test, not {settings['split']!r}")
+
+
+def _check_unique(key: str, what: str, labels: Sequence[str]) -> None:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"'{key}' has the same {what} twice: {', '.join(twice)}")
+
+
+def _check_attacks(experiment: Experiment) -> None:
+    components = (experiment.attack, *experiment.also)
+    labels = [str(each.get("label", each["name"])) for each in components]
+    _check_unique("also", "attack (give one of them a 'label')", labels)
+    for each, attack in zip(components, experiment.attacks.values(), strict=True):
+        _check_attack(experiment, each["name"], attack)
+
+
+def _check_attack(experiment: Experiment, name: str, attack: Attack) -> None:
     if experiment.channel not in attack.channels:
         fitting = [each for each in ATTACKS if experiment.channel in ATTACKS[each].channels]
         raise ValueError(
             f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and the channel of this "
             f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
         )
-    withheld = sorted(attack.needs - kind.grants)
-    if withheld:
+    granted = CHANNELS[experiment.channel].grants(experiment)
+    if withheld := sorted(attack.needs - granted):
         raise ValueError(
             f"the attack '{name}' needs the observation's {', '.join(withheld)}; the {experiment.channel} channel's "
-            f"adversary holds {', '.join(sorted(kind.grants))}."
+            f"adversary holds {', '.join(sorted(granted))}."
         )
 
 

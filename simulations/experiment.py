@@ -12,6 +12,7 @@ from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.catalogue import check_settings
 from fl_privacy.defences import Chain, chain
 from simulations import checks
+from simulations.channels import CHANNELS
 
 Component = Mapping[str, Any]
 """A catalogue name and its settings: {'name': 'grnn', 'iterations': 500}."""
@@ -26,11 +27,16 @@ def settings_of(component: Component) -> dict[str, Any]:
 class Experiment:
     """One experiment: who shares what with whom, who attacks it, and which defences are compared.
 
-    `defences` are the *arms*: chains that run one after another with everything else equal. `learning_rate` is the
-    step by which shared gradients change the model; `batch_size` images enter one message. The adversary attacks the
-    first `attacked_clients` replies of each of the `attacked_rounds`. `timeout` is a round's deadline in seconds; a
-    round with fewer valid replies than `min_replies` is skipped. `show_originals` lets the figure show private images.
-    `expected` holds published values that the report prints beside the measured ones.
+    `defences` are chains that run one after another with everything else equal. Each is an *arm*; where `serving` has
+    chains too, what was trained under a defence is served under each of those, and every pair is an arm. `protocol`
+    holds what only this channel knows. `learning_rate` is the step by which shared gradients change the model;
+    `batch_size` images enter one message. The clients hold the training images of `train_images` (first, end; all of
+    them by default), and the adversary may own the `public` ones: a data set with its `split`, `first` and `count`.
+
+    `attack`, and the attacks of `also`, see the first `attacked_clients` replies of each of the `attacked_rounds`; a
+    `label` tells two settings of one attack apart. `timeout` is a round's deadline in seconds; a round with fewer valid
+    replies than `min_replies` is skipped. `show_originals` lets the figure show private images. `expected` holds rows
+    of published values, each with the `defence` (and `attack`) beside whose measured ones the report prints them.
 
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
@@ -43,7 +49,12 @@ class Experiment:
     partition: Component = field(default_factory=lambda: {"name": "iid"})
     model: Component = field(default_factory=lambda: {"name": "lenet_dlg"})
     attack: Component = field(default_factory=lambda: {"name": "grnn"})
+    also: tuple[Component, ...] = ()
     defences: tuple[tuple[Component, ...], ...] = ((),)
+    serving: tuple[tuple[Component, ...], ...] = ()
+    protocol: Component = field(default_factory=dict)
+    public: Component = field(default_factory=dict)
+    train_images: tuple[int, ...] = ()
     clients: int = 10
     clients_per_round: int = 10
     rounds: int = 1
@@ -55,12 +66,14 @@ class Experiment:
     timeout: float = 600.0
     device: str = "cpu"
     show_originals: bool = False
-    expected: Component = field(default_factory=dict)
+    expected: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         for key in checks.COMPONENTS:
             object.__setattr__(self, key, checks.component(key, getattr(self, key)))
-        object.__setattr__(self, "defences", checks.arms(self.defences))
+        object.__setattr__(self, "also", tuple(checks.component("also", each) for each in self.also))
+        object.__setattr__(self, "defences", checks.chains("defences", self.defences))
+        object.__setattr__(self, "serving", checks.chains("serving", self.serving) if self.serving else ())
         for key, value in check_settings("the experiment", type(self), vars(self)).items():
             object.__setattr__(self, key, value)
         checks.check(self)
@@ -69,8 +82,9 @@ class Experiment:
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """An experiment from plain values, as TOML or JSON gives them; an unknown key lists the known ones."""
         settings = {"name": "unnamed", **settings}
-        if "defences" in settings:
-            settings["defences"] = checks.arms(settings["defences"])
+        for key in ("defences", "serving"):
+            if settings.get(key):
+                settings[key] = checks.chains(key, settings[key])
         return cls(**check_settings("the experiment", cls, settings))
 
     @classmethod
@@ -84,16 +98,49 @@ class Experiment:
     def __hash__(self) -> int:
         return hash(self.to_json())
 
-    def configured_attack(self) -> Attack:
-        attack: Attack = ATTACKS.configure(self.attack["name"], settings_of(self.attack))
-        return attack
+    @cached_property
+    def attacks(self) -> Mapping[str, Attack]:
+        """The attacks by label."""
+        return {label_of(each): _attack(each) for each in (self.attack, *self.also)}
+
+    @cached_property
+    def rules(self) -> Any:
+        """The settings of the channel's protocol."""
+        return configured_protocol(self.channel, self.protocol)
+
+    @cached_property
+    def trained(self) -> Sequence[Chain]:
+        """The chain under which each arm's model is trained."""
+        return tuple(chain(list(each)) for each in self.defences for _ in self.serving or (None,))
 
     @cached_property
     def chains(self) -> Sequence[Chain]:
-        """The chain of every arm."""
-        return tuple(chain(list(arm)) for arm in self.defences)
+        """The chain under which each arm releases what the adversary attacks."""
+        if not self.serving:
+            return self.trained
+        return tuple(chain(list(each)) for _ in self.defences for each in self.serving)
 
     @cached_property
     def arms(self) -> Sequence[str]:
         """How tables name every arm."""
-        return tuple(each.label for each in self.chains)
+        if not self.serving:
+            return tuple(each.label for each in self.chains)
+        pairs = zip(self.trained, self.chains, strict=True)
+        return tuple(f"{trained.label}; serving {served.label}" for trained, served in pairs)
+
+
+def label_of(attack: Component) -> str:
+    """How tables name an attack: its label, or else its name."""
+    return str(attack.get("label", attack["name"]))
+
+
+def _attack(component: Component) -> Attack:
+    settings = {key: value for key, value in settings_of(component).items() if key != "label"}
+    attack: Attack = ATTACKS.configure(component["name"], settings)
+    return attack
+
+
+def configured_protocol(channel: str, settings: Mapping[str, Any]) -> Any:
+    """The checked settings of a channel's protocol."""
+    kind = CHANNELS[channel]
+    return kind.protocol(**check_settings(f"the protocol of the {channel} channel", kind.protocol, settings))

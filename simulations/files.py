@@ -27,6 +27,11 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("outputs") / name / f"{time.strftime('%Y%m%d-%H%M%S')}_{seed}"
 
 
+def guesses_folder(folder: Path, label: str) -> Path:
+    """Where the reconstructions of the attack of this label lie."""
+    return folder / GUESSES / label.replace(" ", "_")
+
+
 def new_folder(path: Path) -> Path:
     """Make an empty folder for a run and return its absolute path.
 

@@ -35,9 +35,10 @@ def _draw_images(world: World, path: Path, scored: Sequence[Scored], originals: 
     blocks = [_private(next(iter(columns.values())))] if originals else []
     blocks += [_column(attack, defence, group) for (attack, defence), group in columns.items()]
     experiment = world.experiment
+    attacks = ", ".join(experiment.attacks)
     title = (
         f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
-        f"shared ({experiment.attack['name']}; PSNR below each, higher is closer)"
+        f"shared ({attacks}; PSNR below each, higher is closer)"
     )
     figures.draw(path, textwrap.fill(title, 24 * len(blocks)), blocks)
 

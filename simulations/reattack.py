@@ -67,7 +67,8 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
     if fixed:
         raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
     chosen = [f"attack={attack}"] if attack else []
-    return Experiment.of(override(asdict(experiment), [*chosen, *changes]))
+    alone = {**asdict(experiment), "also": ()} if attack else asdict(experiment)
+    return Experiment.of(override(alone, [*chosen, *changes]))
 
 
 def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:

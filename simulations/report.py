@@ -12,10 +12,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fl_privacy.observation import Observation
 from simulations import files, storage
+from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.gallery import draw
 from simulations.scoring import CONTROL, Scored, rows, summary
+from simulations.storage import Key
 from simulations.world import World
 
 COLUMNS = {
@@ -70,24 +73,38 @@ class Result:
 
     def table(self) -> Table:
         """The summary as a rich table."""
-        attack, data = self.experiment.attack["name"], self.experiment.dataset["name"]
-        title = f"{self.experiment.name}: {attack} on {data}"
+        attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
+        title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
+        columns = {**COLUMNS, **CHANNELS[self.experiment.channel].columns}
         table = Table(title=title, caption=READING, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
-        for heading in COLUMNS:
+        for heading in columns:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.summary:
-            blind = row["attack"].startswith(CONTROL)
-            table.add_row(row["attack"] if blind else row["defence"], *_cells(row))
-        if self.experiment.expected:
-            table.add_row("published", *_cells(self.experiment.expected), style="dim")
+            table.add_row(_line(row, several=len(attacks) > 1), *_cells(row, columns))
+            for published in self.experiment.expected:
+                if _of(row, published):
+                    table.add_row("  published", *_cells(published, columns), style="dim")
         return table
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _line(row: Mapping[str, Any], several: bool) -> str:
+    """How the table names a row: a control, or the defence, and the attack where there are several."""
+    if row["attack"].startswith(CONTROL):
+        return str(row["attack"])
+    return f"{row['defence']} | {row['attack']}" if several else str(row["defence"])
+
+
+def _of(row: Mapping[str, Any], published: Mapping[str, Any]) -> bool:
+    """Whether a published row belongs beside this one: the same defence, and the same attack if it names one."""
+    same = published["defence"] == row["defence"] and published.get("attack", row["attack"]) == row["attack"]
+    return same and not row["attack"].startswith(CONTROL)
+
+
+def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
     low, high = row.get("psnr_low"), row.get("psnr_high")
     known = {**row, "psnr_interval": None if low is None or high is None else f"{low:.1f}-{high:.1f}"}
-    values = [(known.get(key), form) for key, form in COLUMNS.values()]
+    values = [(known.get(key), form) for key, form in columns.values()]
     return ["-" if value is None else form.format(value) for value, form in values]
 
 
@@ -95,6 +112,7 @@ def write(
     world: World,
     folder: Path,
     arms: Sequence[Mapping[str, Any]],
+    seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
     payloads: Mapping[str, str],
     originals: bool,
@@ -102,7 +120,7 @@ def write(
     """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
     samples = rows(world, scored)
     accuracies = {arm["defence"]: arm["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"] for arm in arms}
-    averages = summary(world, scored, accuracies)
+    averages = summary(world, seen, scored, accuracies)
     results = {
         "arms": arms,
         "summary": averages,
@@ -121,7 +139,9 @@ def _digests(
     """SHA-256 of every payload and reconstruction, and of all rows; times are no part of any of them."""
     timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in samples]
     guesses = {
-        each.key.stem: storage.guess_digest(each.guess) for each in scored if not each.attack.startswith(CONTROL)
+        f"{each.attack}/{each.key.stem}": storage.guess_digest(each.guess)
+        for each in scored
+        if not each.attack.startswith(CONTROL)
     }
     text = json.dumps(timeless, sort_keys=True)
     return {"payloads": payloads, "reconstructions": guesses, "samples": hashlib.sha256(text.encode()).hexdigest()}

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
-from fl_privacy.evaluation import Score, Truth, align, controls, interval, score
+from fl_privacy.attacks import Attack
+from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
-from fl_privacy.observation import Images, Observation, Reconstruction
+from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import stream, subseed
+from simulations.channels import CHANNELS
 from simulations.storage import Key
 from simulations.world import World
 
@@ -31,30 +33,37 @@ class Scored:
     score: Score
 
 
-def score_all(world: World, seen: Mapping[Key, Observation], guesses: Mapping[Key, Reconstruction]) -> list[Scored]:
-    """Score the attack's guesses, then the two controls for the victims of the first arm."""
-    attack, name = world.experiment.configured_attack(), world.experiment.attack["name"]
-    truths = {key: world.truth(key.client, key.round) for key in guesses}
+def score_all(
+    world: World,
+    attacks: Mapping[str, Attack],
+    seen: Mapping[Key, Observation],
+    guesses: Mapping[str, Mapping[Key, Reconstruction]],
+) -> list[Scored]:
+    """Score every attack's guesses, then the two controls for the victims of the first arm."""
+    keys = list(next(iter(guesses.values())))
+    truths = {key: world.truth(key.client, key.round) for key in keys}
     scored = [
-        _scored(world, key, name, world.experiment.arms[key.arm], seen[key], guess, truths[key])
-        for key, guess in guesses.items()
+        _scored(attacks[label], key, label, world.experiment.arms[key.arm], seen[key], guess, truths[key])
+        for label, found in guesses.items()
+        for key, guess in found.items()
     ]
-    first = [key for key in guesses if key.arm == min(each.arm for each in guesses)]
+    attack = next(iter(attacks.values()))
+    first = [key for key in keys if key.arm == min(each.arm for each in keys)]
     rng = stream(world.experiment.seed, "controls")
-    made = controls(Images(*world.held_out), [truths[key] for key in first], world.spec.classes, rng)
+    strangers = CHANNELS[world.experiment.channel].strangers(world)
+    made = controls(strangers, [truths[key] for key in first], world.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
             assert guess.labels is not None
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
-            scored.append(_scored(world, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
+            scored.append(_scored(attack, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
     return scored
 
 
 def _scored(
-    world: World, key: Key, name: str, defence: str, seen: Observation, guess: Reconstruction, truth: Truth
+    attack: Attack, key: Key, name: str, defence: str, seen: Observation, guess: Reconstruction, truth: Truth
 ) -> Scored:
-    attack = world.experiment.configured_attack()
-    return Scored(key, name, defence, align(guess, truth), truth, score(attack, seen, guess, truth))
+    return Scored(key, name, defence, matched(seen, guess, truth), truth, score(attack, seen, guess, truth))
 
 
 def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -82,13 +91,16 @@ def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
     ]
 
 
-def summary(world: World, scored: Sequence[Scored], accuracies: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row an arm, then one a control: means over images, PSNR with its 95 % bootstrap interval."""
+def summary(
+    world: World, seen: Mapping[Key, Observation], scored: Sequence[Scored], accuracies: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """One row an attack and arm, then one a control: means over images, PSNR with its 95 % bootstrap interval."""
+    kind = CHANNELS[world.experiment.channel]
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
     return [
-        _summary_row(world.experiment.seed, attack, defence, group, accuracies)
+        _summary_row(world.experiment.seed, attack, defence, group, accuracies) | kind.extras(world, seen, group)
         for (attack, defence), group in groups.items()
     ]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.observation import Observation
+from fl_privacy.attacks import Attack
+from fl_privacy.observation import Observation, Reconstruction
 from simulations import environment, files, report, storage
 from simulations.attacking import Note, Runner, jobs
+from simulations.channels import CHANNELS
 from simulations.gallery import draw
 from simulations.scoring import Scored, score_all
 from simulations.storage import Key
-from simulations.world import World, blank_model
+from simulations.world import World
 
 
 def write_config(world: World, folder: Path, **facts: Any) -> None:
@@ -34,19 +36,37 @@ def finish(
     """
     experiment, source = world.experiment, source or folder
     arms = files.read_json(source / files.ROUNDS)
-    blank = partial(blank_model, experiment)
-    seen = storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
+    seen = observed(world, source)
     _check_observed(arms, seen)
-    todo = jobs(experiment.configured_attack(), seen, experiment.attacked_clients, experiment.seed, experiment.device)
-    note(f"attacking {sum(len(job.keys) for job in todo)} observations with {experiment.attack['name']}")
+    group = CHANNELS[experiment.channel].group
+    attacks = _armed(world, source)
+    todo = jobs(attacks, seen, experiment.attacked_clients, experiment.seed, experiment.device, group)
+    note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
-            storage.save_guess(folder / files.GUESSES, key, guess)
-    scored = score_all(world, seen, storage.load_guesses(folder / files.GUESSES))
+            storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+    scored = score_all(world, attacks, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
     payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
-    return report.write(world, folder, arms, scored, payloads, keep_originals or experiment.show_originals)
+    return report.write(world, folder, arms, seen, scored, payloads, keep_originals or experiment.show_originals)
+
+
+def observed(world: World, source: Path) -> dict[Key, Observation]:
+    """The observations in a run folder, with all that this experiment's adversary holds."""
+    experiment = world.experiment
+    kind = CHANNELS[experiment.channel]
+    blank = partial(kind.blank, experiment)
+    return kind.equip(world, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains))
+
+
+def _armed(world: World, source: Path) -> dict[str, Attack]:
+    kind = CHANNELS[world.experiment.channel]
+    return {label: kind.arm(attack, source) for label, attack in world.experiment.attacks.items()}
+
+
+def _guesses(folder: Path, labels: Iterable[str]) -> dict[str, dict[Key, Reconstruction]]:
+    return {label: storage.load_guesses(files.guesses_folder(folder, label)) for label in labels}
 
 
 def _check_observed(arms: Sequence[Mapping[str, Any]], seen: Mapping[Key, Observation]) -> None:
@@ -73,7 +93,7 @@ def redraw(world: World, folder: Path, source: Path) -> None:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = world.experiment
-    seen = storage.load_observations(source / files.OBSERVATIONS, partial(blank_model, experiment), experiment.chains)
-    scored = score_all(world, seen, storage.load_guesses(folder / files.GUESSES))
+    attacks = _armed(world, source)
+    scored = score_all(world, attacks, observed(world, source), _guesses(folder, attacks))
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
     draw(world, folder, scored, report.Result.read(folder).summary, originals)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fl_privacy.client import Party
 from fl_privacy.data import DataSet, client_batch, load, partition
 from fl_privacy.evaluation import Truth
 from fl_privacy.models import build_model
-from fl_privacy.observation import Spec
-from fl_privacy.seeding import subseed
+from fl_privacy.observation import Images, Spec
+from simulations.channels import CHANNELS
+from simulations.checks import SLICE
 from simulations.experiment import Experiment, settings_of
 
 HELD_OUT = 1000
@@ -26,6 +26,7 @@ class World:
     experiment: Experiment
     data: DataSet
     parts: tuple[Tensor, ...]
+    root: Path | None = None
 
     @property
     def spec(self) -> Spec:
@@ -48,6 +49,14 @@ class World:
         """The model with its first weights, on the CPU."""
         return blank_model(self.experiment, self.spec)
 
+    def public(self) -> Images | None:
+        """The images that the adversary owns; None where the experiment grants none.
+
+        Raises:
+            MissingData: their data set is not there. ValueError: they are of another shape, or reach beyond their set.
+        """
+        return public_images(self.experiment, self.spec, self.root)
+
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
         """What `client` trains on in `round`: images (B, C, H, W) in [0, 1] and labels (B,)."""
         experiment = self.experiment
@@ -56,12 +65,7 @@ class World:
 
     def truth(self, client: int, round: int) -> Truth:
         """The private batch behind an observation, for the evaluator alone."""
-        return Truth(*self.batch(client, round))
-
-    def party(self, arm: int) -> Party:
-        """A client of one arm; batches are the same in every arm, the defences' draws are not."""
-        seed = subseed(self.experiment.seed, "party", arm)
-        return Party(model=self.model, batch=self.batch, chain=self.experiment.chains[arm], seed=seed)
+        return CHANNELS[self.experiment.channel].truth(self, client, round)
 
 
 def blank_model(experiment: Experiment, spec: Spec) -> nn.Module:
@@ -75,16 +79,45 @@ def world_of(experiment_json: str, root: Path | None) -> World:
     """The world of an experiment given as JSON; kept, because a Ray worker asks for it with every message.
 
     Raises:
-        MissingData: the data set is not there. ValueError: a client has fewer images than a batch needs.
+        MissingData: the data set is not there. ValueError: a client has fewer images than a batch needs, or
+            `train_images` reaches beyond the data set.
     """
     experiment = Experiment.from_json(experiment_json)
     data = load(experiment.dataset["name"], root, settings_of(experiment.dataset))
     settings = settings_of(experiment.partition)
-    parts = partition(experiment.partition["name"], data.train.labels, experiment.clients, experiment.seed, settings)
+    first, last = _held(experiment, len(data.train))
+    labels = data.train.labels[first:last]
+    parts = partition(experiment.partition["name"], labels, experiment.clients, experiment.seed, settings)
+    parts = [part + first for part in parts]
     smallest = min(map(len, parts))
     if smallest < experiment.batch_size:
         raise ValueError(
             f"'batch_size' is {experiment.batch_size}, but a client of the partition '{experiment.partition['name']}' "
             f"has only {smallest} images: choose fewer clients, another partition or a smaller batch"
         )
-    return World(experiment, data, tuple(parts))
+    return World(experiment, data, tuple(parts), root)
+
+
+def _held(experiment: Experiment, count: int) -> tuple[int, int]:
+    """The range of training images that the clients hold."""
+    first, last = experiment.train_images or (0, count)
+    if last > count:
+        raise ValueError(f"'train_images' ends at {last}, but '{experiment.dataset['name']}' has {count} to train with")
+    return first, last
+
+
+def public_images(experiment: Experiment, spec: Spec, root: Path | None) -> Images | None:
+    """The images of the experiment's `public` table: `count` of its `split` from `first` on."""
+    if not experiment.public:
+        return None
+    settings = settings_of(experiment.public)
+    where = {key: settings.pop(key) for key in SLICE if key in settings}
+    data = load(experiment.public["name"], root, settings)
+    split = data.test if where.get("split") == "test" else data.train
+    first = where.get("first", 0)
+    end = first + where["count"] if "count" in where else len(split)
+    if not 0 <= first < end <= len(split):
+        raise ValueError(f"'public' takes images {first} to {end}, but '{data.name}' has {len(split)} in that split")
+    if data.image_shape != spec.image_shape:
+        raise ValueError(f"'public' has images {data.image_shape}, and the clients' are {spec.image_shape}")
+    return Images(split.images(slice(first, end)), split.labels[first:end])

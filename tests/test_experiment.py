@@ -95,7 +95,9 @@ def test_an_attack_that_needs_more_than_its_adversary_has_is_refused(monkeypatch
 
 def test_json_and_back_is_the_same_experiment():
     infinite = {"name": "clip", "norm": float("inf")}
-    experiment = Experiment.of({**BASE, "defences": [[], [infinite, NOISE]], "expected": {"psnr": 17.1}})
+    experiment = Experiment.of(
+        {**BASE, "defences": [[], [infinite, NOISE]], "expected": [{"defence": "none", "psnr": 17.1}]}
+    )
     again = Experiment.from_json(experiment.to_json())
     assert again == experiment
     assert hash(again) == hash(experiment)

@@ -1,0 +1,12 @@
+"""The channels that experiments can name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from simulations.channels.base import Kind, Place
+from simulations.channels.gradient import Gradient, Update
+
+CHANNELS: Mapping[str, Kind] = {str(kind.channel): kind for kind in (Gradient(), Update())}
+
+__all__ = ["CHANNELS", "Kind", "Place"]

@@ -1,0 +1,137 @@
+"""What a channel's rounds consist of: the one place that knows one channel from another."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Result as FlowerResult
+from torch import nn
+
+from fl_privacy.attacks import Attack
+from fl_privacy.evaluation import Truth
+from fl_privacy.observation import Channel, Images, Observation, Spec
+from strategies.messages import Counts, OrderlyGrid, Schema
+
+if TYPE_CHECKING:
+    from simulations.experiment import Experiment
+    from simulations.scoring import Scored
+    from simulations.storage import Key
+    from simulations.world import World
+
+Sink = Callable[[int, Observation], None]
+"""Takes what the adversary saw: the arm, the observation."""
+WorldOf = Callable[[Message, Context], "World"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands while its rounds are under way: its folder, and where progress lines go."""
+
+    folder: Path
+    note: Callable[[str], None]
+
+
+class Kind(ABC):
+    """One channel: its rounds on Flower, what its adversary holds, what its report adds. Without state.
+
+    `protocol`: the frozen dataclass of an experiment's `protocol` table. `columns`: what the report shows beside the
+    common columns, heading to (key, format).
+    """
+
+    channel: ClassVar[Channel]
+    protocol: ClassVar[type]
+    columns: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
+    @abstractmethod
+    def grants(self, experiment: Experiment) -> frozenset[str]:
+        """The optional fields of an observation that this experiment's adversary holds."""
+
+    def check(self, experiment: Experiment) -> None:  # noqa: B027 (a hook)
+        """What must fit together in this channel's experiments.
+
+        Raises:
+            ValueError: what does not.
+        """
+
+    def prepare(self, world: World, place: Place) -> None:  # noqa: B027 (a hook)
+        """What has to be there before the clients start, such as a trained model."""
+
+    @abstractmethod
+    def schemas(self, world: World) -> Mapping[str, Schema]:
+        """What the guard lets through, by message type."""
+
+    @abstractmethod
+    def client(self, world_of: WorldOf) -> ClientApp:
+        """The clients of this channel."""
+
+    @abstractmethod
+    def collect(self, world: World, grid: OrderlyGrid, sink: Sink, place: Place) -> list[Row]:
+        """Run the rounds of every arm: one row an arm, {'defence': label, 'rounds': rows of `round_rows`}."""
+
+    @abstractmethod
+    def truth(self, world: World, client: int, round: int) -> Truth:
+        """The private batch behind an observation, for the evaluator alone."""
+
+    def strangers(self, world: World) -> Images:
+        """Images of the same kind that no victim has, from which the controls guess."""
+        return Images(*world.held_out)
+
+    def blank(self, experiment: Experiment, spec: Spec) -> nn.Module:
+        """The module whose weights an observation's `model` was saved with."""
+        from simulations.world import blank_model
+
+        return blank_model(experiment, spec)
+
+    def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
+        """The saved observations with what this channel's adversary holds beside them (query, public images)."""
+        return seen
+
+    def arm(self, attack: Attack, folder: Path) -> Attack:
+        """The attack with what the run left for it, such as a decoder."""
+        return attack
+
+    def group(self, key: Key) -> tuple[int, ...]:
+        """Observations of one group go to one attack call."""
+        return key.arm, key.round
+
+    def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
+        """Further columns of one row of the summary: scores of a whole set of images."""
+        return {}
+
+
+def round_rows(rounds: int, result: FlowerResult, counts: Sequence[tuple[int, Counts]]) -> list[Row]:
+    """One row a round in the schema of Flower's Result, and what became of that round's messages.
+
+    `counts`: (round, counts of one exchange); a round of many exchanges has their sum.
+    """
+    rows = []
+    for round in range(rounds + 1):
+        row: Row = {"round": round}
+        for key, history in (
+            ("train_metrics", result.train_metrics_clientapp),
+            ("evaluate_metrics_clientapp", result.evaluate_metrics_clientapp),
+            ("evaluate_metrics_serverapp", result.evaluate_metrics_serverapp),
+        ):
+            row[key] = dict(history[round]) if round in history else None
+        row["counts"] = _summed([each for number, each in counts if number == round])
+        rows.append(row)
+    return rows
+
+
+def _summed(exchanges: Sequence[Counts]) -> Row | None:
+    if not exchanges:
+        return None
+    rows = [asdict(each) for each in exchanges]
+    keys = ("expected", "received", "failed", "rejected", "timed_out")
+    return {
+        **{key: sum(row[key] for row in rows) for key in keys},
+        "reasons": [reason for row in rows for reason in row["reasons"]],
+        "message_type": ", ".join(dict.fromkeys(row["message_type"] for row in rows)),
+    }

@@ -1,0 +1,111 @@
+"""What experiments of any channel share: arms of training and serving, several attacks, public images, updates."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from simulations.channels import CHANNELS
+from simulations.experiment import Experiment
+from simulations.reattack import attack_again
+from simulations.run import simulate
+from simulations.settings import load_experiment
+from simulations.world import world_of
+
+NOISE = {"name": "gaussian_noise", "scale": 0.1}
+UPDATES = Experiment(
+    name="updates",
+    channel="update",
+    dataset={"name": "digits", "size": 16},
+    model={"name": "lenet_dlg", "init": "wide"},
+    attack={"name": "grnn", "iterations": 3, "width": 4},
+    also=({"name": "grnn", "label": "longer", "iterations": 5, "width": 4},),
+    protocol={"strategy": "FedAvgM"},
+    clients=3,
+    clients_per_round=3,
+    rounds=2,
+)
+
+
+def quiet(text):
+    """Progress that nobody reads."""
+
+
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory):
+    return simulate(UPDATES, out=tmp_path_factory.mktemp("runs") / "updates", backend="local", note=quiet)
+
+
+def test_updates_are_attacked_and_the_model_moves(updates):
+    rows = {row["attack"]: row for row in updates.summary}
+    assert list(rows) == ["grnn", "longer", "control: random guess", "control: mean image"]
+    accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.arms[0]["rounds"]]
+    loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.arms[0]["rounds"]]
+    assert len(accuracy) == 3
+    assert loss[0] != loss[1] != loss[2]
+    assert updates.arms[0]["rounds"][1]["counts"]["received"] == 3
+    assert {row["iterations"] for row in updates.samples if row["attack"] == "longer"} == {5}
+
+
+def test_reattacking_with_one_attack_runs_no_other(updates):
+    again = attack_again(updates.folder, attack="grnn", changes=["attack.iterations=2"], note=quiet)
+    assert {row["attack"] for row in again.summary if not row["attack"].startswith("control")} == {"grnn"}
+
+
+def test_two_settings_of_one_attack_need_labels():
+    with pytest.raises(ValueError, match="give one of them a 'label'"):
+        dataclasses.replace(UPDATES, also=(UPDATES.attack,))
+
+
+def test_updates_need_every_client():
+    with pytest.raises(ValueError, match="no seed reaches"):
+        dataclasses.replace(UPDATES, clients_per_round=2)
+    with pytest.raises(LookupError, match="setting of the protocol of the update channel"):
+        dataclasses.replace(UPDATES, protocol={"stratgy": "FedAvg"})
+    with pytest.raises(ValueError, match="'strategy' takes"):
+        dataclasses.replace(UPDATES, protocol={"strategy": "FedSomething"})
+
+
+def test_every_training_defence_meets_every_serving_one():
+    experiment = Experiment(name="x", defences=[[], [NOISE]], serving=[[], [{**NOISE, "scale": 0.2}]])
+    assert experiment.arms == (
+        "none; serving none",
+        "none; serving gaussian_noise(scale=0.2)",
+        "gaussian_noise(scale=0.1); serving none",
+        "gaussian_noise(scale=0.1); serving gaussian_noise(scale=0.2)",
+    )
+    assert [each.label for each in experiment.trained] == ["none"] * 2 + ["gaussian_noise(scale=0.1)"] * 2
+    assert [each.label for each in experiment.chains] == ["none", "gaussian_noise(scale=0.2)"] * 2
+
+
+def test_clients_hold_only_the_images_they_are_given():
+    experiment = Experiment(name="x", dataset={"name": "digits"}, train_images=(100, 200))
+    world = world_of(experiment.to_json(), None)
+    held = torch.cat(world.parts)
+    assert sorted(held.tolist()) == list(range(100, 200))
+    with pytest.raises(ValueError, match="'train_images' takes a first image and an end"):
+        dataclasses.replace(experiment, train_images=(200, 100))
+    with pytest.raises(ValueError, match="ends at 99999"):
+        world_of(dataclasses.replace(experiment, train_images=(0, 99999)).to_json(), None)
+
+
+def test_public_images_are_the_ones_named():
+    public = {"name": "digits", "split": "train", "first": 5, "count": 7}
+    world = world_of(Experiment(name="x", public=public).to_json(), None)
+    found = world.public()
+    assert torch.equal(found.inputs, world.data.train.images(slice(5, 12)))
+    assert torch.equal(found.labels, world.data.train.labels[5:12])
+    assert world_of(Experiment(name="x").to_json(), None).public() is None
+    for wrong, words in (
+        ({**public, "count": 99999}, "takes images 5 to"),
+        ({**public, "size": 16}, r"has images \(1, 16, 16\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            world_of(Experiment(name="x", public=wrong).to_json(), None).public()
+    with pytest.raises(ValueError, match="takes train or test"):
+        Experiment(name="x", public={**public, "split": "validation"})
+
+
+def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
+    assert set(CHANNELS) >= {"gradient", "update"}
+    assert load_experiment("quickstart").channel in CHANNELS
