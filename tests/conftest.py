@@ -6,8 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from fl_privacy import data
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """One thread, as the clients and attacks compute: more change the last bits. Importing dcor (numba) sets two."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
