@@ -55,13 +55,17 @@ def jobs(
     seed: int,
     device: str,
     group: Callable[[Key], tuple[int, ...]],
+    armed: Callable[[Attack, int], Attack],
 ) -> list[Job]:
-    """One job an attack and group, over the first `clients` of the clients that answered in a round."""
+    """One job an attack and group, over the first `clients` of the clients that answered in a round.
+
+    `armed(attack, arm)` gives the attack what the run left for it in that arm.
+    """
     rounds = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
     attacked = [key for _, keys in rounds for key in list(keys)[:clients]]
     chosen = [tuple(keys) for _, keys in groupby(attacked, key=group)]
     return [
-        Job(label, attack, keys, tuple(seen[key] for key in keys), seed, device)
+        Job(label, armed(attack, keys[0].arm), keys, tuple(seen[key] for key in keys), seed, device)
         for label, attack in attacks.items()
         for keys in chosen
     ]

@@ -58,7 +58,13 @@ def check(experiment: Experiment) -> None:
     """
     _check_values(experiment)
     _check_components(experiment)
-    experiment.rules  # noqa: B018 (a wrong setting is named when it is read)
+    tables = (experiment.protocol, experiment.public, *experiment.variants, *experiment.expected)
+    if not all(isinstance(table, Mapping) for table in tables):
+        raise ValueError("'protocol' and 'public' take a table, 'variants' and 'expected' a list of tables")
+    if any("label" not in variant for variant in experiment.variants):
+        raise ValueError("every one of the 'variants' needs a 'label', by which tables name it")
+    _check_unique("variants", "label", [str(variant["label"]) for variant in experiment.variants])
+    experiment.each_arm  # noqa: B018 (a wrong setting is named when it is read)
     CHANNELS[experiment.channel].check(experiment)
     _check_attacks(experiment)
 

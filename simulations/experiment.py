@@ -23,13 +23,24 @@ def settings_of(component: Component) -> dict[str, Any]:
     return {key: value for key, value in component.items() if key != "name"}
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One line of an experiment: the protocol's settings, the chain of training, the chain of what is attacked."""
+
+    label: str
+    rules: Any
+    trained: Chain
+    released: Chain
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: who shares what with whom, who attacks it, and which defences are compared.
 
     `defences` are chains that run one after another with everything else equal. Each is an *arm*; where `serving` has
     chains too, what was trained under a defence is served under each of those, and every pair is an arm. `protocol`
-    holds what only this channel knows. `learning_rate` is the step by which shared gradients change the model;
+    holds what only this channel knows; `variants` are changes of it, each with a `label`, and multiply the arms again.
+    `learning_rate` is the step by which shared gradients change the model;
     `batch_size` images enter one message. The clients hold the training images of `train_images` (first, end; all of
     them by default), and the adversary may own the `public` ones: a data set with its `split`, `first` and `count`.
 
@@ -53,6 +64,7 @@ class Experiment:
     defences: tuple[tuple[Component, ...], ...] = ((),)
     serving: tuple[tuple[Component, ...], ...] = ()
     protocol: Component = field(default_factory=dict)
+    variants: tuple[Component, ...] = ()
     public: Component = field(default_factory=dict)
     train_images: tuple[int, ...] = ()
     clients: int = 10
@@ -104,29 +116,33 @@ class Experiment:
         return {label_of(each): _attack(each) for each in (self.attack, *self.also)}
 
     @cached_property
-    def rules(self) -> Any:
-        """The settings of the channel's protocol."""
-        return configured_protocol(self.channel, self.protocol)
+    def each_arm(self) -> Sequence[Arm]:
+        """Every variant of the protocol with every training defence and every serving one, in this order."""
+        made = []
+        for variant in self.variants or ({},):
+            rules = configured_protocol(self.channel, {**self.protocol, **_unlabelled(variant)})
+            for trained in self.defences:
+                for served in self.serving or (trained,):
+                    names = [str(variant["label"])] if variant else []
+                    names += [chain(list(trained)).label]
+                    names += [f"serving {chain(list(served)).label}"] if self.serving else []
+                    made.append(Arm("; ".join(names), rules, chain(list(trained)), chain(list(served))))
+        return tuple(made)
 
     @cached_property
-    def trained(self) -> Sequence[Chain]:
-        """The chain under which each arm's model is trained."""
-        return tuple(chain(list(each)) for each in self.defences for _ in self.serving or (None,))
+    def rules(self) -> Any:
+        """The settings of the channel's protocol, without any variant's."""
+        return configured_protocol(self.channel, self.protocol)
 
     @cached_property
     def chains(self) -> Sequence[Chain]:
         """The chain under which each arm releases what the adversary attacks."""
-        if not self.serving:
-            return self.trained
-        return tuple(chain(list(each)) for _ in self.defences for each in self.serving)
+        return tuple(arm.released for arm in self.each_arm)
 
     @cached_property
     def arms(self) -> Sequence[str]:
         """How tables name every arm."""
-        if not self.serving:
-            return tuple(each.label for each in self.chains)
-        pairs = zip(self.trained, self.chains, strict=True)
-        return tuple(f"{trained.label}; serving {served.label}" for trained, served in pairs)
+        return tuple(arm.label for arm in self.each_arm)
 
 
 def label_of(attack: Component) -> str:
@@ -135,9 +151,12 @@ def label_of(attack: Component) -> str:
 
 
 def _attack(component: Component) -> Attack:
-    settings = {key: value for key, value in settings_of(component).items() if key != "label"}
-    attack: Attack = ATTACKS.configure(component["name"], settings)
+    attack: Attack = ATTACKS.configure(component["name"], _unlabelled(settings_of(component)))
     return attack
+
+
+def _unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "label"}
 
 
 def configured_protocol(channel: str, settings: Mapping[str, Any]) -> Any:

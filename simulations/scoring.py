@@ -34,12 +34,10 @@ class Scored:
 
 
 def score_all(
-    world: World,
-    attacks: Mapping[str, Attack],
-    seen: Mapping[Key, Observation],
-    guesses: Mapping[str, Mapping[Key, Reconstruction]],
+    world: World, seen: Mapping[Key, Observation], guesses: Mapping[str, Mapping[Key, Reconstruction]]
 ) -> list[Scored]:
     """Score every attack's guesses, then the two controls for the victims of the first arm."""
+    attacks = world.experiment.attacks
     keys = list(next(iter(guesses.values())))
     truths = {key: world.truth(key.client, key.round) for key in keys}
     scored = [

@@ -38,14 +38,17 @@ def finish(
     arms = files.read_json(source / files.ROUNDS)
     seen = observed(world, source)
     _check_observed(arms, seen)
-    group = CHANNELS[experiment.channel].group
-    attacks = _armed(world, source)
-    todo = jobs(attacks, seen, experiment.attacked_clients, experiment.seed, experiment.device, group)
+    kind, attacks = CHANNELS[experiment.channel], experiment.attacks
+
+    def armed(attack: Attack, arm: int) -> Attack:
+        return kind.armed(world, attack, arm, source)
+
+    todo = jobs(attacks, seen, experiment.attacked_clients, experiment.seed, experiment.device, kind.group, armed)
     note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
             storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
-    scored = score_all(world, attacks, seen, _guesses(folder, attacks))
+    scored = score_all(world, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
     payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
@@ -58,11 +61,6 @@ def observed(world: World, source: Path) -> dict[Key, Observation]:
     kind = CHANNELS[experiment.channel]
     blank = partial(kind.blank, experiment)
     return kind.equip(world, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains))
-
-
-def _armed(world: World, source: Path) -> dict[str, Attack]:
-    kind = CHANNELS[world.experiment.channel]
-    return {label: kind.arm(attack, source) for label, attack in world.experiment.attacks.items()}
 
 
 def _guesses(folder: Path, labels: Iterable[str]) -> dict[str, dict[Key, Reconstruction]]:
@@ -93,7 +91,6 @@ def redraw(world: World, folder: Path, source: Path) -> None:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = world.experiment
-    attacks = _armed(world, source)
-    scored = score_all(world, attacks, observed(world, source), _guesses(folder, attacks))
+    scored = score_all(world, observed(world, source), _guesses(folder, experiment.attacks))
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
     draw(world, folder, scored, report.Result.read(folder).summary, originals)

@@ -74,8 +74,20 @@ def test_every_training_defence_meets_every_serving_one():
         "gaussian_noise(scale=0.1); serving none",
         "gaussian_noise(scale=0.1); serving gaussian_noise(scale=0.2)",
     )
-    assert [each.label for each in experiment.trained] == ["none"] * 2 + ["gaussian_noise(scale=0.1)"] * 2
+    assert [each.trained.label for each in experiment.each_arm] == ["none"] * 2 + ["gaussian_noise(scale=0.1)"] * 2
     assert [each.label for each in experiment.chains] == ["none", "gaussian_noise(scale=0.2)"] * 2
+
+
+def test_variants_of_the_protocol_are_arms():
+    variants = [{"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"}]
+    experiment = dataclasses.replace(UPDATES, protocol={}, variants=variants, defences=([], [NOISE]))
+    assert experiment.arms == tuple(
+        f"{v}; {d}" for v in ("plain", "momentum") for d in ("none", "gaussian_noise(scale=0.1)")
+    )
+    assert [arm.rules.strategy for arm in experiment.each_arm] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
+    for wrong, words in (([{"strategy": "FedAvg"}], "needs a 'label'"), (variants[:1] * 2, "same label twice")):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(experiment, variants=wrong)
 
 
 def test_clients_hold_only_the_images_they_are_given():

@@ -93,8 +93,8 @@ class Kind(ABC):
         """The saved observations with what this channel's adversary holds beside them (query, public images)."""
         return seen
 
-    def arm(self, attack: Attack, folder: Path) -> Attack:
-        """The attack with what the run left for it, such as a decoder."""
+    def armed(self, world: World, attack: Attack, arm: int, folder: Path) -> Attack:
+        """The attack with what the run in `folder` left for it in this arm, such as a decoder."""
         return attack
 
     def group(self, key: Key) -> tuple[int, ...]:

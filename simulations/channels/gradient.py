@@ -67,7 +67,7 @@ class Gradient(Kind):
     def _run_arm(self, world: World, arm: int, grid: OrderlyGrid, sink: Sink, place: Place) -> Row:
         experiment, start = world.experiment, len(grid.rounds)
         strategy = Curious(
-            self._honest(experiment),
+            self._honest(experiment, arm),
             partial(_to_arm, sink, arm),
             world.model,
             world.spec,
@@ -86,7 +86,7 @@ class Gradient(Kind):
         rows = round_rows(experiment.rounds, result, list(enumerate(trained, start=1)))
         return {"defence": experiment.arms[arm], "rounds": rows}
 
-    def _honest(self, experiment: Experiment) -> Strategy:
+    def _honest(self, experiment: Experiment, arm: int) -> Strategy:
         return GradientSharing(experiment.clients_per_round, experiment.learning_rate, experiment.seed)
 
     def _config(self, experiment: Experiment) -> dict[str, Any]:
@@ -109,10 +109,10 @@ class Update(Gradient):
     def schemas(self, world: World) -> Mapping[str, Schema]:
         return {}
 
-    def _honest(self, experiment: Experiment) -> Strategy:
+    def _honest(self, experiment: Experiment, arm: int) -> Strategy:
         count = experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
-        made: Strategy = getattr(flower, experiment.rules.strategy)(fraction_evaluate=0.0, **counts)
+        made: Strategy = getattr(flower, experiment.each_arm[arm].rules.strategy)(fraction_evaluate=0.0, **counts)
         return made
 
     def _config(self, experiment: Experiment) -> dict[str, Any]:
