@@ -30,7 +30,7 @@ def seeded(seed: int, *names: str | int) -> Iterator[None]:
     generator, number = torch.default_generator, subseed(seed, *names)
     before = generator.get_state()
     generator.manual_seed(number)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(number)
     try:
         yield
