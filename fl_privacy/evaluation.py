@@ -14,6 +14,9 @@ from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy, mse
 from fl_privacy.observation import Channel, Images, Observation, Reconstruction
 
+ORDERED = frozenset({Channel.ACTIVATION, Channel.OUTPUT})
+"""Channels whose messages have a row an image, so that a guess's order is the truth's."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -51,7 +54,7 @@ def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
 
 def matched(seen: Observation, guess: Reconstruction, truth: Truth) -> Reconstruction:
     """The guess in the truth's order: activations and outputs have a row an image, so only the others are aligned."""
-    return guess if seen.channel in (Channel.ACTIVATION, Channel.OUTPUT) else align(guess, truth)
+    return guess if seen.channel in ORDERED else align(guess, truth)
 
 
 def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth) -> Score:
@@ -61,8 +64,11 @@ def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth
     if guess.labels is None:
         accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
     else:
-        accuracy = label_accuracy(guess.labels, truth.labels, seen.spec.classes)
         correct = guess.labels == truth.labels
+        if seen.channel in ORDERED:
+            accuracy = float(correct.float().mean())
+        else:
+            accuracy = label_accuracy(guess.labels, truth.labels, seen.spec.classes)
     return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
 
 

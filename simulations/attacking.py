@@ -39,7 +39,7 @@ class Job:
     def __call__(self) -> list[Reconstruction]:
         """The reconstructions, in order, on the CPU; one thread, because more change the last bits."""
         arm, round = self.keys[0].arm, self.keys[0].round
-        with _one_thread():
+        with one_thread():
             seen = [observation.to(torch.device(self.device)) for observation in self.seen]
             ready = self.attack.prepare(seen, stream(self.seed, "prepare", arm, round))
             return ready(seen, stream(self.seed, "attack", arm, round))
@@ -55,19 +55,20 @@ def jobs(
     seed: int,
     device: str,
     group: Callable[[Key], tuple[int, ...]],
-    armed: Callable[[Attack, int], Attack],
+    armed: Callable[[Attack, int], Attack | None],
 ) -> list[Job]:
     """One job an attack and group, over the first `clients` of the clients that answered in a round.
 
-    `armed(attack, arm)` gives the attack what the run left for it in that arm.
+    `armed(attack, arm)` gives the attack what the run left for it in that arm, or None where it has no business.
     """
     rounds = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
     attacked = [key for _, keys in rounds for key in list(keys)[:clients]]
     chosen = [tuple(keys) for _, keys in groupby(attacked, key=group)]
     return [
-        Job(label, armed(attack, keys[0].arm), keys, tuple(seen[key] for key in keys), seed, device)
+        Job(label, ready, keys, tuple(seen[key] for key in keys), seed, device)
         for label, attack in attacks.items()
         for keys in chosen
+        if (ready := armed(attack, keys[0].arm)) is not None
     ]
 
 
@@ -121,7 +122,8 @@ def _gather(tasks: Sequence[Any], note: Note) -> list[list[Reconstruction]]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, because more change the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -67,6 +67,7 @@ def check(experiment: Experiment) -> None:
     experiment.each_arm  # noqa: B018 (a wrong setting is named when it is read)
     CHANNELS[experiment.channel].check(experiment)
     _check_attacks(experiment)
+    _check_expected(experiment)
 
 
 def _check_values(experiment: Experiment) -> None:
@@ -150,6 +151,16 @@ def _check_attack(experiment: Experiment, name: str, attack: Attack) -> None:
             f"the attack '{name}' needs the observation's {', '.join(withheld)}; the {experiment.channel} channel's "
             f"adversary holds {', '.join(sorted(granted))}."
         )
+
+
+def _check_expected(experiment: Experiment) -> None:
+    for published in experiment.expected:
+        for key, known in (("defence", experiment.arms), ("attack", list(experiment.attacks))):
+            if published.get(key, known[0] if key == "attack" else None) not in known:
+                raise ValueError(
+                    f"a row of 'expected' has {key} = {published.get(key)!r}, beside which no measured row stands. "
+                    f"Known: {', '.join(map(repr, known))}."
+                )
 
 
 def _split(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

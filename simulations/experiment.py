@@ -117,16 +117,19 @@ class Experiment:
 
     @cached_property
     def each_arm(self) -> Sequence[Arm]:
-        """Every variant of the protocol with every training defence and every serving one, in this order."""
+        """Every variant of the protocol with every training defence and every serving one, in this order.
+
+        A label says what tells the arms apart: one empty training chain for all of them is left out of it.
+        """
         made = []
         for variant in self.variants or ({},):
             rules = configured_protocol(self.channel, {**self.protocol, **_unlabelled(variant)})
-            for trained in self.defences:
-                for served in self.serving or (trained,):
+            for trained in map(_chain, self.defences):
+                for released in map(_chain, self.serving) if self.serving else (trained,):
                     names = [str(variant["label"])] if variant else []
-                    names += [chain(list(trained)).label]
-                    names += [f"serving {chain(list(served)).label}"] if self.serving else []
-                    made.append(Arm("; ".join(names), rules, chain(list(trained)), chain(list(served))))
+                    names += [trained.label] if self.defences != ((),) else []
+                    names += [f"serving {released.label}"] if self.serving else []
+                    made.append(Arm("; ".join(names) or trained.label, rules, trained, released))
         return tuple(made)
 
     @cached_property
@@ -148,6 +151,10 @@ class Experiment:
 def label_of(attack: Component) -> str:
     """How tables name an attack: its label, or else its name."""
     return str(attack.get("label", attack["name"]))
+
+
+def _chain(components: Sequence[Component]) -> Chain:
+    return chain(list(components))
 
 
 def _attack(component: Component) -> Attack:

@@ -45,21 +45,29 @@ def draw(path: Path, title: str, columns: Sequence[Column]) -> Path:
 
 
 def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], blind: Mapping[str, float]) -> Path:
-    """Draw leakage and model accuracy of every arm (a row of the summary), over the PSNR of the `blind` controls."""
-    figure = Figure(figsize=(0.9 * len(arms) + 3.5, 5.5), layout="constrained")
+    """Draw leakage and model accuracy of every arm (a row of the summary), over the PSNR of the `blind` controls.
+
+    Each attack is a line of its own over the arms.
+    """
+    accuracy = {arm["defence"]: arm["model_accuracy"] for arm in arms}
+    places = {defence: place for place, defence in enumerate(accuracy)}
+    figure = Figure(figsize=(0.9 * len(places) + 3.5, 5.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     leak, use = figure.subplots(2, 1, sharex=True)
-    places = range(len(arms))
-    middle = [arm["psnr"] for arm in arms]
-    spread = [[arm["psnr"] - arm["psnr_low"] for arm in arms], [arm["psnr_high"] - arm["psnr"] for arm in arms]]
-    leak.errorbar(places, middle, yerr=spread, marker="o", capsize=3, label="attack, 95 % interval")
+    for attack in dict.fromkeys(arm["attack"] for arm in arms):
+        mine = [arm for arm in arms if arm["attack"] == attack]
+        middle = [arm["psnr"] for arm in mine]
+        spread = [[arm["psnr"] - arm["psnr_low"] for arm in mine], [arm["psnr_high"] - arm["psnr"] for arm in mine]]
+        where = [places[arm["defence"]] for arm in mine]
+        leak.errorbar(where, middle, yerr=spread, marker="o", capsize=3, label=f"{attack}, 95 % interval")
     for style, (name, value) in zip(("--", ":"), blind.items(), strict=False):
         leak.axhline(value, color="gray", linestyle=style, label=f"blind guess: {name}")
     leak.set_ylabel("leakage: PSNR (dB)")
     leak.legend(fontsize=8)
-    use.plot(places, [100 * arm["model_accuracy"] for arm in arms], marker="o", color="tab:green")
+    use.plot(list(places.values()), [100 * value for value in accuracy.values()], marker="o", color="tab:green")
     use.set(ylabel="use: test accuracy (%)", ylim=(0, 100))
-    use.set_xticks(places, [arm["defence"].replace("(", "\n(") for arm in arms], rotation=30, ha="right", fontsize=8)
+    names = [name.replace("(", "\n(") for name in places]
+    use.set_xticks(list(places.values()), names, rotation=30, ha="right", fontsize=8)
     return _save(figure, path)
 
 

@@ -13,6 +13,8 @@ from simulations import figures, files
 from simulations.scoring import CONTROL, UNDEFENDED, Scored
 from simulations.world import World
 
+TITLE = 26  # characters over a column
+
 
 def draw(
     world: World, folder: Path, scored: Sequence[Scored], averages: Sequence[Mapping[str, Any]], originals: bool
@@ -33,8 +35,9 @@ def _draw_images(world: World, path: Path, scored: Sequence[Scored], originals: 
         if each.key.round == first and each.attack != f"{CONTROL}random guess":
             columns.setdefault((each.attack, each.defence), []).append(each)
     blocks = [_private(next(iter(columns.values())))] if originals else []
-    blocks += [_column(attack, defence, group) for (attack, defence), group in columns.items()]
     experiment = world.experiment
+    several = len(experiment.attacks) > 1
+    blocks += [_column(attack, defence, group, several) for (attack, defence), group in columns.items()]
     attacks = ", ".join(experiment.attacks)
     title = (
         f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
@@ -49,10 +52,13 @@ def _private(group: Sequence[Scored]) -> figures.Column:
     return figures.Column("private image", images, labels)
 
 
-def _column(attack: str, defence: str, group: Sequence[Scored]) -> figures.Column:
+def _column(attack: str, defence: str, group: Sequence[Scored], several: bool) -> figures.Column:
     images = torch.cat([each.guess.inputs for each in group])
     captions = [f"{float(value):.1f} dB" for each in group for value in each.score.images["psnr"]]
     if attack.startswith(CONTROL):
         return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
     readable = "no defence" if defence == UNDEFENDED else defence.replace("_", " ").replace("(", ",\n").replace(")", "")
-    return figures.Column("rebuilt, " + readable, images, captions)
+    by = f" by {attack}" if several else ""
+    lines = f"rebuilt{by}, {readable}".split("\n")
+    title = "\n".join(textwrap.fill(line, TITLE) for part in lines for line in part.split("; "))
+    return figures.Column(title, images, captions)

@@ -32,12 +32,6 @@ COLUMNS = {
     "loss at\ntruth": ("loss_at_truth", "{:.3g}"),
     "model\naccuracy": ("model_accuracy", "{:.1%}"),
 }
-READING = (
-    "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
-    "guess's. Labels leak separately, and a faint outline can survive a low PSNR: look at the figure. Where PSNR is "
-    "low, compare the losses, the attack's own objective: higher at the guess than at the truth, and the attack "
-    "failed, so that the defence may claim nothing; not higher, and it cannot tell its guess from the truth."
-)
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,9 @@ class Result:
         """The summary as a rich table."""
         attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
-        columns = {**COLUMNS, **CHANNELS[self.experiment.channel].columns}
-        table = Table(title=title, caption=READING, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        kind = CHANNELS[self.experiment.channel]
+        columns = _used({**COLUMNS, **kind.columns}, self.summary)
+        table = Table(title=title, caption=kind.reading(self.summary), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
         for heading in columns:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -86,6 +81,15 @@ class Result:
                 if _of(row, published):
                     table.add_row("  published", *_cells(published, columns), style="dim")
         return table
+
+
+def _used(columns: Mapping[str, tuple[str, str]], rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """The columns in which some row has a value: an attack without an objective, say, has no losses to show."""
+    return {
+        heading: (key, form)
+        for heading, (key, form) in columns.items()
+        if key == "psnr_interval" or any(row.get(key) is not None for row in rows)
+    }
 
 
 def _line(row: Mapping[str, Any], several: bool) -> str:

@@ -38,8 +38,9 @@ def score_all(
 ) -> list[Scored]:
     """Score every attack's guesses, then the two controls for the victims of the first arm."""
     attacks = world.experiment.attacks
-    keys = list(next(iter(guesses.values())))
-    truths = {key: world.truth(key.client, key.round) for key in keys}
+    keys = sorted({key for found in guesses.values() for key in found})
+    batches = {(key.client, key.round): world.truth(key.client, key.round) for key in keys}
+    truths = {key: batches[key.client, key.round] for key in keys}
     scored = [
         _scored(attacks[label], key, label, world.experiment.arms[key.arm], seen[key], guess, truths[key])
         for label, found in guesses.items()

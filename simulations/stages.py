@@ -40,7 +40,7 @@ def finish(
     _check_observed(arms, seen)
     kind, attacks = CHANNELS[experiment.channel], experiment.attacks
 
-    def armed(attack: Attack, arm: int) -> Attack:
+    def armed(attack: Attack, arm: int) -> Attack | None:
         return kind.armed(world, attack, arm, source)
 
     todo = jobs(attacks, seen, experiment.attacked_clients, experiment.seed, experiment.device, kind.group, armed)

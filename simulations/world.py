@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fl_privacy.data import DataSet, client_batch, load, partition
+from fl_privacy.data import DataSet, ImageSet, client_batch, load, partition
 from fl_privacy.evaluation import Truth
 from fl_privacy.models import build_model
 from fl_privacy.observation import Images, Spec
@@ -45,6 +45,11 @@ class World:
         test = self.data.test
         return test.images(slice(HELD_OUT)), test.labels[:HELD_OUT]
 
+    @property
+    def held(self) -> ImageSet:
+        """The images that are dealt to the clients: to train with or, where nothing is trained, to ask about."""
+        return getattr(self.data, CHANNELS[self.experiment.channel].holds)
+
     def model(self) -> nn.Module:
         """The model with its first weights, on the CPU."""
         return blank_model(self.experiment, self.spec)
@@ -58,10 +63,10 @@ class World:
         return public_images(self.experiment, self.spec, self.root)
 
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
-        """What `client` trains on in `round`: images (B, C, H, W) in [0, 1] and labels (B,)."""
+        """What `client` puts into `round`: images (B, C, H, W) in [0, 1] and labels (B,)."""
         experiment = self.experiment
         index = client_batch(self.parts[client], experiment.seed, client, round, experiment.batch_size)
-        return self.data.train.images(index), self.data.train.labels[index]
+        return self.held.images(index), self.held.labels[index]
 
     def truth(self, client: int, round: int) -> Truth:
         """The private batch behind an observation, for the evaluator alone."""
@@ -85,8 +90,9 @@ def world_of(experiment_json: str, root: Path | None) -> World:
     experiment = Experiment.from_json(experiment_json)
     data = load(experiment.dataset["name"], root, settings_of(experiment.dataset))
     settings = settings_of(experiment.partition)
-    first, last = _held(experiment, len(data.train))
-    labels = data.train.labels[first:last]
+    held = getattr(data, CHANNELS[experiment.channel].holds)
+    first, last = _held(experiment, len(held))
+    labels = held.labels[first:last]
     parts = partition(experiment.partition["name"], labels, experiment.clients, experiment.seed, settings)
     parts = [part + first for part in parts]
     smallest = min(map(len, parts))
@@ -99,10 +105,10 @@ def world_of(experiment_json: str, root: Path | None) -> World:
 
 
 def _held(experiment: Experiment, count: int) -> tuple[int, int]:
-    """The range of training images that the clients hold."""
+    """The range of images that the clients hold."""
     first, last = experiment.train_images or (0, count)
     if last > count:
-        raise ValueError(f"'train_images' ends at {last}, but '{experiment.dataset['name']}' has {count} to train with")
+        raise ValueError(f"'train_images' ends at {last}, but '{experiment.dataset['name']}' has {count} to deal out")
     return first, last
 
 

@@ -121,3 +121,19 @@ def test_public_images_are_the_ones_named():
 def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
     assert set(CHANNELS) >= {"gradient", "update"}
     assert load_experiment("quickstart").channel in CHANNELS
+
+
+def test_one_empty_training_chain_is_left_out_of_the_labels():
+    variants = ({"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"})
+    assert dataclasses.replace(UPDATES, protocol={}, variants=variants).arms == ("plain", "momentum")
+    assert dataclasses.replace(UPDATES, serving=([], [NOISE])).arms == (
+        "serving none",
+        "serving gaussian_noise(scale=0.1)",
+    )
+
+
+def test_published_rows_stand_beside_measured_ones():
+    for row, words in (({"defence": "noone"}, "defence = 'noone'"), ({"defence": "none", "attack": "x"}, "attack")):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(UPDATES, expected=(row,))
+    assert dataclasses.replace(UPDATES, expected=({"defence": "none", "psnr": 1.0},)).expected

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -28,6 +28,12 @@ Sink = Callable[[int, Observation], None]
 """Takes what the adversary saw: the arm, the observation."""
 WorldOf = Callable[[Message, Context], "World"]
 Row = dict[str, Any]
+READING = (
+    "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
+    "guess's. Labels leak separately, and a faint outline can survive a low PSNR: look at the figure. Where PSNR is "
+    "low, compare the losses, the attack's own objective: higher at the guess than at the truth, and the attack "
+    "failed, so that the defence may claim nothing; not higher, and it cannot tell its guess from the truth."
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,13 @@ class Place:
 class Kind(ABC):
     """One channel: its rounds on Flower, what its adversary holds, what its report adds. Without state.
 
-    `protocol`: the frozen dataclass of an experiment's `protocol` table. `columns`: what the report shows beside the
-    common columns, heading to (key, format).
+    `protocol`: the frozen dataclass of an experiment's `protocol` table. `holds`: the split that is dealt to the
+    clients. `columns`: what the report shows beside the common columns, heading to (key, format).
     """
 
     channel: ClassVar[Channel]
     protocol: ClassVar[type]
+    holds: ClassVar[Literal["train", "test"]] = "train"
     columns: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     @abstractmethod
@@ -93,13 +100,17 @@ class Kind(ABC):
         """The saved observations with what this channel's adversary holds beside them (query, public images)."""
         return seen
 
-    def armed(self, world: World, attack: Attack, arm: int, folder: Path) -> Attack:
-        """The attack with what the run in `folder` left for it in this arm, such as a decoder."""
+    def armed(self, world: World, attack: Attack, arm: int, folder: Path) -> Attack | None:
+        """The attack with what the run in `folder` left for it in this arm, such as a decoder; None to leave it out."""
         return attack
 
     def group(self, key: Key) -> tuple[int, ...]:
         """Observations of one group go to one attack call."""
         return key.arm, key.round
+
+    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+        """How to read the table of this summary: what stands below it."""
+        return READING
 
     def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""
