@@ -1,35 +1,62 @@
-"""Run a shipped experiment once a seed and keep its summary rows in results/.
+"""Run an experiment once a seed and keep its summary rows in results/; seeds that are there already are not run again.
 
 python -m benchmarks.experiment gradient_noise --seeds 0 1 2
+python -m benchmarks.experiment titcombe_table1 --data-root DATA --set rounds=2 --out results/titcombe_short.json
 """
 
 import argparse
+import json
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.record import write
 from simulations.run import simulate
 from simulations.settings import load_experiment
 
 
+def kept(path: Path, changes: list[str]) -> list[dict[str, Any]]:
+    """The rows of an earlier call with the same changes.
+
+    Raises:
+        ValueError: the file holds another experiment's rows.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if record.get("changes", []) != changes:
+        raise ValueError(f"{path} was made with --set {record.get('changes', [])}: name another --out, or delete it")
+    rows: list[dict[str, Any]] = record["rows"]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name")
+    parser.add_argument("name", help="a shipped experiment or a TOML file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", dest="changes", action="append", default=[])
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--backend", default="ray")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--out", type=Path, help="results/NAME.json unless given")
+    parser.add_argument("--keep", type=Path, help="keep the run folders below this one")
     arguments = parser.parse_args()
-    rows = []
-    for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder:
+    path = arguments.out or Path("results") / f"{Path(arguments.name).stem}.json"
+    rows = kept(path, arguments.changes)
+    for seed in sorted(set(arguments.seeds) - {row["seed"] for row in rows}):
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
             result = simulate(
-                load_experiment(arguments.name, seed=seed),
-                out=Path(folder) / "run",
+                load_experiment(arguments.name, arguments.changes, seed=seed),
+                out=(arguments.keep or Path(scratch)) / f"{path.stem}_{seed}",
                 data_root=arguments.data_root,
                 backend=arguments.backend,
+                workers=arguments.workers,
             )
-            rows += [{"seed": seed, **row} for row in result.summary]
-        write(Path("results") / f"{arguments.name}.json", rows, seeds=arguments.seeds)
+        rows += [{"seed": seed, "run_seconds": time.perf_counter() - start, **row} for row in result.summary]
+        seeds = sorted({row["seed"] for row in rows})
+        write(path, rows, seeds=seeds, changes=arguments.changes, expected=list(result.experiment.expected))
 
 
 if __name__ == "__main__":
