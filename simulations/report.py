@@ -70,7 +70,8 @@ class Result:
         attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
         kind = CHANNELS[self.experiment.channel]
-        columns = _used({**COLUMNS, **kind.columns}, self.summary)
+        common = {heading: column for heading, column in COLUMNS.items() if column[0] not in kind.unshown}
+        columns = _used({**common, **kind.columns}, self.summary)
         table = Table(title=title, caption=kind.reading(self.summary), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
         for heading in columns:
@@ -123,8 +124,8 @@ def write(
 ) -> Result:
     """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
     samples = rows(world, scored)
-    accuracies = {arm["defence"]: arm["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"] for arm in arms}
-    averages = summary(world, seen, scored, accuracies)
+    measured = {arm["defence"]: arm["rounds"][-1]["evaluate_metrics_serverapp"] for arm in arms}
+    averages = summary(world, seen, scored, measured)
     results = {
         "arms": arms,
         "summary": averages,

@@ -91,25 +91,28 @@ def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def summary(
-    world: World, seen: Mapping[Key, Observation], scored: Sequence[Scored], accuracies: Mapping[str, float]
+    world: World, seen: Mapping[Key, Observation], scored: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
 ) -> list[dict[str, Any]]:
-    """One row an attack and arm, then one a control: means over images, PSNR with its 95 % bootstrap interval."""
+    """One row an attack and arm, then one a control: means over images, PSNR with its 95 % bootstrap interval.
+
+    `measured`: by arm, what the server measured after the last round, such as its model's accuracy.
+    """
     kind = CHANNELS[world.experiment.channel]
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
     return [
-        _summary_row(world.experiment.seed, attack, defence, group, accuracies) | kind.extras(world, seen, group)
+        _summary_row(world.experiment.seed, attack, defence, group, measured) | kind.extras(world, seen, group)
         for (attack, defence), group in groups.items()
     ]
 
 
 def _summary_row(
-    seed: int, attack: str, defence: str, group: Sequence[Scored], accuracies: Mapping[str, float]
+    seed: int, attack: str, defence: str, group: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     values = {metric: [float(v) for each in group for v in each.score.images[metric]] for metric in METRICS}
     low, high = interval(values["psnr"], subseed(seed, "interval"))
-    blind = attack.startswith(CONTROL)
+    model = {} if attack.startswith(CONTROL) else measured[defence]
     return {
         "attack": attack,
         "defence": defence,
@@ -121,5 +124,6 @@ def _summary_row(
         "label_accuracy": fmean(each.score.label_accuracy for each in group),
         "loss_at_guess": fmean(each.score.loss_at_guess for each in group),
         "loss_at_truth": fmean(each.score.loss_at_truth for each in group),
-        "model_accuracy": None if blind else accuracies.get(defence),
+        "model_accuracy": None,
+        **{f"model_{key}": value for key, value in model.items()},
     }

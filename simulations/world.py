@@ -64,9 +64,14 @@ class World:
 
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
         """What `client` puts into `round`: images (B, C, H, W) in [0, 1] and labels (B,)."""
+        drawn = self.drawn(client, round)
+        return drawn.images(), drawn.labels
+
+    def drawn(self, client: int, round: int) -> ImageSet:
+        """The same as bytes, with attributes where there are any."""
         experiment = self.experiment
         index = client_batch(self.parts[client], experiment.seed, client, round, experiment.batch_size)
-        return self.held.images(index), self.held.labels[index]
+        return self.held.chosen(index)
 
     def truth(self, client: int, round: int) -> Truth:
         """The private batch behind an observation, for the evaluator alone."""

@@ -80,7 +80,7 @@ def _label(defence: Defence) -> str:
     if not dataclasses.is_dataclass(defence):
         return name
     settings = ", ".join(f"{f.name}={getattr(defence, f.name)}" for f in dataclasses.fields(defence))
-    return f"{name}({settings})"
+    return f"{name}({settings})" if settings else name
 
 
 def chain(specs: list[Mapping[str, Any]]) -> Chain:

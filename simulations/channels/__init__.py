@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from simulations.channels.base import Kind, Place
 from simulations.channels.gradient import Gradient, Update
+from simulations.channels.output import Output
 
-CHANNELS: Mapping[str, Kind] = {str(kind.channel): kind for kind in (Gradient(), Update())}
+CHANNELS: Mapping[str, Kind] = {str(kind.channel): kind for kind in (Gradient(), Update(), Output())}
 
 __all__ = ["CHANNELS", "Kind", "Place"]

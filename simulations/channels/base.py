@@ -48,13 +48,15 @@ class Kind(ABC):
     """One channel: its rounds on Flower, what its adversary holds, what its report adds. Without state.
 
     `protocol`: the frozen dataclass of an experiment's `protocol` table. `holds`: the split that is dealt to the
-    clients. `columns`: what the report shows beside the common columns, heading to (key, format).
+    clients. `columns`: what the report shows beside the common columns, heading to (key, format);
+    `unshown`: keys of common columns that say nothing in this channel.
     """
 
     channel: ClassVar[Channel]
     protocol: ClassVar[type]
     holds: ClassVar[Literal["train", "test"]] = "train"
     columns: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    unshown: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def grants(self, experiment: Experiment) -> frozenset[str]:

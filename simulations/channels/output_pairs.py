@@ -1,0 +1,176 @@
+"""The pairs that the output channel's servers train: each once, kept by all that decides its bits."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fl_privacy.data import ImageSet
+from fl_privacy.defences import Chain
+from fl_privacy.joint_training import EpochReport, train
+from fl_privacy.joint_training.scores import targets
+from fl_privacy.seeding import stream
+from simulations.attacking import Note, one_thread
+from simulations.channels.output_protocol import JointServer
+from simulations.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from simulations.channels.base import Place
+    from simulations.world import World
+
+PAIRS, MODELS = "pairs.json", "models"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The server's own images: those it trains on, and those by which it chooses the best epoch."""
+
+    train: ImageSet
+    validation: ImageSet
+
+
+def split(world: World, rules: JointServer) -> Split:
+    """The server's part of the training images.
+
+    Raises:
+        ValueError: fewer images than the settings ask for, or attributes that the set does not have.
+    """
+    data = world.data.train
+    count, validation = len(data), rules.validation or len(data) // 10
+    images = rules.images or count - validation
+    if validation < 1 or images + validation > count:
+        raise ValueError(
+            f"'images' and 'validation' ask for {images} + {validation} training images, and '{world.data.name}' has "
+            f"{count}"
+        )
+    order = torch.randperm(count, generator=stream(0, "validation")) if rules.shuffled else torch.arange(count)
+    chosen = order[:images], order[count - validation :]
+    return Split(*(relevant(world, rules, data.chosen(each)) for each in chosen))
+
+
+def relevant(world: World, rules: JointServer, images: ImageSet) -> ImageSet:
+    """The same images with only the attributes that a server's task is about, in the order of its outputs."""
+    if images.attributes is None or rules.task != "attributes":
+        return images
+    columns = [world.data.attributes.index(name) for name in rules.names(world.data)]
+    return ImageSet(images.pixels, images.labels, images.attributes[:, columns])
+
+
+def train_pairs(world: World, place: Place) -> None:
+    """Train the pair of every arm, each distinct one once, and leave pairs.json in the run folder."""
+    experiment = world.experiment
+    found: dict[str, dict[str, Any]] = {}
+    rows = []
+    for arm in experiment.each_arm:
+        law = arm.rules.law(arm.trained, arm.released)
+        facts = identity(world, arm.rules, law)
+        name = _name(world, arm.rules, facts)
+        if name not in found:
+            folder = Path(arm.rules.cache).expanduser() if arm.rules.cache else place.folder / MODELS
+            found[name] = _train(world, arm.rules, law, facts, folder.absolute() / name, place.note)
+        rows.append(found[name])
+    write_json(place.folder / PAIRS, rows)
+
+
+def pair_of(folder: Path, arm: int) -> dict[str, Any]:
+    """What is known of the pair of an arm of the run in `folder`: its 'checkpoint', 'identity' and 'epochs'.
+
+    Raises:
+        ValueError: its checkpoint is no longer where it was.
+    """
+    pair: dict[str, Any] = read_json(folder / PAIRS)[arm]
+    # a run's own models move with its folder
+    for path in (Path(pair["checkpoint"]), folder / MODELS / Path(pair["checkpoint"]).name):
+        if path.is_file():
+            return {**pair, "checkpoint": str(path)}
+    raise ValueError(f"the trained pair {pair['checkpoint']} of this run is gone: put it back, or run anew")
+
+
+def identity(world: World, rules: JointServer, law: Chain) -> dict[str, Any]:
+    """All that decides the bits of a pair; processor and torch version are part of it."""
+    experiment = world.experiment
+    return {
+        "dataset": {**experiment.dataset, "name": world.data.name},
+        "images": [rules.images, rules.validation, rules.shuffled],
+        "outputs": list(rules.names(world.data)),
+        "spec": asdict(rules.spec(world.data, experiment.model)),
+        "settings": asdict(rules.training),
+        "law": law.label,
+        "seed": experiment.seed,
+        "device": torch.device(experiment.device).type,
+        "torch": torch.__version__,
+    }
+
+
+def _name(world: World, rules: JointServer, facts: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    ratio = f"{rules.beta_r:g}to{rules.beta_c:g}"
+    return f"{world.data.name}_{ratio}_seed{world.experiment.seed}_{digest}.safetensors"
+
+
+def _train(
+    world: World, rules: JointServer, law: Chain, facts: dict[str, Any], path: Path, note: Note
+) -> dict[str, Any]:
+    label = f"{rules.beta_r:g}/{rules.beta_c:g}" + (f" through {law.label}" if law else "")
+    own = split(world, rules)
+    note(f"training {label} on {len(own.train)} images, {rules.epochs} epochs: {path}")
+    settings, spec = rules.training, rules.spec(world.data, world.experiment.model)
+    with _alone(path, note), one_thread():
+        trained = train(
+            spec,
+            settings,
+            own.train,
+            own.validation,
+            world.experiment.seed,
+            law=law,
+            checkpoint=path,
+            progress=partial(_progress, label, note),
+            device=world.experiment.device,
+        )
+    epochs = [asdict(each) for each in trained.history]
+    best = max((each.epoch for each in trained.history if each.best), default=None)
+    if best is None:
+        raise RuntimeError(f"training {label} never reached a finite validation loss: lower pair_learning_rate")
+    baseline = _majority(rules, own.validation)
+    return {"checkpoint": str(path), "identity": facts, "best_epoch": best, "majority": baseline, "epochs": epochs}
+
+
+def _majority(rules: JointServer, data: ImageSet) -> float:
+    """The accuracy of always giving the commonest answer: what an accuracy has to be read against."""
+    wanted = targets(rules.task, data)
+    if rules.task == "categorical":
+        return float(wanted.bincount().max()) / len(wanted)
+    share = wanted.float().mean(0)
+    return float(torch.maximum(share, 1 - share).mean())
+
+
+def _progress(label: str, note: Note, report: EpochReport) -> None:
+    scores = report.scores
+    leak = f", PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.3f}" if scores.psnr == scores.psnr else ""
+    best = " (best)" if report.best else ""
+    note(
+        f"{label}: epoch {report.epoch + 1} of {report.epochs}, {report.seconds:.0f} s, loss {report.train_loss:.4f}, "
+        f"validation accuracy {scores.accuracy:.2%}{leak}{best}"
+    )
+
+
+@contextmanager
+def _alone(path: Path, note: Note) -> Iterator[None]:
+    """Hold a checkpoint for this process: two runs that share a cache would write over each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another run is training this pair; waiting for {path.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
