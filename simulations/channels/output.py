@@ -64,8 +64,8 @@ class Output(Kind):
     def check(self, experiment: Experiment) -> None:
         if experiment.train_images:
             raise ValueError(
-                "clients of the output channel hold test images, all of them dealt out, so 'train_images' says nothing; "
-                "how many training images the server uses is 'protocol.images'"
+                "clients of the output channel hold test images, all of them: 'train_images' says nothing there, and "
+                "'protocol.images' how many training images the server uses"
             )
         if (experiment.rounds - 1) * experiment.clients_per_round >= experiment.clients:
             raise ValueError(
