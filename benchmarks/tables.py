@@ -38,7 +38,7 @@ def grnn_quality() -> str:
                 body += grnn_line([row for row in found if row["attack"] == attack])
             longer = rows(f"grnn_quality_{model}_b{batch}_8000")
             body += grnn_line([row for row in longer if row["attack"] == "grnn_as_published"])
-    header = ["victim", "batch", "attack", "iterations", "images, seeds", "median PSNR by seed", "worst by seed"]
+    header = ["victim", "batch", "attack", "iterations", "images, seeds", "median PSNR", "by seed", "worst by seed"]
     return markdown([*header, "labels", "CPU s a seed"], body)
 
 
@@ -54,6 +54,7 @@ def grnn_line(mine: list[Row]) -> list[list[str]]:
         mine[0]["attack"],
         str(mine[0].get("iterations", "")),
         f"{sum(row['images'] for row in mine)}, {len(mine)}",
+        f"{statistics.median(decibels):.1f}" if (decibels := [v for row in mine for v in row.get("psnr", [])]) else "",
         " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
         " / ".join(f"{row['psnr_worst']:.1f}" for row in mine),
         f"{100 * statistics.fmean(labels):.1f} %" if labels else "",
