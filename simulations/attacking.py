@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,10 @@ from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import stream
 from simulations.storage import Key
+
+if TYPE_CHECKING:
+    from simulations.channels import Kind
+    from simulations.experiment import Experiment
 
 Note = Callable[[str], None]
 """Where progress goes, one line at a time."""
@@ -49,27 +53,28 @@ Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
 
 
 def jobs(
-    attacks: Mapping[str, Attack],
+    experiment: Experiment,
+    kind: Kind,
     seen: Mapping[Key, Observation],
-    clients: int,
-    seed: int,
-    device: str,
-    group: Callable[[Key], tuple[int, ...]],
     armed: Callable[[Attack, int], Attack | None],
 ) -> list[Job]:
-    """One job an attack and group, over the first `clients` of the clients that answered in a round.
+    """One job an attack and group, over the first `attacked_clients` of the clients that answered in a round.
 
     `armed(attack, arm)` gives the attack what the run left for it in that arm, or None where it has no business.
     """
     rounds = groupby(sorted(seen), key=lambda key: (key.arm, key.round))
-    attacked = [key for _, keys in rounds for key in list(keys)[:clients]]
-    chosen = [tuple(keys) for _, keys in groupby(attacked, key=group)]
-    return [
-        Job(label, ready, keys, tuple(seen[key] for key in keys), seed, device)
-        for label, attack in attacks.items()
-        for keys in chosen
-        if (ready := armed(attack, keys[0].arm)) is not None
-    ]
+    attacked = [key for _, keys in rounds for key in list(keys)[: experiment.attacked_clients]]
+    todo = []
+    for label, attack in experiment.attacks.items():
+        groups: dict[tuple[int, ...], list[Key]] = {}
+        for key in attacked:
+            if kind.shown(attack, key):
+                groups.setdefault(kind.group(experiment, attack, key), []).append(key)
+        for keys in groups.values():
+            if (ready := armed(attack, keys[0].arm)) is not None:
+                own = tuple(seen[key] for key in keys)
+                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device))
+    return todo
 
 
 def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
@@ -99,7 +104,7 @@ def run_on_ray(workers: int) -> Runner:
         try:
             gpus = 1 / min(workers, len(todo)) if todo and todo[0].device == "cuda" else 0
             task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
-            return _gather([task.remote(job) for job in todo], note)
+            return _gather(task.remote, todo, 2 * workers, note)
         finally:
             ray.shutdown()
 
@@ -110,14 +115,21 @@ def _call(job: Job) -> list[Reconstruction]:
     return job()
 
 
-def _gather(tasks: Sequence[Any], note: Note) -> list[list[Reconstruction]]:
+def _gather(submit: Callable[[Job], Any], todo: Sequence[Job], most: int, note: Note) -> list[list[Reconstruction]]:
+    """All results in order; at most `most` jobs are submitted at a time, because each lies in Ray's memory whole."""
     import ray
 
-    start, waiting = time.perf_counter(), list(tasks)
-    while waiting:
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=HEARTBEAT)
-        done = len(tasks) - len(waiting)
-        note(f"attack: {done} of {len(tasks)} groups done after {time.perf_counter() - start:.0f} s")
+    start, tasks, waiting = time.perf_counter(), [], []
+    told = start
+    while len(tasks) < len(todo) or waiting:
+        while len(tasks) < len(todo) and len(waiting) < most:
+            tasks.append(submit(todo[len(tasks)]))
+            waiting.append(tasks[-1])
+        _, waiting = ray.wait(waiting, num_returns=1, timeout=HEARTBEAT)
+        now = time.perf_counter()
+        if now - told >= HEARTBEAT or (not waiting and len(tasks) == len(todo)):
+            told = now
+            note(f"attack: {len(tasks) - len(waiting)} of {len(todo)} groups done after {now - start:.0f} s")
     return [ray.get(task) for task in tasks]
 
 

@@ -14,6 +14,7 @@ from fl_privacy.data import data_root as find_root
 from simulations import files
 from simulations.app import apps
 from simulations.attacking import Note, run_here, run_on_ray
+from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.local import run_local
 from simulations.report import Result
@@ -59,6 +60,7 @@ def plan(
     root = find_root(data_root)
     world = world_of(experiment.to_json(), root)
     _check_model(world)
+    CHANNELS[experiment.channel].check_world(world)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(world, root, folder, backend, chosen, keep_originals)
 

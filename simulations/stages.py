@@ -43,11 +43,12 @@ def finish(
     def armed(attack: Attack, arm: int) -> Attack | None:
         return kind.armed(world, attack, arm, source)
 
-    todo = jobs(attacks, seen, experiment.attacked_clients, experiment.seed, experiment.device, kind.group, armed)
+    todo = jobs(experiment, kind, seen, armed)
     note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
-            storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+            if kind.counts(key):
+                storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
     scored = score_all(world, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)

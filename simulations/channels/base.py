@@ -69,6 +69,13 @@ class Kind(ABC):
             ValueError: what does not.
         """
 
+    def check_world(self, world: World) -> None:  # noqa: B027 (a hook)
+        """What must fit together once the data are there.
+
+        Raises:
+            ValueError: what does not.
+        """
+
     def prepare(self, world: World, place: Place) -> None:  # noqa: B027 (a hook)
         """What has to be there before the clients start, such as a trained model."""
 
@@ -106,7 +113,15 @@ class Kind(ABC):
         """The attack with what the run in `folder` left for it in this arm, such as a decoder; None to leave it out."""
         return attack
 
-    def group(self, key: Key) -> tuple[int, ...]:
+    def shown(self, attack: Attack, key: Key) -> bool:
+        """Whether this attack is given this observation at all."""
+        return True
+
+    def counts(self, key: Key) -> bool:
+        """Whether the guess for this observation is kept and scored: of many releases of one input only one is."""
+        return True
+
+    def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         """Observations of one group go to one attack call."""
         return key.arm, key.round
 
@@ -133,12 +148,13 @@ def round_rows(rounds: int, result: FlowerResult, counts: Sequence[tuple[int, Co
             ("evaluate_metrics_serverapp", result.evaluate_metrics_serverapp),
         ):
             row[key] = dict(history[round]) if round in history else None
-        row["counts"] = _summed([each for number, each in counts if number == round])
+        row["counts"] = summed([each for number, each in counts if number == round])
         rows.append(row)
     return rows
 
 
-def _summed(exchanges: Sequence[Counts]) -> Row | None:
+def summed(exchanges: Sequence[Counts]) -> Row | None:
+    """The counts of many exchanges as one, with every reason; None for no exchange."""
     if not exchanges:
         return None
     rows = [asdict(each) for each in exchanges]

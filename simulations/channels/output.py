@@ -165,7 +165,7 @@ class Output(Kind):
             return None
         return dataclasses.replace(attack, checkpoint=pair_of(folder, arm)["checkpoint"])
 
-    def group(self, key: Key) -> tuple[int, ...]:
+    def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         return (key.arm,)
 
     def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:

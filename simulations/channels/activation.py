@@ -1,0 +1,121 @@
+"""Split learning: activations of a cut layer, to a server that holds the rest of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import safetensors.torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fl_privacy.attacks import Attack
+from fl_privacy.attacks.decoder import DecoderAsPublished
+from fl_privacy.evaluation import Truth
+from fl_privacy.observation import Channel, Images, Observation
+from fl_privacy.split_rules import SplitParty
+from fl_privacy.split_training import BlackBox, segments
+from simulations.channels.base import Kind, Place, Row, Sink, WorldOf
+from simulations.channels.split_collection import collect, weights_file
+from simulations.channels.split_protocol import SplitProtocol, check_protocol, training_of, trainings
+from simulations.channels.split_scores import of_guesses
+from simulations.channels.split_world import check_images, judged, party, victims
+from strategies.messages import CONFIG, OrderlyGrid, Schema, arm_of
+from strategies.split import split_app, split_schemas
+
+if TYPE_CHECKING:
+    from simulations.experiment import Experiment
+    from simulations.scoring import Scored
+    from simulations.storage import Key
+    from simulations.world import World
+
+STRANGERS = 1000
+ASKABLE = frozenset({"query", "model"})
+"""What an adversary can hold of the client segment."""
+
+
+class Activation(Kind):
+    """What clients of a trained split model release for private inputs, to whoever sees the wire."""
+
+    channel: ClassVar[Channel] = Channel.ACTIVATION
+    protocol: ClassVar[type] = SplitProtocol
+    unshown: ClassVar[frozenset[str]] = frozenset({"mse", "label_accuracy"})
+    columns: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "dCor\nx, z": ("model_dcor", "{:.3f}"),
+        "its\nfloor": ("model_dcor_floor", "{:.2f}"),
+        "dCor\nguess": ("dcor_guess", "{:.3f}"),
+        "class\nread": ("class_read", "{:.0%}"),
+    }
+
+    def grants(self, experiment: Experiment) -> frozenset[str]:
+        held = [arm.rules.grants & ASKABLE for arm in experiment.each_arm]
+        return frozenset.intersection(*held) | ({"public"} if experiment.public else set())
+
+    def check(self, experiment: Experiment) -> None:
+        check_protocol(experiment)
+
+    def check_world(self, world: World) -> None:
+        check_images(world)
+        world.public()
+        for arm in trainings(world.experiment):
+            segments(world.model(), party(world, arm).rules)
+
+    def schemas(self, world: World) -> Mapping[str, Schema]:
+        return split_schemas()
+
+    def client(self, world_of: WorldOf) -> ClientApp:
+        return split_app(lambda message, context: _party(message, context, world_of))
+
+    def collect(self, world: World, grid: OrderlyGrid, sink: Sink, place: Place) -> list[Row]:
+        return collect(world, grid, sink, place)
+
+    def truth(self, world: World, client: int, round: int) -> Truth:
+        return Truth(*victims(world, client))
+
+    def strangers(self, world: World) -> Images:
+        images, labels = judged(world)
+        return Images(images[:STRANGERS], labels[:STRANGERS])
+
+    def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
+        """With the client segment as the arm's adversary has it, its public images, and the defence it knows of."""
+        experiment, public = world.experiment, world.public()
+        held: dict[int, dict[str, Any]] = {}
+        equipped = {}
+        for key, each in seen.items():
+            training = training_of(experiment, key.arm)
+            if training not in held:
+                held[training] = _segment(world, folder, training)
+            grants = experiment.each_arm[key.arm].rules.grants
+            own = {name: value for name, value in held[training].items() if name in grants}
+            known = each.defence if "defence" in grants else None
+            equipped[key] = replace(each, **own, public=public, defence=known)
+        return equipped
+
+    def shown(self, attack: Attack, key: Key) -> bool:
+        """The first query alone, or as many as the attack averages."""
+        return key.round <= getattr(attack, "repeats", 1)
+
+    def counts(self, key: Key) -> bool:
+        return key.round == 1
+
+    def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
+        """All releases of an arm; all arms of a training for a decoder that ignores how they were defended."""
+        return (training_of(experiment, key.arm) if isinstance(attack, DecoderAsPublished) else key.arm,)
+
+    def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
+        return of_guesses(world, group, world.root)
+
+
+def _party(message: Message, context: Context, world_of: WorldOf) -> SplitParty:
+    fixed = bool(message.content.config_records[CONFIG].get("fixed", False))
+    return party(world_of(message, context), arm_of(message), fixed)
+
+
+def _segment(world: World, folder: Path, training: int) -> dict[str, Any]:
+    """The client segment of a training, as a black box and whole."""
+    model = world.model()
+    model.load_state_dict(safetensors.torch.load_file(weights_file(folder, training)))
+    client, _ = segments(model, party(world, training).rules)
+    return {"query": BlackBox(client.front), "model": client.front.eval()}

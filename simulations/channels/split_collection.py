@@ -1,0 +1,169 @@
+"""The rounds of split learning: train once, serve under every chain, and measure what serving costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from torch import Tensor, nn
+
+from fl_privacy.defences import Chain
+from fl_privacy.observation import Tensors
+from fl_privacy.seeding import stream, subseed
+from fl_privacy.split_training import ACTIVATION, SERVED_AT_ONCE
+from fl_privacy.splitting import cut
+from simulations import files
+from simulations.channels.base import Place, Row, Sink, round_rows, summed
+from simulations.channels.split_protocol import SplitProtocol, trainings
+from simulations.channels.split_scores import PUBLISHED_N, correlations
+from simulations.channels.split_world import evaluated
+from simulations.local import LocalGrid
+from strategies.desk import one_thread
+from strategies.links import LinkKind
+from strategies.messages import Counts, OrderlyGrid, pack, unpack
+from strategies.split import SplitLearning, SplitSettings
+
+if TYPE_CHECKING:
+    from simulations.world import World
+
+MEASURED = 2048
+"""Test images, at most, whose activations' distance correlation is measured."""
+
+
+def weights_file(folder: Path, training: int) -> Path:
+    """Where a run folder keeps the model of a training, named by its first arm."""
+    return folder / "models" / f"{training}.safetensors"
+
+
+def link_of(rules: SplitProtocol, grid: OrderlyGrid) -> LinkKind:
+    """What 'auto' means here: whatever is fastest where these clients run."""
+    if rules.link != "auto":
+        return rules.link
+    if isinstance(grid.inner, LocalGrid):
+        return "local"
+    ray = sys.modules.get("ray")
+    return "ray" if ray is not None and ray.is_initialized() else "messages"
+
+
+class Collection:
+    """One training and the arms that serve what it made."""
+
+    def __init__(self, world: World, grid: OrderlyGrid, sink: Sink, place: Place, training: int) -> None:
+        self.world, self.grid, self.sink, self.place, self.training = world, grid, sink, place, training
+        self.experiment = world.experiment
+        self.images, self.labels = evaluated(world)
+
+    def rows(self, arms: Sequence[int]) -> list[Row]:
+        """Train, then serve each of the arms: one row an arm."""
+        trained, rows = self._learn(self.training, self.experiment.rounds, pack(self.world.model().state_dict()))
+        files.write_tensors(weights_file(self.place.folder, self.training), unpack(trained))
+        clean = self._clean(unpack(trained))
+        return [self._serve(arm, trained, rows, clean) for arm in arms]
+
+    def _serve(self, arm: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
+        chosen = self.experiment.each_arm[arm]
+        if epochs := chosen.rules.server_epochs:
+            trained, more = self._learn(arm, epochs, trained, fixed=True)
+            rows = [*rows, *({**row, "round": row["round"] + self.experiment.rounds} for row in more[1:])]
+        last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
+        strategy = self._strategy(arm, self.experiment.clients)
+        for query in range(1, chosen.rules.queries + 1):
+            config = ConfigRecord({"arm": arm})
+            for seen in strategy.infer(self.grid, trained, last + query, config):
+                self.sink(arm, replace(seen, round=query))
+        released = self._released(clean, chosen.released, arm, last)
+        scores = self._scores(unpack(trained), released) | self._correlations(clean, released)
+        self.place.note(f"defence {chosen.label}: served with accuracy {scores['accuracy']:.1%}")
+        served = _inference_row(last, scores, self.grid.rounds[start:])
+        return {"defence": chosen.label, "rounds": [*rows, served]}
+
+    def _learn(self, arm: int, rounds: int, start: ArrayRecord, fixed: bool = False) -> tuple[ArrayRecord, list[Row]]:
+        counts: list[tuple[int, Counts]] = []
+        result = self._strategy(arm, self.experiment.clients_per_round, fixed).start(
+            self.grid,
+            start,
+            num_rounds=rounds,
+            timeout=self.experiment.timeout,
+            train_config=ConfigRecord({"arm": arm, "fixed": fixed}),
+            evaluate_fn=partial(self._evaluate, arm, fixed, len(self.grid.rounds), counts),
+        )
+        return result.arrays, round_rows(rounds, result, counts)
+
+    def _strategy(self, arm: int, clients: int, fixed: bool = False) -> SplitLearning:
+        rules = self.experiment.each_arm[arm].rules
+        settings = SplitSettings(
+            link=link_of(rules, self.grid),
+            clients_per_round=clients,
+            parallel=rules.parallel,
+            together=rules.together,
+            seed=subseed(self.experiment.seed, "rounds", arm),
+            grants=frozenset(),
+        )
+        shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)
+        return SplitLearning(self.world.model, shared, settings, self.world.spec)
+
+    def _evaluate(
+        self, arm: int, fixed: bool, start: int, counts: list[tuple[int, Counts]], round: int, arrays: ArrayRecord
+    ) -> MetricRecord:
+        """Accuracy under the chain of this training; Flower calls it after every round, whose messages it notes."""
+        chosen = self.experiment.each_arm[arm]
+        counts += [(round, each) for each in self.grid.rounds[start + len(counts) :]]
+        state = unpack(arrays)
+        released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, arm, round)
+        scores = self._scores(state, released)
+        progress = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
+        which = "the server alone" if fixed else "training"
+        self.place.note(f"{which} under {chosen.trained.label}, round {round}: {progress}")
+        return MetricRecord(scores)
+
+    @torch.no_grad()
+    def _clean(self, state: Tensors) -> Tensor:
+        """The activations (N, ...) of the evaluated images, before any defence."""
+        with one_thread():
+            front = self._segments(state)[0]
+            return torch.cat([front(part) for part in torch.split(self.images, SERVED_AT_ONCE)])
+
+    @torch.no_grad()
+    def _scores(self, state: Tensors, released: Tensor) -> dict[str, float]:
+        with one_thread():
+            logits = self._segments(state)[1](released)
+            hits = float((logits.argmax(1) == self.labels).float().mean())
+            return {"accuracy": hits, "loss": float(F.cross_entropy(logits, self.labels))}
+
+    def _released(self, clean: Tensor, chain: Chain, arm: int, round: int) -> Tensor:
+        seed = subseed(self.experiment.seed, "evaluate", arm, round)
+        return chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
+
+    def _segments(self, state: Tensors) -> tuple[nn.Sequential, ...]:
+        model = self.world.model()
+        model.load_state_dict(state)
+        return cut(model.eval(), self.experiment.each_arm[self.training].rules.cut[0])
+
+    def _correlations(self, clean: Tensor, released: Tensor) -> dict[str, float]:
+        """Distance correlation of images with activations: as published before the noise, and of what was released."""
+        rng = stream(self.experiment.seed, "dcor")
+        images = self.images[:MEASURED]
+        with one_thread():
+            row = correlations("dcor", images, clean[:MEASURED], rng, PUBLISHED_N)
+            return row | correlations("dcor_released", images, released[:MEASURED], rng, PUBLISHED_N)
+
+
+def _inference_row(round: int, scores: dict[str, float], exchanges: Sequence[Counts]) -> Row:
+    """The row of the inference rounds, in the schema of `round_rows`."""
+    empty: dict[str, Any] = {"train_metrics": None, "evaluate_metrics_clientapp": None}
+    return {"round": round, **empty, "evaluate_metrics_serverapp": scores, "counts": summed(exchanges)}
+
+
+def collect(world: World, grid: OrderlyGrid, sink: Sink, place: Place) -> list[Row]:
+    """One row an arm, in the arms' order, with every training done once."""
+    rows: dict[int, Row] = {}
+    for training, arms in trainings(world.experiment).items():
+        rows |= dict(zip(arms, Collection(world, grid, sink, place, training).rows(arms), strict=True))
+    return [rows[arm] for arm in sorted(rows)]

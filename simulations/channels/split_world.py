@@ -1,0 +1,117 @@
+"""Which images each party of a split-learning experiment has, and the clients as functions of public names."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fl_privacy.seeding import stream, subseed
+from fl_privacy.split_rules import SplitParty
+from simulations.channels.split_protocol import batch_size
+
+if TYPE_CHECKING:
+    from simulations.experiment import Experiment
+    from simulations.world import World
+
+EVALUATED = 1000
+VICTIMS = 32
+"""Images a client, where the experiment names none."""
+LEAST_BATCH = 4
+"""A shorter last mini-batch is left out: batch normalisation and distance correlation need more rows."""
+
+
+def victims(world: World, client: int) -> tuple[Tensor, Tensor]:
+    """The images (N, C, H, W) and labels (N,) that `client` releases after training: its slice of the victims."""
+    first, end = victim_range(world)
+    each = (end - first) // world.experiment.clients
+    chosen = slice(first + client * each, first + (client + 1) * each)
+    return world.data.train.images(chosen), world.data.train.labels[chosen]
+
+
+def victim_range(world: World) -> tuple[int, int]:
+    """The first victim among the training images, and the end of them."""
+    count = len(world.data.train)
+    first, end = world.experiment.rules.victims or (count - VICTIMS * world.experiment.clients, count)
+    return first, end
+
+
+def evaluated(world: World) -> tuple[Tensor, Tensor]:
+    """The test images (N, C, H, W) and labels (N,) on which accuracy is measured."""
+    first, end = world.experiment.rules.evaluated or (0, EVALUATED)
+    return world.data.test.images(slice(first, end)), world.data.test.labels[first:end]
+
+
+def judged(world: World) -> tuple[Tensor, Tensor]:
+    """Test images (N, C, H, W) and labels (N,) that the evaluator alone has: the adversary's own are left out."""
+    test, public = world.data.test, world.experiment.public
+    if not _same_set(world.experiment) or public.get("split", "train") != "test":
+        return test.images(), test.labels
+    first = public.get("first", 0)
+    kept = torch.ones(len(test), dtype=torch.bool)
+    kept[first : first + public.get("count", len(test))] = False
+    index = kept.nonzero().flatten()
+    return test.images(index), test.labels[index]
+
+
+def _same_set(experiment: Experiment) -> bool:
+    return bool(experiment.public) and experiment.public["name"] == experiment.dataset["name"]
+
+
+def check_images(world: World) -> None:
+    """Check that every party's images are there and that the adversary owns none of the victims'.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    (first, end), train, test = victim_range(world), len(world.data.train), len(world.data.test)
+    if not 0 <= first < end <= train or end - first < world.experiment.clients:
+        raise ValueError(
+            f"'protocol.victims' takes images {first} to {end} for {world.experiment.clients} clients, and "
+            f"'{world.data.name}' has {train} to train with"
+        )
+    _, stop = world.experiment.rules.evaluated or (0, min(EVALUATED, test))
+    if stop > test:
+        raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{world.data.name}' has {test} test images")
+    public = world.experiment.public
+    if _same_set(world.experiment) and public.get("split", "train") == "train":
+        start = public.get("first", 0)
+        if start < end and first < start + public.get("count", train):
+            raise ValueError(
+                f"the adversary's 'public' images from {start} on include the victims ({first} to {end}), which it "
+                "must never have: set public.first and public.count, or protocol.victims"
+            )
+
+
+def mini_batch(world: World, arm: int, client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
+    """Mini-batch `step` of a client's epoch: images (B, C, H, W) in [0, 1] and labels (B,)."""
+    chosen, part = world.experiment.each_arm[arm], world.parts[client]
+    if chosen.rules.shuffle:
+        part = part[torch.randperm(len(part), generator=stream(world.experiment.seed, "epoch", client, round))]
+    size = batch_size(world.experiment, chosen)
+    index = part[step * size : (step + 1) * size]
+    return world.data.train.images(index), world.data.train.labels[index]
+
+
+def steps(world: World, arm: int, client: int) -> int:
+    """The mini-batches of one epoch of a client."""
+    whole, rest = divmod(len(world.parts[client]), batch_size(world.experiment, world.experiment.each_arm[arm]))
+    return whole + (rest >= LEAST_BATCH or whole == 0)
+
+
+def party(world: World, arm: int, fixed: bool = False) -> SplitParty:
+    """The clients of one arm: while they train with the server, or, `fixed`, while it trains alone."""
+    experiment = world.experiment
+    chosen = experiment.each_arm[arm]
+    return SplitParty(
+        model=world.model,
+        rules=chosen.rules.rules(experiment.learning_rate, train_client=not fixed),
+        batch=partial(mini_batch, world, arm),
+        steps=partial(steps, world, arm),
+        held_out=partial(victims, world),
+        chain=chosen.released if fixed else chosen.trained,
+        serving=chosen.released,
+        seed=subseed(experiment.seed, "party", arm, *(["fixed"] if fixed else [])),
+    )
