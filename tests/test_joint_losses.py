@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fl_privacy.catalogue import UnknownName
 from fl_privacy.joint_training import JointLoss, class_weights
 from fl_privacy.joint_training.losses import hits
+from fl_privacy.joint_training.quick_ssim import quick_ssim
 from fl_privacy.metrics import ssim
 from fl_privacy.models import build_model
 from fl_privacy.models.decoders import DECODERS, build_decoder
@@ -29,6 +30,23 @@ def test_reconstruction_is_equation_3_with_equation_17(delta):
     guess, truth = images(seed=1), images(seed=2)
     expected = 5 * huber(guess - truth, delta).mean() + (1 - ssim(guess, truth).mean())
     assert JointLoss(delta=delta).reconstruction(guess, truth) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 28, 28), (2, 3, 32, 20), (2, 2, 9, 12), (1, 1, 2, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_quick_ssim_and_its_gradient_are_those_of_pytorch_msssim(shape, layout):
+    truth = torch.rand(shape, generator=stream(1, "truth"))
+    noise = torch.rand(shape, generator=stream(1, "noise"))
+    for share in (0.01, 0.5):
+        guess = ((1 - share) * truth + share * noise).contiguous(memory_format=layout).requires_grad_()
+        found = [
+            (values := form(guess, truth), *torch.autograd.grad(values.sum(), guess)) for form in (quick_ssim, ssim)
+        ]
+        assert found[0][0].shape == (shape[0],)
+        for quick, slow in zip(*found, strict=True):
+            assert torch.allclose(quick, slow, rtol=1e-4, atol=2e-6)
+    assert torch.equal(quick_ssim(truth, truth), quick_ssim(truth, truth.clone()))
+    assert float((1 - quick_ssim(truth, truth)).abs().max()) < 1e-5
 
 
 def test_huber_with_delta_1_is_exactly_half_the_squared_error_on_images():

@@ -118,7 +118,7 @@ def test_the_step_equals_two_optimisers_and_one_backward_spelt_out(sets):
     data, validation, _ = sets
     settings = JointSettings(epochs=1, batch_size=600, augment=False)
     ours = train(SPEC, settings, data, validation, seed=3).pair
-    pair = build_pair(SPEC, 3).train()
+    pair = build_pair(SPEC, 3).to(memory_format=torch.channels_last).train()
     adams = [torch.optim.Adam(part.parameters(), 1e-3) for part in (pair.classifier, pair.decoder)]
     order = torch.randperm(600, generator=stream(3, "order", 0))
     x, y = data.images(order), data.labels[order]

@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.metrics.ssim import ssim
+from fl_privacy.joint_training.quick_ssim import quick_ssim
 
 Task = Literal["categorical", "attributes"]
 
@@ -49,7 +49,7 @@ class JointLoss:
     def reconstruction(self, guess: Tensor, truth: Tensor) -> Tensor:
         """Equation 3: images (N, C, H, W) in [0, 1] twice to a scalar, 0 for a perfect copy."""
         huber = F.huber_loss(guess.float(), truth, delta=self.delta)
-        return self.gamma_h * huber + self.gamma_s * (1 - ssim(guess, truth).mean())
+        return self.gamma_h * huber + self.gamma_s * (1 - quick_ssim(guess, truth).mean())
 
     def total(self, classification: Tensor, reconstruction: Tensor | None) -> Tensor:
         """Equation 4. G's gradient of it is beta_r times that of its own loss, which Adam's step does not feel."""

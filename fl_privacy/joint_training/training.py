@@ -122,7 +122,7 @@ def train(
     """Train F and G together; the same arguments give the same bits on a CPU, interrupted or not.
 
     `law`: the clients' defences, which an adaptive server trains through. `checkpoint`: a file written after every
-    epoch and resumed from where it exists. On a GPU the step runs in bfloat16 and channels-last.
+    epoch and resumed from where it exists. The step runs channels-last, and on a GPU in bfloat16.
 
     Raises:
         ValueError: fewer images than one step takes, or a checkpoint of another training.
@@ -133,9 +133,7 @@ def train(
     if len(data) < settings.fresh:
         raise ValueError(f"{len(data)} images are fewer than the {settings.fresh} of one step: lower batch_size")
     place = torch.device(device)
-    pair = build_pair(spec, seed).to(place)
-    if place.type == "cuda":
-        pair = pair.to(memory_format=torch.channels_last)
+    pair = build_pair(spec, seed).to(place).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(pair.parameters(), settings.learning_rate, fused=True)
     identity = {"spec": asdict(spec), "settings": asdict(settings), "seed": seed, "law": law.label, "images": len(data)}
     run = Run(pair, optimiser, spec, identity, checkpoint)
@@ -153,7 +151,7 @@ def train(
         run.record(report)
         progress(report)
     pair.load_state_dict(run.best)
-    return Trained(pair.eval(), tuple(run.history))
+    return Trained(pair.to(memory_format=torch.contiguous_format).eval(), tuple(run.history))
 
 
 def _epoch(

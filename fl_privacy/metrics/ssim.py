@@ -20,9 +20,18 @@ def ssim(guess: Tensor, truth: Tensor) -> Tensor:
     """
     if len(guess) == 0:
         return torch.zeros(0)
-    side = min(guess.shape[-2:])
-    window = min(WINDOW, side if side % 2 else side - 1)
-    if side < 2:
-        raise ValueError(f"SSIM needs images of at least 2 x 2 pixels, not {tuple(guess.shape[-2:])}")
+    window = window_of(guess)
     scores: Tensor = gaussian_ssim(guess.float(), truth.float(), data_range=1.0, size_average=False, win_size=window)
     return scores
+
+
+def window_of(images: Tensor) -> int:
+    """The side of SSIM's window for images (N, C, H, W).
+
+    Raises:
+        ValueError: images with a side below 2 pixels.
+    """
+    side = min(images.shape[-2:])
+    if side < 2:
+        raise ValueError(f"SSIM needs images of at least 2 x 2 pixels, not {tuple(images.shape[-2:])}")
+    return min(WINDOW, side if side % 2 else side - 1)

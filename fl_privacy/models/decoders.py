@@ -75,11 +75,11 @@ class TransposedBlock(nn.Module):
         super().__init__()
         doubles = channels_in != channels
         kernel, stride = (4, 2) if doubles else (3, 1)
-        self.enter = nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU())
+        self.enter = nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU(inplace=True))
         self.main = nn.Sequential(
             nn.ConvTranspose2d(channels_in, channels, kernel, stride, 1, bias=False),
             nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.ConvTranspose2d(channels, channels, 3, 1, 1, bias=False),
         )
         # as published: 4 to 8 pixels by a 1x1 kernel of stride 3 with a border cut, which reaches one pixel in nine
@@ -91,8 +91,8 @@ class TransposedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         entered = self.enter(x)
         kept = x if self.shortcut is None else self.shortcut(entered)
-        out: Tensor = kept + self.main(entered)
-        return out
+        out: Tensor = self.main(entered)
+        return out.add_(kept)
 
 
 @DECODERS.register("wide_resnet")

@@ -16,12 +16,12 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.enter = nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU())
+        self.enter = nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU(inplace=True))
         # 'same' padding of a stride-2 convolution on an even side is one row and column at the far end only
-        self.pad = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, bias=False)
+        self.far_end = stride == 2
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 0 if self.far_end else 1, bias=False)
         self.conv2 = nn.Sequential(
-            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+            nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         )
         projects = channels_in != channels
         self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if projects else None
@@ -29,8 +29,8 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         entered = self.enter(x)
         kept = x if self.shortcut is None else self.shortcut(entered)
-        out: Tensor = kept + self.conv2(self.conv1(F.pad(entered, self.pad)))
-        return out
+        out: Tensor = self.conv2(self.conv1(F.pad(entered, (0, 1, 0, 1)) if self.far_end else entered))
+        return out.add_(kept)
 
 
 @MODELS.register("wide_resnet")
@@ -59,6 +59,8 @@ def wide_resnet(
         rest = [PreActivationBlock(out, out, 1) for _ in range(BLOCKS - 1)]
         stages[f"group{index + 1}"] = nn.Sequential(first, *rest)
         channels = out
-    stages["pool"] = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    stages["pool"] = nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     stages["head"] = nn.Linear(channels, classes)
     return nn.Sequential(stages)
