@@ -68,7 +68,7 @@ def jobs(
     for label, attack in experiment.attacks.items():
         groups: dict[tuple[int, ...], list[Key]] = {}
         for key in attacked:
-            if kind.shown(attack, key):
+            if experiment.concerns(label, key.arm) and kind.shown(attack, key):
                 groups.setdefault(kind.group(experiment, attack, key), []).append(key)
         for keys in groups.values():
             if (ready := armed(attack, keys[0].arm)) is not None:

@@ -136,6 +136,7 @@ def _check_attacks(experiment: Experiment) -> None:
     _check_unique("also", "attack (give one of them a 'label')", labels)
     for each, attack in zip(components, experiment.attacks.values(), strict=True):
         _check_attack(experiment, each["name"], attack)
+        _check_only(experiment, each.get("only", []))
 
 
 def _check_attack(experiment: Experiment, name: str, attack: Attack) -> None:
@@ -151,6 +152,14 @@ def _check_attack(experiment: Experiment, name: str, attack: Attack) -> None:
             f"the attack '{name}' needs the observation's {', '.join(withheld)}; the {experiment.channel} channel's "
             f"adversary holds {', '.join(sorted(granted))}."
         )
+
+
+def _check_only(experiment: Experiment, only: object) -> None:
+    if not isinstance(only, list | tuple):
+        raise ValueError(f"'only' of an attack takes a list of arms or variants, not {only!r}")
+    for name in only:
+        if not any(arm == name or arm.startswith(f"{name}; ") for arm in experiment.arms):
+            raise ValueError(f"'only' names {name!r}, and the arms are: {', '.join(map(repr, experiment.arms))}")
 
 
 def _check_expected(experiment: Experiment) -> None:

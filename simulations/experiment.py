@@ -45,9 +45,10 @@ class Experiment:
     them by default), and the adversary may own the `public` ones: a data set with its `split`, `first` and `count`.
 
     `attack`, and the attacks of `also`, see the first `attacked_clients` replies of each of the `attacked_rounds`; a
-    `label` tells two settings of one attack apart. `timeout` is a round's deadline in seconds; a round with fewer valid
-    replies than `min_replies` is skipped. `show_originals` lets the figure show private images. `expected` holds rows
-    of published values, each with the `defence` (and `attack`) beside whose measured ones the report prints them.
+    `label` tells two settings of one attack apart, and `only` lists the arms, or variants, that it is kept to.
+    `timeout` is a round's deadline in seconds; a round with fewer valid replies than `min_replies` is skipped.
+    `show_originals` lets the figure show private images. `expected` holds rows of published values, each with the
+    `defence` (and `attack`) beside whose measured ones the report prints them.
 
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
@@ -115,6 +116,12 @@ class Experiment:
         """The attacks by label."""
         return {label_of(each): _attack(each) for each in (self.attack, *self.also)}
 
+    def concerns(self, attack: str, arm: int) -> bool:
+        """Whether the attack of this label attacks this arm: all of them, unless it is kept to some."""
+        chosen = next(each for each in (self.attack, *self.also) if label_of(each) == attack)
+        label = self.arms[arm]
+        return not chosen.get("only") or any(label == each or label.startswith(f"{each}; ") for each in chosen["only"])
+
     @cached_property
     def each_arm(self) -> Sequence[Arm]:
         """Every variant of the protocol with every training defence and every serving one, in this order.
@@ -158,7 +165,8 @@ def _chain(components: Sequence[Component]) -> Chain:
 
 
 def _attack(component: Component) -> Attack:
-    attack: Attack = ATTACKS.configure(component["name"], _unlabelled(settings_of(component)))
+    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "only")}
+    attack: Attack = ATTACKS.configure(component["name"], settings)
     return attack
 
 

@@ -57,8 +57,7 @@ def _column(attack: str, defence: str, group: Sequence[Scored], several: bool) -
     captions = [f"{float(value):.1f} dB" for each in group for value in each.score.images["psnr"]]
     if attack.startswith(CONTROL):
         return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
-    readable = "no defence" if defence == UNDEFENDED else defence.replace("_", " ").replace("(", ",\n").replace(")", "")
-    by = f" by {attack}" if several else ""
-    lines = f"rebuilt{by}, {readable}".split("\n")
-    title = "\n".join(textwrap.fill(line, TITLE) for part in lines for line in part.split("; "))
-    return figures.Column(title, images, captions)
+    parts = ["no defence" if part == UNDEFENDED else part for part in defence.split("; ")]
+    readable = "; ".join(parts).replace("_", " ").replace("(", ",\n").replace(")", "")
+    lines = f"rebuilt{f' by {attack}' if several else ''}, {readable}".replace("; ", "\n").split("\n")
+    return figures.Column("\n".join(textwrap.fill(line, TITLE) for line in lines), images, captions)

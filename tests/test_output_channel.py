@@ -18,7 +18,7 @@ from simulations.channels.output_scores import bits, entropy, measures
 from simulations.experiment import Experiment
 from simulations.files import read_json
 from simulations.reattack import attack_again
-from simulations.run import simulate
+from simulations.run import plan, simulate
 from simulations.stages import observed
 from simulations.world import world_of
 
@@ -29,7 +29,10 @@ TINY = Experiment(
     dataset={"name": "digits", "size": 8},
     model={"name": "vicious_small", "width": 4, "hidden": 16},
     attack={"name": "vicious"},
-    also=({"name": "output_decoder", "steps": 3, "batch_size": 8},),
+    also=(
+        {"name": "output_decoder", "steps": 3, "batch_size": 8},
+        {"name": "output_decoder", "label": "on honest", "only": ("honest",), "steps": 1, "batch_size": 8},
+    ),
     public={"name": "digits", "size": 8, "count": 50},
     serving=([], SOFT),
     protocol={
@@ -40,19 +43,17 @@ TINY = Experiment(
         "validation": 100,
         "labelled": 50,
     },
-    variants=(
-        {"label": "vicious"},
-        {"label": "adaptive", "adaptive": True},
-        {"label": "honest", "beta_r": 0.0},
-    ),
+    defences=([], SOFT),
+    variants=({"label": "vicious"}, {"label": "honest", "beta_r": 0.0}),
     clients=4,
     clients_per_round=4,
     attacked_clients=3,
     batch_size=20,
 )
 ARMS = [
-    f"{variant}; serving {served}"
-    for variant in ("vicious", "adaptive", "honest")
+    f"{variant}; {trained}; serving {served}"
+    for variant in ("vicious", "honest")
+    for trained in ("none", "softmax + rounding(decimals=1)")
     for served in ("none", "softmax + rounding(decimals=1)")
 ]
 
@@ -82,17 +83,17 @@ def rows(result, attack=None):
 def test_every_distinct_pair_is_trained_once(tiny):
     pairs = read_json(tiny.folder / "pairs.json")
     names = [pair["checkpoint"].rsplit("/", 1)[-1] for pair in pairs]
-    assert names[0] == names[1] == names[2], "adaptive to no defence is what the first one is"
-    assert names[4] == names[5], "an honest server has no decoder that a serving chain could matter to"
+    assert names[0] == names[1] != names[2] == names[3], "one training serves every chain"
+    assert names[4] == names[5] == names[6] == names[7], "an honest server has no decoder that defences matter to"
     assert len(set(names)) == 3
     assert {path.name for path in (tiny.folder / "models").glob("*.safetensors")} == set(names)
-    assert [len(pair["epochs"]) for pair in pairs] == [2] * 6
-    assert pairs[3]["identity"]["law"] == "softmax + rounding(decimals=1)"
+    assert [len(pair["epochs"]) for pair in pairs] == [2] * 8
+    assert pairs[2]["identity"]["law"] == "softmax + rounding(decimals=1)"
 
 
 def test_the_server_sees_the_defended_answers_of_the_trained_classifier(tiny, world):
     seen = observed(world, tiny.folder)
-    assert len(seen) == 6 * 4
+    assert len(seen) == 8 * 4
     checkpoints = [pair["checkpoint"] for pair in read_json(tiny.folder / "pairs.json")]
     for key, each in seen.items():
         clean = outputs(load_pair(checkpoints[key.arm]).classifier, world.batch(key.client, 1)[0])
@@ -116,6 +117,7 @@ def test_clients_hold_test_images_each_its_own(world):
 def test_the_table_has_a_row_an_attack_and_arm_and_none_where_there_is_no_decoder(tiny):
     assert list(rows(tiny, "vicious")) == ARMS[:4]
     assert list(rows(tiny, "output_decoder")) == ARMS
+    assert list(rows(tiny, "on honest")) == ARMS[4:]
     assert {row["attack"] for row in tiny.summary if row["attack"].startswith("control")} == {
         "control: random guess",
         "control: mean image",
@@ -155,7 +157,7 @@ def test_set_scores_are_those_of_all_attacked_images(tiny, world):
 
 def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = dataclasses.replace(TINY, protocol=settings, variants=(), serving=(), also=())
+    one = dataclasses.replace(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
     first, second = [], []
     runs = [local(one, tmp_path / str(number), note=notes.append) for number, notes in enumerate((first, second))]
     assert runs[0].digests == runs[1].digests
@@ -169,7 +171,7 @@ def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
 
 def test_a_run_that_was_stopped_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = dataclasses.replace(TINY, protocol=settings, variants=(), serving=(), also=())
+    one = dataclasses.replace(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
 
     def stopping(label, note, report):
         raise KeyboardInterrupt
@@ -216,7 +218,7 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
     worlds.world_of.cache_clear()
     one, two = {"label": "one", "attributes": ("high",)}, {"label": "two"}
     task = {**TINY.protocol, "task": "attributes", "labelled": 0}
-    several = dataclasses.replace(TINY, protocol=task, variants=(one, two), serving=())
+    several = dataclasses.replace(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
     try:
         result = local(several, tmp_path / "attributes")
         seen = observed(world_of(several.to_json(), None), result.folder)
@@ -245,6 +247,8 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
         ({"protocol": {"decoder": 3}}, "'decoder' takes a name"),
         ({"protocol": {"epochs": 0}}, "epochs must be at least 1"),
         ({"protocol": {"beta_r": 0, "beta_c": 0}}, "must be above 0"),
+        ({"also": ({**TINY.also[1], "only": ("hones",)},)}, "'only' names 'hones', and the arms are: 'vicious; none"),
+        ({"also": ({**TINY.also[1], "only": "honest"},)}, "takes a list of arms"),
         ({"public": {}}, "needs the observation's public"),
         ({"attack": "grnn"}, "Attacks for it: output_decoder, vicious"),
     ],
@@ -257,6 +261,13 @@ def test_what_does_not_fit_is_refused_before_anything_starts(change, words):
 def test_too_few_training_images_are_named(world):
     with pytest.raises(ValueError, match=r"ask for 1400 \+ 100 training images, and 'digits' has 1437"):
         output_pairs.split(world, JointServer(images=1400, validation=100))
+
+
+def test_a_plan_is_refused_before_anything_is_trained(tmp_path):
+    greedy = dataclasses.replace(TINY, protocol={**TINY.protocol, "images": 1400})
+    with pytest.raises(ValueError, match=r"ask for 1400 \+ 100"):
+        plan(greedy, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_validation_images_are_no_training_images(world):

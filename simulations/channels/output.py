@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
-from torch import nn
+from torch import Tensor, nn
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.vicious import Vicious
@@ -24,7 +24,7 @@ from fl_privacy.joint_training.scores import targets
 from fl_privacy.observation import Channel, Images, Observation, Spec
 from fl_privacy.seeding import subseed
 from simulations.channels.base import Kind, Place, Row, Sink, WorldOf, round_rows
-from simulations.channels.output_pairs import pair_of, relevant, split, train_pairs
+from simulations.channels.output_pairs import pair_of, relevant, sizes, split, train_pairs
 from simulations.channels.output_protocol import JointServer
 from simulations.channels.output_scores import leak, suspicion, use
 from strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
@@ -76,6 +76,10 @@ class Output(Kind):
             exclusive = [each for each in arm.released.defences if isinstance(each, Softmax | ArgMax)]
             if arm.rules.task == "attributes" and exclusive:
                 raise ValueError("softmax and arg_max need classes that exclude each other, and attributes do not")
+
+    def check_world(self, world: World) -> None:
+        for arm in world.experiment.each_arm:
+            sizes(world, arm.rules)
 
     def prepare(self, world: World, place: Place) -> None:
         train_pairs(world, place)
@@ -152,7 +156,7 @@ class Output(Kind):
     def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
         public = world.public()
         return {
-            key: dataclasses.replace(each, public=public, query=partial(outputs, each.model))
+            key: dataclasses.replace(each, public=public, query=partial(_ask, each.model))
             for key, each in seen.items()
             if each.model is not None
         }
@@ -183,6 +187,11 @@ class Output(Kind):
             "can carry at most; 1 - S: how far a user's fine-tuning moves the answers, near 0 for an honest model. "
             "Accuracy is that of the answers as released."
         )
+
+
+def _ask(model: nn.Module, images: Tensor) -> Tensor:
+    """The classifier's answers, computed where the images are."""
+    return outputs(model.to(images.device), images)
 
 
 def answers_of(world: World, arm: Arm) -> Spec:

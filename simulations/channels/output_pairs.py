@@ -38,20 +38,28 @@ class Split:
     validation: ImageSet
 
 
-def split(world: World, rules: JointServer) -> Split:
-    """The server's part of the training images.
+def sizes(world: World, rules: JointServer) -> tuple[int, int]:
+    """How many images a server trains on, and by how many it chooses the best epoch.
 
     Raises:
-        ValueError: fewer images than the settings ask for, or attributes that the set does not have.
+        ValueError: more than there are, or attributes that the set does not have.
     """
-    data = world.data.train
-    count, validation = len(data), rules.validation or len(data) // 10
+    count = len(world.data.train)
+    validation = rules.validation or count // 10
     images = rules.images or count - validation
-    if validation < 1 or images + validation > count:
+    if min(validation, images) < 1 or images + validation > count:
         raise ValueError(
             f"'images' and 'validation' ask for {images} + {validation} training images, and '{world.data.name}' has "
             f"{count}"
         )
+    rules.names(world.data)
+    return images, validation
+
+
+def split(world: World, rules: JointServer) -> Split:
+    """The server's part of the training images; raises as `sizes` does."""
+    data, (images, validation) = world.data.train, sizes(world, rules)
+    count = len(data)
     order = torch.randperm(count, generator=stream(0, "validation")) if rules.shuffled else torch.arange(count)
     chosen = order[:images], order[count - validation :]
     return Split(*(relevant(world, rules, data.chosen(each)) for each in chosen))
@@ -71,7 +79,7 @@ def train_pairs(world: World, place: Place) -> None:
     found: dict[str, dict[str, Any]] = {}
     rows = []
     for arm in experiment.each_arm:
-        law = arm.rules.law(arm.trained, arm.released)
+        law = arm.rules.law(arm.trained)
         facts = identity(world, arm.rules, law)
         name = _name(world, arm.rules, facts)
         if name not in found:

@@ -22,7 +22,7 @@ class JointServer:
     `beta_r` and `beta_c` weigh reconstruction and classification (1/0 is a pure autoencoder, 0/1 an honest server,
     which trains no decoder); `gamma_h`, `gamma_s` and `delta` as in `JointLoss`. `task` 'attributes' has one output for
     each of the data set's binary `attributes` (all of them unless some are named). The decoder is trained through the
-    experiment's `defences`; with `adaptive`, through those under which the clients will answer (`serving`).
+    experiment's `defences`, so it is adapted to them; `serving` puts others in the place of those when clients answer.
 
     The last `validation` training images (a tenth of all by default) choose the best epoch, and the first `images` of
     the rest (all by default) are trained on; `shuffled` draws them at random first, the same ones for every seed,
@@ -45,7 +45,6 @@ class JointServer:
     delta: float = 1.0
     task: Literal["categorical", "attributes"] = "categorical"
     attributes: tuple[str, ...] = ()
-    adaptive: bool = False
     images: int = 0
     validation: int = 0
     shuffled: bool = True
@@ -94,11 +93,9 @@ class JointServer:
             compiled=self.compiled,
         )
 
-    def law(self, trained: Chain, released: Chain) -> Chain:
+    def law(self, trained: Chain) -> Chain:
         """The defences between F and G in training; an honest server has no G that they could matter to."""
-        if self.honest:
-            return NOTHING
-        return released if self.adaptive else trained
+        return NOTHING if self.honest else trained
 
     def names(self, data: DataSet) -> tuple[str, ...]:
         """What every output stands for: a class's number, or an attribute.
