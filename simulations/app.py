@@ -36,11 +36,15 @@ def _world(experiment_json: str, root: Path | None, message: Message, context: C
     return world_of(experiment_json, root)
 
 
+def prepare(world: World, out: Path, note: Note) -> None:
+    """Leave in `out` what has to be there before the clients start."""
+    CHANNELS[world.experiment.channel].prepare(world, Place(out, note))
+
+
 def collect(world: World, grid: Grid, out: Path, note: Note) -> None:
-    """Run the rounds of every arm and leave observations/ and rounds.json in `out`."""
+    """Run the rounds of every arm and leave observations/ and rounds.json in `out`; `prepare` has been called."""
     experiment = world.experiment
     kind, place = CHANNELS[experiment.channel], Place(out, note)
-    kind.prepare(world, place)
     orderly = OrderlyGrid(
         grid,
         experiment.clients,
@@ -69,6 +73,7 @@ def _serve(grid: Grid, context: Context) -> None:
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     world = world_of(experiment.to_json(), root)
     write_config(world, folder, backend="flwr run")
+    prepare(world, folder, print)
     collect(world, grid, folder, print)
     result = finish(world, folder, print, run_here)
     print(f"results: {result.folder}")

@@ -12,7 +12,7 @@ import torch
 
 from fl_privacy.data import data_root as find_root
 from simulations import files
-from simulations.app import apps
+from simulations.app import apps, prepare
 from simulations.attacking import Note, run_here, run_on_ray
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
@@ -111,6 +111,7 @@ def execute(checked: Plan, note: Note = print) -> Result:
 def _collect(checked: Plan, note: Note) -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     experiment = checked.world.experiment
+    prepare(checked.world, checked.out, note)  # before Ray starts, whose workers would wait for it
     server_app, client_app = apps(experiment, checked.root, checked.out, note)
     if checked.backend == "local":
         run_local(server_app, client_app, experiment.clients)
