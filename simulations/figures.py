@@ -15,6 +15,7 @@ from torch import Tensor
 from simulations.files import write_atomic
 
 ROWS = 5
+WIDEST = 16.0  # inches
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], bli
     """
     accuracy = {arm["defence"]: arm["model_accuracy"] for arm in arms}
     places = {defence: place for place, defence in enumerate(accuracy)}
-    figure = Figure(figsize=(0.9 * len(places) + 3.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(min(0.9 * len(places), WIDEST) + 3.5, 6.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     leak, use = figure.subplots(2, 1, sharex=True)
     for attack in dict.fromkeys(arm["attack"] for arm in arms):
@@ -67,7 +68,7 @@ def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], bli
     use.plot(list(places.values()), [100 * value for value in accuracy.values()], marker="o", color="tab:green")
     use.set(ylabel="use: test accuracy (%)", ylim=(0, 100))
     names = [name.replace("(", "\n(") for name in places]
-    use.set_xticks(list(places.values()), names, rotation=30, ha="right", fontsize=8)
+    use.set_xticks(list(places.values()), names, rotation=30, ha="right", fontsize=8 if len(names) < 20 else 5)
     return _save(figure, path)
 
 

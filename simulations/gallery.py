@@ -14,13 +14,18 @@ from simulations.scoring import CONTROL, UNDEFENDED, Scored
 from simulations.world import World
 
 TITLE = 26  # characters over a column
+MOST = 10  # rebuilt columns of one figure
 
 
 def draw(
     world: World, folder: Path, scored: Sequence[Scored], averages: Sequence[Mapping[str, Any]], originals: bool
 ) -> None:
-    """Draw the first attacked round's images and, where there are three arms or more, leakage against accuracy."""
-    _draw_images(world, folder / files.FIGURES / "reconstructions.png", scored, originals)
+    """Draw the first attacked round's images and, where there are three arms or more, leakage against accuracy.
+
+    Where they are too many for one figure, there is one an attack with the arms side by side (or one an arm, where the
+    attacks are more), each with `MOST` of them at most; its title says how many it leaves out.
+    """
+    _draw_images(world, folder / files.FIGURES, scored, originals)
     arms = [row for row in averages if not row["attack"].startswith(CONTROL)]
     if len(arms) >= 3:
         blind = {row["attack"].removeprefix(CONTROL): row["psnr"] for row in averages if row not in arms}
@@ -28,22 +33,47 @@ def draw(
         figures.draw_tradeoff(folder / files.FIGURES / "tradeoff.png", title, arms, blind)
 
 
-def _draw_images(world: World, path: Path, scored: Sequence[Scored], originals: bool) -> None:
+def _draw_images(world: World, folder: Path, scored: Sequence[Scored], originals: bool) -> None:
     first = min(each.key.round for each in scored)
     columns: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         if each.key.round == first and each.attack != f"{CONTROL}random guess":
             columns.setdefault((each.attack, each.defence), []).append(each)
-    blocks = [_private(next(iter(columns.values())))] if originals else []
+    several = len(world.experiment.attacks) > 1
+    private = [_private(next(iter(columns.values())))] if originals else []
+    blind = [key for key in columns if key[0].startswith(CONTROL)]
+    for number, page in enumerate(pages([key for key in columns if key not in blind]), start=1):
+        keys = evenly(page)
+        blocks = private + [_column(*key, columns[key], several) for key in (*keys, *blind)]
+        name = "reconstructions.png" if number == 1 else f"reconstructions_{number}.png"
+        title = textwrap.fill(_title(world, keys, len(page)), 24 * len(blocks))
+        figures.draw(folder / name, title, blocks)
+
+
+def pages(keys: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """The (attack, defence) columns of each figure."""
+    if len(keys) <= MOST:
+        return [list(keys)]
+    attacks, defences = (list(dict.fromkeys(key[part] for key in keys)) for part in (0, 1))
+    part, names = (0, attacks) if len(defences) >= len(attacks) else (1, defences)
+    return [[key for key in keys if key[part] == name] for name in names]
+
+
+def evenly(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """`MOST` of the columns at most, the first and the last among them."""
+    if len(keys) <= MOST:
+        return list(keys)
+    return [keys[round(place * (len(keys) - 1) / (MOST - 1))] for place in range(MOST)]
+
+
+def _title(world: World, shown: Sequence[tuple[str, str]], count: int) -> str:
     experiment = world.experiment
-    several = len(experiment.attacks) > 1
-    blocks += [_column(attack, defence, group, several) for (attack, defence), group in columns.items()]
-    attacks = ", ".join(experiment.attacks)
-    title = (
+    attacks = ", ".join(dict.fromkeys(attack for attack, _ in shown))
+    left_out = f"; {len(shown)} of {count} columns" if len(shown) < count else ""
+    return (
         f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
-        f"shared ({attacks}; PSNR below each, higher is closer)"
+        f"shared ({attacks}; PSNR below each, higher is closer{left_out})"
     )
-    figures.draw(path, textwrap.fill(title, 24 * len(blocks)), blocks)
 
 
 def _private(group: Sequence[Scored]) -> figures.Column:

@@ -72,7 +72,7 @@ class SplitLearning(Strategy):
             module.load_state_dict(server)
             settings = self.settings
             self._hub = open_hub(settings.link, module, self.rules, settings.seed, settings.patience)
-        state, done = self._round(asker, self._hub, chosen, state, server_round)
+        state, done = self._round(asker, self._hub, self._ready(asker, chosen), state, server_round)
         if done:
             examples = sum(trained.examples for trained in done)
             loss = sum(trained.examples * trained.loss for trained in done) / examples
@@ -91,12 +91,15 @@ class SplitLearning(Strategy):
             raise ValueError(f"clients_per_round is {count}, but there are only {len(nodes)} clients")
         drawn = torch.randperm(len(nodes), generator=stream(self.settings.seed, "sample", server_round))
         asker = Asker(grid, nodes, {**config, "server-round": server_round})
-        chosen = sorted(drawn[:count].tolist())
+        return asker, sorted(drawn[:count].tolist())
+
+    def _ready(self, asker: Asker, chosen: Sequence[int]) -> list[int]:
+        """The clients that say, or have said, how many mini-batches make a turn of theirs."""
         unknown: dict[int, dict[str, Any]] = {client: {} for client in chosen if client not in self._steps}
         if unknown:
             for client, content in asker.ask("query.split_steps", unknown).items():
                 self._steps[client] = int(content.metric_records[METRICS]["steps"])  # type: ignore[arg-type]
-        return asker, [client for client in chosen if client in self._steps]
+        return [client for client in chosen if client in self._steps]
 
     def _round(
         self, asker: Asker, hub: Hub, chosen: Sequence[int], state: Tensors, server_round: int

@@ -31,8 +31,13 @@ def gradient(tmp_path_factory):
     return executed("gradient", tmp_path_factory.mktemp("gradient"))
 
 
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    return executed("split", tmp_path_factory.mktemp("split"))
+
+
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient"}
+    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient", "split"}
 
 
 def test_the_gradient_notebook_shows_its_pictures_and_table(gradient):
@@ -57,3 +62,15 @@ def test_the_gradient_notebook_shows_what_its_texts_claim(gradient):
     assert psnr["none"] > blind + 8
     assert psnr["gaussian_noise(scale=0.003)"] > blind + 8
     assert psnr["gaussian_noise(scale=0.3)"] < blind + 1
+
+
+def test_the_split_notebook_shows_what_its_texts_claim(split):
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", texts(split))
+    clean, adaptive, averaged = (float(value) for value in re.findall(r"tried against .*: +([\d.]+) dB", plain))
+    assert averaged > adaptive + 1
+    assert adaptive > clean + 1
+    found = re.findall(r": distance correlation ([\d.]+), floor ([\d.]+), n = 32", plain)
+    undefended, peeked = (float(value) - float(floor) for value, floor in found)
+    assert undefended > peeked + 0.1
+    pictures = [o for cell in split.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) == 2

@@ -24,12 +24,14 @@ from fl_privacy.split_training import ACTIVATION
 class LearnedDecoder(Attack):
     """A network from released activations to images, fitted on `public` images pushed through `query`.
 
+    `public_images`, a setting of every such attack: how many of them it uses, the first ones; 0 uses all.
     One decoder serves all observations: they must come from one client segment, whose query and public images are taken
     from the first of them.
     """
 
     channels: ClassVar[frozenset[Channel]] = frozenset({Channel.ACTIVATION})
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
+    public_images: int
     # set on the copy that `prepare` returns; not a field, because it is no setting
     network: ClassVar[nn.Module | None] = None
 
@@ -68,9 +70,10 @@ class DecoderAsPublished(LearnedDecoder):
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-4
+    public_images: int = 0
 
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
-        images, released = pairs(seen)
+        images, released = pairs(seen, self.public_images)
         with torch.enable_grad(), seeded(draw(rng), "decoder"):
             network = AffineDecoder(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)
@@ -96,13 +99,14 @@ class Decoder(LearnedDecoder):
     width: int = 32
     blocks: int = 2
     copies: int = 4
+    public_images: int = 0
 
     def _draws(self) -> int:
         """How many releases of one input are averaged before the decoder sees them."""
         return 1
 
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
-        images, released = pairs(seen, self.copies, rng)
+        images, released = pairs(seen, self.public_images, self.copies, rng)
         shape = tuple(released.shape[1:])
         with torch.enable_grad(), seeded(draw(rng), "decoder"):
             network = ConvolutionalDecoder(shape, seen.spec.image_shape, self.width, self.blocks).to(released.device)
@@ -122,11 +126,20 @@ def draw(rng: torch.Generator) -> int:
 
 
 @torch.no_grad()
-def pairs(seen: Observation, copies: int = 1, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """The adversary's images (N, C, H, W), `copies - 1` warped versions of each included, and their activations."""
+def pairs(
+    seen: Observation, count: int = 0, copies: int = 1, rng: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The adversary's first `count` images (N, C, H, W; 0: all), with `copies - 1` warped versions of each, and their
+    activations.
+
+    Raises:
+        ValueError: the adversary has fewer images than that.
+    """
     assert seen.public is not None
     assert seen.query is not None
-    images = seen.public.inputs
+    if not 0 <= count <= len(seen.public):
+        raise ValueError(f"public_images is {count}, and the adversary has {len(seen.public)} images: 0 uses all")
+    images = seen.public.inputs[: count or None]
     if rng is not None:
         images = torch.cat([images, *(warped(images, rng) for _ in range(copies - 1))])
     device = seen.payload[ACTIVATION].device

@@ -14,6 +14,7 @@ from torch import Tensor
 from fl_privacy.catalogue import UnknownName
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
 from fl_privacy.data.folder import class_split, read_images
+from fl_privacy.seeding import stream
 
 PLACES = ("utkface64", "UTKFace", "utkface")
 AGE_BOUNDS = (30, 45, 60)
@@ -95,11 +96,14 @@ def utkface(
     size: int | None = None,
     test_share: float = 0.2,
     split_seed: int = 0,
+    mixed: bool = False,
 ) -> DataSet:
     """Colour faces labelled by `target`, with the binary `attributes` beside the labels.
 
     Reads every *.jpg below the first of `utkface64`, `UTKFace`, `utkface` that is there. The split does not depend on
     the target: it is drawn within every gender and ethnicity. The labels were partly made by a model and have errors.
+    The files are in the order of their names, which is that of age; `mixed` shuffles both splits, so that a range of
+    images is a sample of them.
     Source: Zhang, Song and Qi, Age progression/regression by conditional adversarial autoencoder, 2017.
     """
     paths, people = _people(folder_of(root))
@@ -111,6 +115,8 @@ def utkface(
     )
     strata = torch.tensor([5 * person.gender + person.ethnicity for person in people])
     train, test = class_split(strata, test_share, split_seed)
+    if mixed:
+        train, test = (part[torch.randperm(len(part), generator=stream(split_seed, "mixed"))] for part in (train, test))
     return DataSet("utkface", everything.chosen(train), everything.chosen(test), classes, attributes)
 
 

@@ -33,12 +33,13 @@ from strategies.split import SplitLearning, SplitSettings
 if TYPE_CHECKING:
     from simulations.world import World
 
+PROGRESS_LINES = 6  # a training
 MEASURED = 2048
 """Test images, at most, whose activations' distance correlation is measured."""
 
 
-def weights_file(folder: Path, training: int) -> Path:
-    """Where a run folder keeps the model of a training, named by its first arm."""
+def weights_file(folder: Path, training: int | str) -> Path:
+    """Where a run folder keeps the model of a training, named by its first arm; ARM_retrained: of a server segment."""
     return folder / "models" / f"{training}.safetensors"
 
 
@@ -71,6 +72,7 @@ class Collection:
         chosen = self.experiment.each_arm[arm]
         if epochs := chosen.rules.server_epochs:
             trained, more = self._learn(arm, epochs, trained, fixed=True)
+            files.write_tensors(weights_file(self.place.folder, f"{arm}_retrained"), unpack(trained))
             rows = [*rows, *({**row, "round": row["round"] + self.experiment.rounds} for row in more[1:])]
         last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
         strategy = self._strategy(arm, self.experiment.clients)
@@ -118,10 +120,14 @@ class Collection:
         state = unpack(arrays)
         released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, arm, round)
         scores = self._scores(state, released)
+        if round % max(1, self.experiment.rounds // PROGRESS_LINES) == 0 or fixed:
+            self._tell(chosen.trained.label, fixed, round, scores)
+        return MetricRecord(scores)
+
+    def _tell(self, chain: str, fixed: bool, round: int, scores: dict[str, float]) -> None:
         progress = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
         which = "the server alone" if fixed else "training"
-        self.place.note(f"{which} under {chosen.trained.label}, round {round}: {progress}")
-        return MetricRecord(scores)
+        self.place.note(f"{which} under {chain}, round {round}: {progress}")
 
     @torch.no_grad()
     def _clean(self, state: Tensors) -> Tensor:
@@ -133,7 +139,8 @@ class Collection:
     @torch.no_grad()
     def _scores(self, state: Tensors, released: Tensor) -> dict[str, float]:
         with one_thread():
-            logits = self._segments(state)[1](released)
+            rest = self._segments(state)[1]
+            logits = torch.cat([rest(part) for part in torch.split(released, SERVED_AT_ONCE)])
             hits = float((logits.argmax(1) == self.labels).float().mean())
             return {"accuracy": hits, "loss": float(F.cross_entropy(logits, self.labels))}
 

@@ -16,6 +16,7 @@ from fl_privacy.metrics.distance_correlation import Estimator, measure
 from fl_privacy.models import build_model
 from fl_privacy.seeding import seeded, stream
 from simulations.channels.split_world import judged
+from strategies.desk import one_thread
 
 if TYPE_CHECKING:
     from simulations.scoring import Scored
@@ -49,12 +50,14 @@ def of_guesses(world: World, group: Sequence[Scored], root: Path | None) -> dict
     truths = torch.cat([each.truth.inputs for each in group])
     labels = torch.cat([each.truth.labels for each in group])
     rng = stream(world.experiment.seed, "dcor", "guesses")
-    judge = _reader(world.experiment.to_json(), root)
-    return {
-        **correlations("dcor_guess", truths, guesses, rng, LARGE_N if len(guesses) >= LARGE_N else PUBLISHED_N),
-        "class_read": accuracy(judge, guesses, labels)[0],
-        "class_read_originals": accuracy(judge, truths, labels)[0],
-    }
+    n = LARGE_N if len(guesses) >= LARGE_N else PUBLISHED_N
+    with one_thread():
+        judge = _reader(world.experiment.to_json(), root)
+        return {
+            **correlations("dcor_guess", truths, guesses, rng, n),
+            "class_read": accuracy(judge, guesses, labels)[0],
+            "class_read_originals": accuracy(judge, truths, labels)[0],
+        }
 
 
 @lru_cache(maxsize=1)

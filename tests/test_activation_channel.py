@@ -1,0 +1,258 @@
+"""Split learning as experiments: trained once, served under every chain, attacked by the party that is named."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fl_privacy.client import accuracy
+from fl_privacy.split_rules import TITCOMBE
+from simulations.attacking import jobs
+from simulations.channels import CHANNELS, split_scores
+from simulations.channels.split_protocol import trainings
+from simulations.channels.split_world import evaluated, judged, victims
+from simulations.experiment import Experiment
+from simulations.run import plan, simulate
+from simulations.settings import load_experiment, shipped
+from simulations.stages import observed
+from simulations.storage import Key
+from simulations.world import world_of
+
+KIND = CHANNELS["activation"]
+SMALL = {"batch_size": 32}
+DECODER = {"name": "decoder", "steps": 4, "width": 4, "blocks": 1, "copies": 1, **SMALL}
+PUBLISHED = {"name": "decoder_as_published", "epochs": 1, **SMALL}
+AVERAGING = {**DECODER, "name": "averaging", "repeats": 2}
+NOISE, NOPEEK = {"name": "laplace_noise", "scale": 0.5}, {"name": "nopeek", "weight": 0.5}
+DIGITS = {"name": "digits", "size": 8}
+PROTOCOL = {"cut": ["conv2"], "victims": [300, 364], "evaluated": [0, 100], "queries": 2}
+TINY = Experiment(
+    name="tiny",
+    channel="activation",
+    dataset=DIGITS,
+    model={"name": "convnet"},
+    attack=DECODER,
+    also=(PUBLISHED, AVERAGING),
+    defences=([], [NOPEEK]),
+    serving=([], [NOISE]),
+    public={**DIGITS, "first": 200, "count": 100},
+    protocol=PROTOCOL,
+    train_images=(0, 200),
+    clients=2,
+    clients_per_round=2,
+    attacked_clients=2,
+    batch_size=32,
+    learning_rate=0.01,
+)
+
+
+def quiet(text):
+    """Progress that nobody reads."""
+
+
+def local(experiment, out, **choices):
+    return simulate(experiment, out=out, backend="local", note=quiet, **choices)
+
+
+def changed(experiment=TINY, **protocol):
+    return dataclasses.replace(experiment, protocol={**experiment.protocol, **protocol})
+
+
+def world(experiment=TINY):
+    return world_of(experiment.to_json(), None)
+
+
+def weights(result, name):
+    return load_file(result.folder / "models" / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_reader():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split_scores, "READER_STEPS", 30)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return local(TINY, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def seen(tiny):
+    return observed(world(), tiny.folder)
+
+
+def test_each_chain_is_trained_once_and_served_under_every_one(tiny):
+    assert trainings(TINY) == {0: [0, 1], 2: [2, 3]}
+    assert {path.stem for path in (tiny.folder / "models").iterdir()} == {"0", "2"}
+    assert [arm["defence"] for arm in tiny.arms] == list(TINY.arms)
+    plain, noisy, peek, _ = (arm["rounds"] for arm in tiny.arms)
+    assert [row["round"] for row in plain] == [0, 1, 2]
+    assert plain[:2] == noisy[:2] != peek[:2]
+    losses = [rows[-1]["evaluate_metrics_serverapp"]["loss"] for rows in (plain, noisy)]
+    assert losses[0] == pytest.approx(plain[1]["evaluate_metrics_serverapp"]["loss"])
+    assert losses[1] > losses[0]
+    assert plain[1]["counts"]["received"] == plain[1]["counts"]["expected"] > 0
+    assert plain[2]["counts"]["message_type"] == "query.activation"
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_model(tiny):
+    model = world().model()
+    model.load_state_dict(weights(tiny, 0))
+    hits, _ = accuracy(model, *evaluated(world()))
+    row = next(row for row in tiny.summary if row["defence"] == TINY.arms[0])
+    assert row["model_accuracy"] == pytest.approx(hits)
+
+
+def test_the_adversary_gets_the_segment_whose_activations_it_sees(seen):
+    plain = seen[Key(0, 1, 1)]
+    private, _ = victims(world(), 1)
+    assert torch.allclose(plain.query(private), plain.payload["activation"], atol=1e-6)
+    assert not torch.equal(victims(world(), 0)[0], private)
+    assert torch.equal(plain.public.inputs, world().public().inputs)
+    assert not plain.spec.training_mode
+
+
+def test_every_query_shows_the_same_input_under_fresh_noise(seen):
+    def released(arm, query):
+        return seen[Key(arm, query, 0)].payload["activation"]
+
+    assert torch.equal(released(0, 1), released(0, 2))
+    first, second = (released(1, query) - released(0, 1) for query in (1, 2))
+    assert first.std() == pytest.approx(0.5 * 2**0.5, rel=0.1)
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.1
+
+
+def test_repeats_of_one_input_are_attacked_together_and_scored_once(tiny, seen):
+    for attack in TINY.attacks:
+        assert sum(row["attack"] == attack for row in tiny.samples) == 4 * 64
+    todo = {(job.label, job.keys[0].arm): job for job in jobs(TINY, KIND, seen, lambda attack, arm: attack)}
+    assert {key.round for key in todo["decoder", 1].keys} == {1}
+    assert {(key.arm, key.round, key.client) for key in todo["averaging", 1].keys} == {
+        (1, query, client) for query in (1, 2) for client in (0, 1)
+    }
+    assert {path.stem.split("_")[1] for path in (tiny.folder / "reconstructions" / "averaging").iterdir()} == {"r1"}
+
+
+def test_the_decoder_that_ignores_defences_is_fitted_once_a_training(seen):
+    todo = jobs(TINY, KIND, seen, lambda attack, arm: attack)
+    published = [{key.arm for key in job.keys} for job in todo if job.label == "decoder_as_published"]
+    assert published == [{0, 1}, {2, 3}]
+    assert [{key.arm for key in job.keys} for job in todo if job.label == "decoder"] == [{0}, {1}, {2}, {3}]
+
+
+def test_distance_correlations_come_with_their_floors(tiny):
+    rows = {row["defence"]: row for row in tiny.summary if row["attack"] == "decoder"}
+    plain, noisy = (rows[TINY.arms[arm]] for arm in (0, 1))
+    assert plain["model_dcor"] == noisy["model_dcor"] == plain["model_dcor_released"]
+    assert noisy["model_dcor_released"] < plain["model_dcor_released"]
+    assert plain["model_dcor_n"] == 32
+    for name in ("model_dcor", "model_dcor_euclidean", "model_dcor_released_u", "dcor_guess"):
+        assert -0.1 < plain[f"{name}_floor"] < plain[name] <= 1
+    assert abs(plain["model_dcor_u_floor"]) < 0.1
+    assert plain["model_dcor_euclidean_floor"] > 0.3
+
+
+def test_the_reader_is_the_evaluators_own(tiny):
+    images, _ = judged(world())
+    assert len(images) == 360
+    public = {**DIGITS, "split": "test", "first": 10, "count": 50}
+    assert len(judged(world(dataclasses.replace(TINY, public=public)))[0]) == 310
+    controls = {row["attack"]: row for row in tiny.summary if row["attack"].startswith("control")}
+    assert controls["control: random guess"]["class_read"] < 0.35
+    assert all(0 <= row["class_read"] <= 1 for row in tiny.summary)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "defence"),
+    [
+        ({}, False, True),
+        ({"white_box": True}, True, True),
+        ({"adversary": "server"}, True, False),
+        ({"adversary": "data owner"}, False, True),
+    ],
+)
+def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
+    experiment = changed(**settings)
+    held = observed(world(experiment), tiny.folder)[Key(1, 1, 0)]
+    assert (held.model is not None, held.defence is not None) == (model, defence)
+    assert held.query is not None
+    assert ("model" in KIND.grants(experiment)) == model
+
+
+def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
+    variants = ({"label": "fixed", "server_epochs": 0}, {"label": "on", "server_epochs": 2})
+    experiment = dataclasses.replace(TINY, also=(), defences=([],), serving=([NOISE],), variants=variants)
+    result = local(experiment, tmp_path / "on")
+    assert trainings(experiment) == {0: [0, 1]}
+    before, after = weights(result, 0), weights(result, "1_retrained")
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == {"head.weight", "head.bias"}
+    fixed, on = (arm["rounds"] for arm in result.arms)
+    assert [row["round"] for row in on] == [0, 1, 2, 3, 4]
+    assert on[-1]["evaluate_metrics_serverapp"]["loss"] < fixed[-1]["evaluate_metrics_serverapp"]["loss"]
+
+
+def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
+    short = dataclasses.replace(TINY, also=(), defences=([NOPEEK, NOISE],), serving=(), train_images=(0, 80))
+    shared = {"cut": ["conv1", "flatten"], "labels": "client", "parallel": True, "together": 2, "shuffle": True}
+    one, other = (local(changed(short, link=link, **shared), tmp_path / link) for link in ("local", "messages"))
+    assert one.digests == other.digests
+    assert one.digests["payloads"].keys() == {f"0_r{query}_c{client}" for query in (1, 2) for client in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"protocol": {**PROTOCOL, "queries": 1}}, "averages 2 releases of one input, and 'protocol.queries' is 1"),
+        ({"protocol": {**PROTOCOL, "victims": [1]}}, "'victims' takes a first image and an end"),
+        ({"protocol": {**PROTOCOL, "cut": ["conv1", "conv2"]}}, "two cuts need labels='client'"),
+        ({"protocol": {**PROTOCOL, "adversary": "mallory"}}, "'server and data owner', 'server', 'data owner'"),
+        ({"protocol": {**PROTOCOL, "preset": "as-published"}}, "--set learning_rate=0.0001 --set batch_size=128"),
+        ({"variants": [{"label": "x", "victims": [0, 64]}]}, "a variant cannot change 'victims'"),
+        ({"rounds": 2, "attacked_rounds": (2,)}, "the inference rounds are attacked"),
+        ({"attack": {"name": "rmle"}}, "needs the observation's model"),
+        ({"public": {}}, "needs the observation's public"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(change, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"public": {**DIGITS, "first": 200, "count": 101}}, "include the victims"),
+        ({"protocol": {**PROTOCOL, "victims": [1400, 1500]}}, "has 1437 to train with"),
+        ({"protocol": {**PROTOCOL, "evaluated": [0, 400]}}, "has 360 test images"),
+        ({"protocol": {**PROTOCOL, "cut": ["fc1"]}}, "the model's stages are conv1"),
+    ],
+)
+def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        plan(dataclasses.replace(TINY, **change), out=tmp_path / "x", backend="local")
+
+
+def test_the_shipped_experiments_of_titcombe_are_theirs():
+    names = [name for name in shipped() if name.startswith("titcombe")]
+    assert len(names) >= 10
+    for name in names:
+        experiment = load_experiment(name)
+        assert experiment.rules.preset == "as-published"
+        assert experiment.rounds == TITCOMBE["as-published"].epochs
+        assert experiment.train_images == (0, 40_000)
+        assert experiment.rules.victims[0] == 45_000
+    with pytest.raises(ValueError, match=r"needs --set learning_rate=0\.001 --set batch_size=32"):
+        load_experiment("titcombe_table1", ["protocol.preset=paper"])
+
+
+@pytest.mark.ray
+def test_ray_and_this_process_give_the_same_bits(tmp_path):
+    short = dataclasses.replace(TINY, also=(PUBLISHED,), train_images=(0, 80), rounds=2)
+    here = local(short, tmp_path / "here")
+    there = simulate(short, out=tmp_path / "there", backend="ray", workers=2, note=quiet)
+    assert there.digests == here.digests
+    assert there.summary == here.summary
