@@ -37,7 +37,7 @@ def split(tmp_path_factory):
 
 
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient", "split"}
+    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient", "split", "vicious"}
 
 
 def test_the_gradient_notebook_shows_its_pictures_and_table(gradient):
@@ -62,6 +62,34 @@ def test_the_gradient_notebook_shows_what_its_texts_claim(gradient):
     assert psnr["none"] > blind + 8
     assert psnr["gaussian_noise(scale=0.003)"] > blind + 8
     assert psnr["gaussian_noise(scale=0.3)"] < blind + 1
+
+
+@pytest.fixture(scope="module")
+def vicious(tmp_path_factory):
+    return executed("vicious", tmp_path_factory.mktemp("vicious"))
+
+
+def test_the_vicious_notebook_shows_its_pictures(vicious):
+    pictures = [
+        output for cell in vicious.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 2
+    assert (
+        len(re.findall(r"[+-]\d+\.\d\d", next(line for line in texts(vicious).splitlines() if "sent:" in line))) == 10
+    )
+
+
+def test_the_vicious_notebook_shows_what_its_texts_claim(vicious):
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", texts(vicious))
+    psnr = {name: float(value) for name, value in re.findall(r"^ *(\S.*?\S) +360 +([\d.]+) ", plain, re.MULTILINE)}
+    attack, fitted = psnr["vicious server | vicious"], psnr["honest server | output_decoder"]
+    assert attack > fitted + 1
+    assert fitted > psnr["control: mean image"] + 2
+    judged = re.findall(r"^(vicious|honest, seed \d) +entropy ([\d.]+) bits +1 - S ([\d.]+)", plain, re.MULTILINE)
+    entropies, moved = ([float(row[column]) for row in judged] for column in (1, 2))
+    assert len(judged) == 4
+    assert entropies[0] > entropies[1], "less sure than its honest twin"
+    assert moved[0] > moved[1], "moved further than its honest twin"
 
 
 def test_the_split_notebook_shows_what_its_texts_claim(split):
