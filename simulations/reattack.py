@@ -15,7 +15,7 @@ from simulations.attacking import Note, run_here
 from simulations.experiment import Experiment
 from simulations.report import Result
 from simulations.run import resolved_device
-from simulations.settings import override
+from simulations.settings import changed
 from simulations.stages import finish, redraw, write_config
 from simulations.world import World, world_of
 
@@ -68,7 +68,7 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
         raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
     chosen = [f"attack={attack}"] if attack else []
     alone = {**asdict(experiment), "also": ()} if attack else asdict(experiment)
-    return Experiment.of(override(alone, [*chosen, *changes]))
+    return changed(alone, [*chosen, *changes])
 
 
 def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:

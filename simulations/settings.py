@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,20 @@ def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> E
     Raises:
         UnknownName: no such experiment, component or setting. ValueError: not TOML, or a value that does not fit.
     """
-    settings = override(read(source), changes)
-    settings.update({key: value for key, value in given.items() if value is not None})
-    return Experiment.of(settings)
+    made = changed(read(source), changes)
+    given = {key: value for key, value in given.items() if value is not None}
+    return replace(made, **given) if given else made
+
+
+def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
+    """The experiment of `settings` after `changes`, which may take arms and attacks away from its published rows."""
+    if not changes:
+        return Experiment.of(settings)
+    settings = override(settings, changes)
+    made = Experiment.of({**settings, "expected": []})
+    published = [row for row in settings.get("expected", []) if row.get("defence") in made.arms]
+    published = [row for row in published if row.get("attack", next(iter(made.attacks))) in made.attacks]
+    return replace(made, expected=tuple(published))
 
 
 def read(source: str) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def test_an_attack_that_needs_more_than_its_adversary_has_is_refused(monkeypatch
         Experiment(name="x")
 
 
+def test_published_rows_go_with_the_arms_and_attacks_they_belong_to(tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_text(
+        'defences = [[], [{ name = "clip", norm = 1.0 }]]\n'
+        'expected = [{ defence = "none", psnr = 1.0 }, { defence = "clip(norm=1.0)", attack = "grnn", psnr = 2.0 }]\n'
+    )
+    assert len(load_experiment(str(file)).expected) == 2
+    assert [row["psnr"] for row in load_experiment(str(file), ["defences=[[]]"]).expected] == [1.0]
+    assert [row["psnr"] for row in load_experiment(str(file), ["attack=grnn_as_published"]).expected] == [1.0]
+    file.write_text('expected = [{ defence = "nnoe", psnr = 1.0 }]')
+    with pytest.raises(ValueError, match="beside which no measured row stands"):
+        load_experiment(str(file))
+
+
 def test_json_and_back_is_the_same_experiment():
     infinite = {"name": "clip", "norm": float("inf")}
     experiment = Experiment.of(
