@@ -31,7 +31,7 @@ class JointSettings:
     With `augment`, half of every batch is augmented copies of the other half, which the paper does not mention and its
     code does. `schedule`: 'constant' as published, or 'cosine' down to 0. `selection` of the best epoch: 'paper' by
     equation 4 on the validation set, 'code' by (1 - accuracy) + gamma_s (1 - SSIM) + gamma_h MSE. `compiled` networks
-    take a minute or more to start (torch.compile needs a C++ compiler) and then step about 1.5 times faster.
+    take a minute or more to start (torch.compile needs a C++ compiler); a CPU then steps a few per cent faster.
 
     Raises:
         ValueError: a number out of range.
