@@ -98,6 +98,20 @@ def test_each_chain_is_trained_once_and_served_under_every_one(tiny):
     assert plain[2]["counts"]["message_type"] == "query.activation"
 
 
+def test_a_kept_training_is_not_repeated_and_gives_the_same_bits(tiny, tmp_path, monkeypatch):
+    kept = changed(cache=str(tmp_path / "cache"))
+    first = local(kept, tmp_path / "first")
+    assert first.digests == tiny.digests
+
+    def start(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("strategies.split.SplitLearning.start", start)
+    assert local(kept, tmp_path / "second").digests == tiny.digests
+    with pytest.raises(AssertionError, match="trained again"):
+        local(dataclasses.replace(kept, seed=1), tmp_path / "third")
+
+
 def test_the_reported_accuracy_is_that_of_the_saved_model(tiny):
     model = world().model()
     model.load_state_dict(weights(tiny, 0))

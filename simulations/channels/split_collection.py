@@ -21,6 +21,7 @@ from fl_privacy.split_training import ACTIVATION, SERVED_AT_ONCE
 from fl_privacy.splitting import cut
 from simulations import files
 from simulations.channels.base import Place, Row, Sink, round_rows, summed
+from simulations.channels.split_cache import keep, recall
 from simulations.channels.split_protocol import SplitProtocol, trainings
 from simulations.channels.split_scores import PUBLISHED_N, correlations
 from simulations.channels.split_world import evaluated
@@ -63,10 +64,19 @@ class Collection:
 
     def rows(self, arms: Sequence[int]) -> list[Row]:
         """Train, then serve each of the arms: one row an arm."""
-        trained, rows = self._learn(self.training, self.experiment.rounds, pack(self.world.model().state_dict()))
+        trained, rows = self._trained()
         files.write_tensors(weights_file(self.place.folder, self.training), unpack(trained))
         clean = self._clean(unpack(trained))
         return [self._serve(arm, trained, rows, clean) for arm in arms]
+
+    def _trained(self) -> tuple[ArrayRecord, list[Row]]:
+        known = recall(self.world, self.training)
+        if known is not None:
+            self.place.note(f"{self.experiment.each_arm[self.training].trained.label}: trained before, in the cache")
+            return pack(known[0]), known[1]
+        trained, rows = self._learn(self.training, self.experiment.rounds, pack(self.world.model().state_dict()))
+        keep(self.world, self.training, unpack(trained), rows)
+        return trained, rows
 
     def _serve(self, arm: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
         chosen = self.experiment.each_arm[arm]
@@ -99,13 +109,14 @@ class Collection:
         return result.arrays, round_rows(rounds, result, counts)
 
     def _strategy(self, arm: int, clients: int, fixed: bool = False) -> SplitLearning:
-        rules = self.experiment.each_arm[arm].rules
+        chosen = self.experiment.each_arm[arm]
+        rules = chosen.rules
         settings = SplitSettings(
             link=link_of(rules, self.grid),
             clients_per_round=clients,
             parallel=rules.parallel,
             together=rules.together,
-            seed=subseed(self.experiment.seed, "rounds", arm),
+            seed=subseed(self.experiment.seed, "rounds", chosen.label if fixed else chosen.trained.label),
             grants=frozenset(),
         )
         shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)

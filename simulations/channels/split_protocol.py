@@ -45,6 +45,7 @@ class SplitProtocol:
 
     `adversary`: which of the three parties of Titcombe et al., appendix A; `white_box` hands it the segment's weights.
     `preset` ('as-published' or 'paper') only checks that the experiment is that of Titcombe et al. but for its length.
+    Trained models are kept in the folder `cache`, by all that decides their bits, for other experiments to share.
     """
 
     cut: tuple[str, ...] = ("fc1",)
@@ -63,6 +64,7 @@ class SplitProtocol:
     adversary: Adversary = "server and data owner"
     white_box: bool = False
     preset: Literal["", "as-published", "paper"] = ""
+    cache: str = ""
 
     def __post_init__(self) -> None:
         for key in ("victims", "evaluated"):

@@ -113,5 +113,6 @@ def party(world: World, arm: int, fixed: bool = False) -> SplitParty:
         held_out=partial(victims, world),
         chain=chosen.released if fixed else chosen.trained,
         serving=chosen.released,
-        seed=subseed(experiment.seed, "party", arm, *(["fixed"] if fixed else [])),
+        # not the arm's number, so that a training has the same bits in every experiment that has it
+        seed=subseed(experiment.seed, "party", *(["fixed", chosen.label] if fixed else [chosen.trained.label])),
     )
