@@ -12,12 +12,16 @@ from typing import Any
 from fl_privacy.data import data_root as find_root
 from simulations import files
 from simulations.attacking import Note, run_here
+from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.report import Result
 from simulations.run import resolved_device
 from simulations.settings import changed
 from simulations.stages import finish, redraw, write_config
 from simulations.world import World, world_of
+
+CHANGEABLE = ("attack", "attacked_clients", "public")
+"""What can be another for a saved run: who attacks it, with what."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def plan_again(
     experiment = _reattack(Result.read(source).experiment, attack, changes)
     experiment = replace(experiment, device=resolved_device(device or experiment.device))
     world = world_of(experiment.to_json(), find_root(data_root))
+    CHANNELS[experiment.channel].check_world(world)
     below = source / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{experiment.attack['name']}"
     return Replan(world, source, files.new_folder(Path(out) if out else below))
 
@@ -63,9 +68,9 @@ def attack_again(run_dir: str | os.PathLike[str], *, note: Note = print, **choic
 
 
 def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:
-    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in ("attack", "attacked_clients")]
+    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in CHANGEABLE]
     if fixed:
-        raise ValueError(f"a saved run can change its attack and attacked_clients only, not '{fixed[0]}': run it anew")
+        raise ValueError(f"a saved run can change its {', '.join(CHANGEABLE)} only, not '{fixed[0]}': run it anew")
     chosen = [f"attack={attack}"] if attack else []
     alone = {**asdict(experiment), "also": ()} if attack else asdict(experiment)
     return changed(alone, [*chosen, *changes])

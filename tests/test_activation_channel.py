@@ -8,11 +8,13 @@ from safetensors.torch import load_file
 
 from fl_privacy.client import accuracy
 from fl_privacy.split_rules import TITCOMBE
+from simulations import gallery
 from simulations.attacking import jobs
 from simulations.channels import CHANNELS, split_scores
 from simulations.channels.split_protocol import trainings
 from simulations.channels.split_world import evaluated, judged, victims
 from simulations.experiment import Experiment
+from simulations.reattack import attack_again
 from simulations.run import plan, simulate
 from simulations.settings import load_experiment, shipped
 from simulations.stages import observed
@@ -194,6 +196,26 @@ def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
     assert (held.model is not None, held.defence is not None) == (model, defence)
     assert held.query is not None
     assert ("model" in KIND.grants(experiment)) == model
+
+
+def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
+    own = 'public={name="glyphs", size=8, train_images=40, test_images=1}'
+    again = attack_again(tiny.folder, attack="decoder_as_published", changes=[own], note=quiet)
+    assert again.experiment.public["name"] == "glyphs"
+    before = tiny.digests["reconstructions"]["decoder_as_published/1_r1_c0"]
+    assert again.digests["reconstructions"]["decoder_as_published/1_r1_c0"] != before
+    with pytest.raises(ValueError, match="include the victims"):
+        attack_again(tiny.folder, changes=["public.count=101"])
+
+
+def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny):
+    assert [path.stem for path in tiny.figures] == [*(f"reconstructions{n}" for n in ("", "_2", "_3")), "tradeoff"]
+    keys = [("decoder", str(arm)) for arm in range(39)]
+    assert gallery.pages(keys) == [keys]
+    shown = gallery.evenly(keys)
+    assert (shown[0], shown[-1], len(set(shown))) == (keys[0], keys[-1], gallery.MOST)
+    assert gallery._title(world(), shown, 39).endswith("10 of 39 columns)")
+    assert [len(page) for page in gallery.pages([(str(size), arm) for size in range(12) for arm in "ab"])] == [12, 12]
 
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):

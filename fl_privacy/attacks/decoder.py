@@ -18,7 +18,7 @@ from fl_privacy.attacks.warping import warped
 from fl_privacy.defences.base import Chain
 from fl_privacy.observation import Channel, Observation, Reconstruction
 from fl_privacy.seeding import seeded
-from fl_privacy.split_training import ACTIVATION
+from fl_privacy.split_training import ACTIVATION, SERVED_AT_ONCE
 
 
 class LearnedDecoder(Attack):
@@ -143,7 +143,7 @@ def pairs(
     if rng is not None:
         images = torch.cat([images, *(warped(images, rng) for _ in range(copies - 1))])
     device = seen.payload[ACTIVATION].device
-    released = torch.cat([seen.query(part).to(device) for part in torch.split(images, 500)])
+    released = torch.cat([seen.query(part).to(device) for part in torch.split(images, SERVED_AT_ONCE)])
     return images.to(device), released
 
 
