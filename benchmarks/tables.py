@@ -26,6 +26,8 @@ def rows(name: str) -> list[Row]:
 
 def markdown(header: list[str], body: Iterable[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *body]
+    if len(lines) == 2:
+        return "*Not measured yet.*"
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -105,10 +107,93 @@ def gradient_noise() -> str:
     return markdown(header, body)
 
 
+def detection() -> str:
+    """One line a kind of model, with both detectors side by side."""
+    found = [row for row in rows("detection") if "detector" in row]
+    lines: dict[tuple[str, int, str], dict[str, Row]] = {}
+    for row in found:
+        lines.setdefault((row["dataset"], row["classes"], row["kind"]), {})[row["detector"]] = row
+    body = []
+    for (dataset, classes, kind), by in lines.items():
+        first = by["likelihood"]
+        line = [dataset, str(classes), kind, str(first["models"]), f"{100 * first['accuracy']:.1f} %"]
+        for detector, digits in (("likelihood", 3), ("entropy", 2)):
+            row = by[detector]
+            low, high = row["auroc_95"]
+            line.append(f"{row['mean']:.{digits}f} ({row['lowest']:.{digits}f} to {row['highest']:.{digits}f})")
+            line.append(f"{round(row['flagged'] * row['models'])} of {row['models']}")
+            line.append(f"{row['auroc']:.2f} ({low:.2f} to {high:.2f})")
+        body.append(line)
+    header = ["data", "classes", "model", "models", "accuracy", "1 - S (range)", "flagged", "AUROC (95 %)"]
+    return markdown([*header, "entropy, bits (range)", "flagged", "AUROC (95 %)"], body)
+
+
+def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: list[str] | None = None) -> str:
+    """One line an arm and attack of these experiments, each value as mean over the seeds; published rows beneath.
+
+    `columns`: heading to (key, format). `shown`: the arms to show; all of them by default.
+    """
+    body = []
+    for name in names:
+        path = ROOT / "results" / f"{name}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text())
+        lines: dict[tuple[str, str], list[Row]] = {}
+        for row in record["rows"]:
+            lines.setdefault((row["defence"], row["attack"]), []).append(row)
+        for (defence, attack), mine in lines.items():
+            blind = attack.startswith("control")
+            if blind or shown is None or defence in shown:
+                label = ["", attack] if blind else [defence, attack]
+                body.append([name, *label, str(len(mine)), *cells(mine, columns)])
+            for published in record["expected"] if not blind else []:
+                if published["defence"] == defence and published.get("attack", attack) == attack:
+                    body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
+    return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
+
+
+def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
+    """The means of rows that differ in their seed alone; empty where nothing was measured."""
+    found = []
+    for key, form in columns.values():
+        values = [row[key] for row in mine if row.get(key) is not None]
+        found.append(form.format(statistics.fmean(values)) if values else "")
+    return found
+
+
+def vicious() -> str:
+    columns = {
+        "PSNR": ("psnr", "{:.1f}"),
+        "PSNR pooled": ("pooled_psnr", "{:.2f}"),
+        "SSIM": ("ssim", "{:.3f}"),
+        "R as published": ("risk_published", "{:.3f}"),
+        "R well-posed": ("risk_well_posed", "{:.3f}"),
+        "accuracy": ("model_accuracy", "{:.2%}"),
+    }
+    return experiments(["vicious_mnist", "vicious_fashion"], columns)
+
+
+def titcombe() -> str:
+    columns = {
+        "accuracy": ("model_accuracy", "{:.2%}"),
+        "PSNR": ("psnr", "{:.1f}"),
+        "SSIM": ("ssim", "{:.3f}"),
+        "dCor x, z (squared, n = 32)": ("model_dcor", "{:.3f}"),
+        "its floor": ("model_dcor_floor", "{:.3f}"),
+        "dCor guess": ("dcor_guess", "{:.3f}"),
+        "class read": ("class_read", "{:.1%}"),
+    }
+    return experiments(["titcombe_undefended"], columns)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "grnn_quality": grnn_quality,
     "attack_speed": attack_speed,
     "gradient_noise": gradient_noise,
+    "detection": detection,
+    "vicious": vicious,
+    "titcombe": titcombe,
 }
 
 
