@@ -59,11 +59,11 @@ class Case:
         return subseed(self.number, "detection", self.dataset, self.classes, self.kind)
 
 
-def cases(models: int, honest: int) -> Iterator[Case]:
-    """`honest` honest models and `models` of every other kind in every world; numbers count from 0."""
+def cases(round_: int) -> Iterator[Case]:
+    """One round: two honest models and one of every other kind, in every world; rounds count from 0."""
     for (dataset, classes), kinds in WORLDS.items():
         for kind in kinds:
-            for number in range(honest if kind == "honest" else models):
+            for number in (2 * round_, 2 * round_ + 1) if kind == "honest" else (round_,):
                 yield Case(dataset, classes, kind, number)
 
 
@@ -108,19 +108,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the trained models")
-    parser.add_argument("--models", type=int, default=10, help="of every kind but the honest")
-    parser.add_argument("--honest", type=int, default=20, help="half of them choose the threshold")
+    parser.add_argument("--models", type=int, default=10, help="of every kind; of the honest ones twice as many")
     parser.add_argument("--out", type=Path, default=Path("results/detection.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = {name: load(name, data_root(arguments.data_root), {}) for name in {name for name, _ in WORLDS}}
     rows = []
-    for case in cases(arguments.models, arguments.honest):
-        rows.append(judged(case, trained(case, data[case.dataset], arguments.cache), data[case.dataset]))
-        print(json.dumps(rows[-1]), flush=True)
-    facts = {"training": asdict(TRAINING), "user": asdict(USER), "networks": WIDTHS}
-    sizes = {"trained_on": TRAINED, "labelled": LABELLED, "tested_on": TESTED}
-    write(arguments.out, summary(rows) + rows, seeds="the number of each model", threads=1, **facts, **sizes)
+    for round_ in range(arguments.models):
+        for case in cases(round_):
+            rows.append(judged(case, trained(case, data[case.dataset], arguments.cache), data[case.dataset]))
+            print(json.dumps(rows[-1]), flush=True)
+        facts = {"training": asdict(TRAINING), "user": asdict(USER), "networks": WIDTHS}
+        sizes = {"trained_on": TRAINED, "labelled": LABELLED, "tested_on": TESTED}
+        write(arguments.out, summary(rows) + rows, seeds=f"0 to {round_}", threads=1, **facts, **sizes)
 
 
 if __name__ == "__main__":
