@@ -53,4 +53,4 @@ def _spread(scores: Sequence[float], detector: str) -> Row:
 
 def _auroc(low: Sequence[Row], high: Sequence[Row], detector: str) -> Row:
     pair = _scores(low, detector), _scores(high, detector)
-    return {"auroc": auroc(*pair), "auroc_95": auroc_interval(*pair, seed=0)}
+    return {"auroc": auroc(*pair), "auroc_95": auroc_interval(*pair)}

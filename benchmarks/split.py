@@ -1,6 +1,6 @@
 """Speed of split learning: distance correlation, a NoPeek step, and mini-batches a second by link.
 
-python -m benchmarks.split [--out results/split_speed.json] [--steps 300]
+python -m benchmarks.split [--out results/split_speed.json] [--steps 1000]
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def rates(link, count, steps, rounds):
 
 def link_rows(steps):
     bare_loop(50)
-    before = bare_loop(2 * steps)
+    before = bare_loop(steps)
     one, four = rates("ray", 1, steps, 4), rates("ray", 4, steps, 4)
     messages = rates("messages", 1, 15, 2)
-    bare = statistics.median([before, bare_loop(2 * steps), bare_loop(2 * steps)])
+    bare = statistics.median([before, bare_loop(steps), bare_loop(steps)])
     alone, together, slow = (statistics.median(found) for found in (one, four, messages))
     return [
         {"what": "bare loop in one process", "steps_per_s": bare},
@@ -118,7 +118,7 @@ def link_rows(steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/split_speed.json"))
-    parser.add_argument("--steps", type=int, default=300, help="mini-batches of one client's turn")
+    parser.add_argument("--steps", type=int, default=1000, help="mini-batches of one client's turn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = [*correlation_rows(), nopeek_row(), *link_rows(arguments.steps)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 import torch.nn.functional as F
@@ -131,29 +132,33 @@ def auroc(honest: Sequence[float], vicious: Sequence[float]) -> float:
     if not honest or not vicious:
         return math.nan
     low, high = torch.tensor(honest, dtype=torch.float64), torch.tensor(vicious, dtype=torch.float64)
-    return float(_wins(low[None, None], high[None, None])[0])
+    difference = high[:, None] - low
+    return float(((difference > 0).double() + 0.5 * (difference == 0)).mean())
 
 
-def auroc_interval(
-    honest: Sequence[float], vicious: Sequence[float], seed: int, draws: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """A percentile bootstrap interval of the AUROC: honest and vicious models are drawn again each on their own.
+def auroc_interval(honest: Sequence[float], vicious: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """An interval of the AUROC by the score method: it has a width even where the models separate perfectly.
 
-    Source: Efron and Tibshirani 1993, section 13.3.
+    A bootstrap does not: of ten honest and ten vicious models that never overlap, every draw gives 1.0.
+
+    Source: Newcombe 2006, Statistics in Medicine 25, method 5; the variance is Hanley and McNeil's (1982) with the mean
+    of the two sample sizes in place of each.
     """
     if not honest or not vicious:
         return math.nan, math.nan
-    rng = stream(seed, "auroc")
-    drawn = []
-    for scores in (honest, vicious):
-        values = torch.tensor(scores, dtype=torch.float64)
-        drawn.append(values[torch.randint(len(values), (draws, 1, len(values)), generator=rng)])
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(_wins(drawn[0], drawn[1]), bounds).tolist()
-    return low, high
+    found, sizes = auroc(honest, vicious), (len(honest), len(vicious))
+    z, extra = NormalDist().inv_cdf((1 + level) / 2), sum(sizes) / 2 - 1
+
+    def inside(value: float) -> bool:
+        spread = 1 + extra * (1 - value) / (2 - value) + extra * value / (1 + value)
+        return (found - value) ** 2 <= z**2 * value * (1 - value) * spread / math.prod(sizes)
+
+    return _edge(inside, found, 0.0), _edge(inside, found, 1.0)
 
 
-def _wins(honest: Tensor, vicious: Tensor) -> Tensor:
-    """(draws, 1, H) and (draws, 1, V) to the AUROC of every draw (draws,)."""
-    difference = vicious.transpose(1, 2) - honest
-    return ((difference > 0).double() + 0.5 * (difference == 0)).mean((1, 2))
+def _edge(inside: Callable[[float], bool], within: float, without: float) -> float:
+    """Where `inside` turns false between a value at which it holds and an end of the range, by bisection."""
+    for _ in range(60):
+        middle = (within + without) / 2
+        within, without = (middle, without) if inside(middle) else (within, middle)
+    return within

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from strategies.guard import EVALUATE_METRICS, METRICS, Rejected, Schema, WrongClient, check_reply, schema_of
 
-POLL = 0.005  # seconds between two looks for replies
+POLL, SLOWEST_POLL = 0.005, 0.05  # seconds between two looks for replies, at first and after a long wait
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,18 @@ class OrderlyGrid(Grid):
         return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
     def _exchange(self, messages: list[Message], limit: float) -> list[Message]:
-        end = time.monotonic() + limit
+        start = time.monotonic()
         pending = set(self.inner.push_messages(messages))
         replies: list[Message] = []
         while pending:
             got = list(self.inner.pull_messages(pending))
             replies += got
             pending -= {reply.metadata.reply_to_message_id for reply in got}
-            if time.monotonic() > end:
+            waited = time.monotonic() - start
+            if waited > limit:
                 break
             if pending and not got:
-                time.sleep(POLL)
+                time.sleep(min(POLL + waited / 50, SLOWEST_POLL))
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
