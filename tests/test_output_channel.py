@@ -250,7 +250,7 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
         ({"also": ({**TINY.also[1], "only": ("hones",)},)}, "'only' names 'hones', and the arms are: 'vicious; none"),
         ({"also": ({**TINY.also[1], "only": "honest"},)}, "takes a list of arms"),
         ({"public": {}}, "needs the observation's public"),
-        ({"attack": "grnn"}, "Attacks for it: output_decoder, vicious"),
+        ({"attack": "grnn"}, "Attacks for it: class_mean, output_decoder, vicious"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(change, words):

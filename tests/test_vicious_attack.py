@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fl_privacy.attacks import ATTACKS
+from fl_privacy.attacks.class_mean import ClassMean
 from fl_privacy.attacks.vicious import OutputDecoder, Vicious
 from fl_privacy.data import load
 from fl_privacy.defences import Chain, chain
@@ -93,6 +94,32 @@ def test_arg_max_leaves_at_most_one_image_a_class(trained, digits, undefended):
     assert error(guesses, truths) > 1.3 * undefended["vicious"]
 
 
+def test_arg_max_gives_a_decoder_no_more_than_the_mean_of_the_class(trained, digits, undefended):
+    classifier = trained["vicious"][0].classifier
+    closed, truths = observe(classifier, digits, chain([{"name": "arg_max"}]))
+    open_, _ = observe(classifier, digits)
+    class_mean = error(attack(ClassMean(), closed), truths)
+    assert class_mean == error(attack(ClassMean(), open_), truths), "it reads nothing but the class"
+    assert error(attack(QUICK, closed), truths) > 0.98 * class_mean
+    assert undefended["vicious"] < class_mean < undefended["mean"]
+
+
+def test_class_mean_is_the_mean_of_the_images_that_get_the_class(digits):
+    def bright(images):  # class 1 where the image is bright, class 0 where it is not, and nobody gets class 2
+        above = images.flatten(1).sum(1, keepdim=True) - middle
+        return torch.cat([-above, above, torch.full_like(above, -1e9)], 1)
+
+    public = digits.images(slice(0, 300))
+    middle = public.flatten(1).sum(1).median()
+    classes = bright(public).argmax(1)
+    payload = {"outputs": torch.eye(3)}
+    facts = {"channel": Channel.OUTPUT, "round": 1, "client": 0, "query": bright, "public": Images(public)}
+    seen = Observation(payload=payload, spec=dataclasses.replace(SPEC, classes=3, batch_size=3), **facts)
+    guess = attack(ClassMean(), [seen])[0].inputs
+    expected = [public[classes == 0].mean(0), public[classes == 1].mean(0), public.mean(0)]
+    assert torch.allclose(guess, torch.stack(expected))
+
+
 def test_a_decoder_that_knows_the_noise_beats_one_that_does_not(trained, digits):
     law = chain([{"name": "gaussian_noise", "scale": 3.0}])
     seen, truths = observe(trained["honest"][0].classifier, digits, law)
@@ -100,9 +127,9 @@ def test_a_decoder_that_knows_the_noise_beats_one_that_does_not(trained, digits)
     assert error(attack(QUICK, seen), truths) < error(attack(QUICK, blind), truths)
 
 
-@pytest.mark.parametrize("attacker", ["vicious", "output_decoder"])
+@pytest.mark.parametrize("attacker", ["vicious", "output_decoder", "class_mean"])
 def test_same_seed_same_bits_in_range_labels_and_untouched_observations(attacker, trained, digits):
-    made = Vicious(trained["vicious"][1]) if attacker == "vicious" else OutputDecoder(steps=20)
+    made = {"vicious": Vicious(trained["vicious"][1]), "class_mean": ClassMean()}.get(attacker, OutputDecoder(steps=20))
     seen, truths = observe(trained["vicious"][0].classifier, digits)
     before = [observation.payload["outputs"].clone() for observation in seen]
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """Attacks: observations in, reconstructions out."""
 
-from fl_privacy.attacks import averaging, decoder, grnn, rmle, vicious
+from fl_privacy.attacks import averaging, class_mean, decoder, grnn, rmle, vicious
 from fl_privacy.attacks.base import ATTACKS, Attack
 
-__all__ = ["ATTACKS", "Attack", "averaging", "decoder", "grnn", "rmle", "vicious"]
+__all__ = ["ATTACKS", "Attack", "averaging", "class_mean", "decoder", "grnn", "rmle", "vicious"]
