@@ -124,7 +124,7 @@ def main():
     rows = [*correlation_rows(), nopeek_row(), *link_rows(arguments.steps)]
     for row in rows:
         print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
-    write(arguments.out, rows, seed=0)
+    write(arguments.out, rows, seeds=[0], steps=arguments.steps)
 
 
 if __name__ == "__main__":

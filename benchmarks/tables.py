@@ -154,37 +154,110 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: li
 
 
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
-    """The means of rows that differ in their seed alone; empty where nothing was measured."""
+    """The means of rows that differ in their seed alone; empty where nothing was measured.
+
+    Behind them: the lowest and highest seed, or of one seed's PSNR its 95 % interval over the images.
+    """
     found = []
     for key, form in columns.values():
         values = [row[key] for row in mine if row.get(key) is not None]
-        found.append(form.format(statistics.fmean(values)) if values else "")
+        cell = form.format(statistics.fmean(values)) if values else ""
+        ends = [min(values), max(values)] if len(values) > 1 else []
+        if len(values) == 1 and mine[0].get(f"{key}_low") is not None:
+            ends = [mine[0][f"{key}_low"], mine[0][f"{key}_high"]]
+        found.append(f"{cell} ({form.format(ends[0])} to {form.format(ends[1])})" if ends else cell)
     return found
 
 
+VICIOUS = {
+    "PSNR": ("psnr", "{:.1f}"),
+    "PSNR pooled": ("pooled_psnr", "{:.2f}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "R as published": ("risk_published", "{:.3f}"),
+    "R well-posed": ("risk_well_posed", "{:.3f}"),
+    "accuracy": ("model_accuracy", "{:.2%}"),
+}
+SPLIT = {
+    "accuracy": ("model_accuracy", "{:.2%}"),
+    "PSNR": ("psnr", "{:.1f}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "dCor x, z (squared, n = 32)": ("model_dcor", "{:.3f}"),
+    "its floor": ("model_dcor_floor", "{:.3f}"),
+    "dCor guess": ("dcor_guess", "{:.3f}"),
+    "class read": ("class_read", "{:.1%}"),
+}
+
+
 def vicious() -> str:
-    columns = {
-        "PSNR": ("psnr", "{:.1f}"),
-        "PSNR pooled": ("pooled_psnr", "{:.2f}"),
-        "SSIM": ("ssim", "{:.3f}"),
-        "R as published": ("risk_published", "{:.3f}"),
-        "R well-posed": ("risk_well_posed", "{:.3f}"),
-        "accuracy": ("model_accuracy", "{:.2%}"),
-    }
-    return experiments(["vicious_mnist", "vicious_fashion"], columns)
+    return experiments(["vicious_mnist", "vicious_fashion"], VICIOUS)
+
+
+def vicious_ratios() -> str:
+    """Table 1 of the paper: leakage by beta_R/beta_C, logits and softmax."""
+    columns = {heading: VICIOUS[heading] for heading in ("PSNR", "PSNR pooled", "SSIM", "R as published", "accuracy")}
+    return experiments([f"vicious_table1_{data}" for data in ("mnist", "fashion", "cifar10", "cifar100")], columns)
+
+
+def vicious_answers() -> str:
+    """Table 8 of the paper with numbers: what an answer's form costs and leaks."""
+    columns = {heading: VICIOUS[heading] for heading in ("accuracy", "PSNR", "SSIM", "R as published")}
+    return experiments(["vicious_table8"], columns)
 
 
 def titcombe() -> str:
-    columns = {
-        "accuracy": ("model_accuracy", "{:.2%}"),
-        "PSNR": ("psnr", "{:.1f}"),
-        "SSIM": ("ssim", "{:.3f}"),
-        "dCor x, z (squared, n = 32)": ("model_dcor", "{:.3f}"),
-        "its floor": ("model_dcor_floor", "{:.3f}"),
-        "dCor guess": ("dcor_guess", "{:.3f}"),
-        "class read": ("class_read", "{:.1%}"),
-    }
-    return experiments(["titcombe_undefended"], columns)
+    return experiments(["titcombe_undefended", "titcombe_table1"], SPLIT)
+
+
+def averaging() -> str:
+    columns = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
+    return experiments(["titcombe_averaging"], columns)
+
+
+def noise_scales() -> str:
+    """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
+    path = ROOT / "results" / "titcombe_figure4.json"
+    record = json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
+    ours, theirs = (accuracy_by_arm(record[key]) for key in ("rows", "expected"))
+    weights = dict.fromkeys(arm.split("; serving ")[0] for arm in ours)
+    body = []
+    for scale in dict.fromkeys(arm.split("; serving ")[1] for arm in ours):
+        line = [scale]
+        for weight in weights:
+            arm = f"{weight}; serving {scale}"
+            line.append(f"{statistics.fmean(ours[arm]):.2%} ({theirs[arm][0]:.2%})")
+        body.append(line)
+    return markdown(["served with", *(f"trained with: {weight} (published)" for weight in weights)], body)
+
+
+def accuracy_by_arm(found: list[Row]) -> dict[str, list[float]]:
+    arms: dict[str, list[float]] = {}
+    for row in found:
+        if row.get("model_accuracy") is not None:
+            arms.setdefault(row["defence"], []).append(row["model_accuracy"])
+    return arms
+
+
+def split_speed() -> str:
+    body = []
+    for row in rows("split_speed"):
+        unit = f"{row['steps_per_s']:.0f} mini-batches a second" if "steps_per_s" in row else f"{row['ms']:.1f} ms"
+        ratios = {
+            "times_faster": "{:.0f} times the pairwise loop's speed",
+            "ratio": "{:.2f} times the plain step's time",
+            "share_of_bare": "{:.2f} of the bare loop",
+            "ray_times_faster": "the Ray link is {:.0f} times faster",
+        }
+        told = [form.format(row[key]) for key, form in ratios.items() if key in row]
+        body.append([row["what"], unit, *(told or [""]), row.get("target", "")])
+    return markdown(["what", "measured", "ratio", "wanted"], body)
+
+
+def joint_speed() -> str:
+    body = []
+    for row in rows("joint_training"):
+        times = f"{row['times_faster']:.2f}" if "times_faster" in row else ""
+        body.append([row["step"], f"{row['seconds']:.2f}", f"{row['processor_seconds']:.2f}", times])
+    return markdown(["step", "seconds", "processor seconds", "times faster"], body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -193,7 +266,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "gradient_noise": gradient_noise,
     "detection": detection,
     "vicious": vicious,
+    "vicious_ratios": vicious_ratios,
+    "vicious_answers": vicious_answers,
     "titcombe": titcombe,
+    "averaging": averaging,
+    "noise_scales": noise_scales,
+    "split_speed": split_speed,
+    "joint_speed": joint_speed,
 }
 
 
