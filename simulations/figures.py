@@ -52,7 +52,7 @@ def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], bli
     """
     accuracy = {arm["defence"]: arm["model_accuracy"] for arm in arms}
     places = {defence: place for place, defence in enumerate(accuracy)}
-    figure = Figure(figsize=(min(0.9 * len(places), WIDEST) + 3.5, 6.5), layout="constrained")
+    figure = Figure(figsize=(min(0.9 * len(places), WIDEST) + 5, 6.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     leak, use = figure.subplots(2, 1, sharex=True)
     for attack in dict.fromkeys(arm["attack"] for arm in arms):
@@ -60,11 +60,11 @@ def draw_tradeoff(path: Path, title: str, arms: Sequence[Mapping[str, Any]], bli
         middle = [arm["psnr"] for arm in mine]
         spread = [[arm["psnr"] - arm["psnr_low"] for arm in mine], [arm["psnr_high"] - arm["psnr"] for arm in mine]]
         where = [places[arm["defence"]] for arm in mine]
-        leak.errorbar(where, middle, yerr=spread, marker="o", capsize=3, label=f"{attack}, 95 % interval")
+        leak.errorbar(where, middle, yerr=spread, marker="o", capsize=3, label=attack)
     for style, (name, value) in zip(("--", ":"), blind.items(), strict=False):
         leak.axhline(value, color="gray", linestyle=style, label=f"blind guess: {name}")
     leak.set_ylabel("leakage: PSNR (dB)")
-    leak.legend(fontsize=8)
+    figure.legend(title="bars: 95 % intervals", fontsize=8, title_fontsize=8, loc="outside right center")
     use.plot(list(places.values()), [100 * value for value in accuracy.values()], marker="o", color="tab:green")
     use.set(ylabel="use: test accuracy (%)", ylim=(0, 100))
     names = [name.replace("(", "\n(") for name in places]
