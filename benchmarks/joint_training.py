@@ -3,15 +3,18 @@
     python -m benchmarks.joint_training --out results/joint_training.json
 
 The textbook step is kept here and in textbook_pair.py: the published networks in plain operations, torchvision's
-augmentation image by image, pytorch-msssim, an Adam for each network.
+augmentation image by image, pytorch-msssim, an Adam for each network. Each arm has a process of its own, because what
+the allocator does with freed memory is settled once a process: our simulations keep it, plain Python gives it back.
 Wall-clock seconds suffer from other work on the machine, processor seconds hardly: both are written down.
 """
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from torchvision import transforms
 
 from benchmarks.record import write
 from benchmarks.textbook_pair import textbook_pair
+from fl_privacy.allocator import keep_freed_memory
 from fl_privacy.joint_training import JointLoss, Pair, PairSpec, augment, build_pair, compile_pair, joint_loss
 from fl_privacy.metrics import factorise, reconstruction_risk
 from fl_privacy.seeding import stream
@@ -29,6 +33,7 @@ from fl_privacy.seeding import stream
 MEAN, STD = (0.1311,), (0.2895,)
 WIDTH_1 = PairSpec((1, 32, 32), 10, "wide_resnet", "wide_resnet", {"width": 1, "mean": MEAN, "std": STD}, {"width": 1})
 HALF = 125
+WARM_UP = 4
 OPERATIONS = [
     transforms.RandomHorizontalFlip(p=1.0),
     transforms.RandomErasing(scale=(0.02, 0.2), ratio=(0.2, 2.2), value=0, p=1.0),
@@ -73,20 +78,41 @@ def as_textbook(pair: Pair) -> Pair:
     return plain
 
 
-def steps() -> dict[str, Callable[[], None]]:
-    """The three steps, each on a pair of its own with equal weights."""
+def step_of(kind: str) -> Callable[[], None]:
+    """One of the three steps, on a pair with the same weights."""
     images = torch.rand(HALF, 1, 32, 32, generator=stream(0, "images"))
     labels = torch.randint(10, (HALF,), generator=stream(0, "labels"))
-    pairs = [build_pair(WIDTH_1, 0).to(memory_format=torch.channels_last).train() for _ in range(2)]
-    textbook = as_textbook(pairs[0])
-    plain = [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (textbook.classifier, textbook.decoder)]
-    fused = [torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True) for pair in pairs]
-    compiled = compile_pair(pairs[1])
-    return {
-        "textbook": lambda: textbook_step(textbook, plain, images, labels),
-        "library": lambda: library_step(pairs[0], fused[0], images, labels),
-        "library, compiled": lambda: library_step(compiled, fused[1], images, labels),
-    }
+    pair = build_pair(WIDTH_1, 0).to(memory_format=torch.channels_last).train()
+    if kind == "textbook":
+        textbook = as_textbook(pair)
+        plain = [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (textbook.classifier, textbook.decoder)]
+        return lambda: textbook_step(textbook, plain, images, labels)
+    fused = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
+    stepped = compile_pair(pair) if kind == "compiled" else pair
+    return lambda: library_step(stepped, fused, images, labels)
+
+
+ARMS = {
+    "textbook": ("textbook", False),
+    "textbook, freed memory kept": ("textbook", True),
+    "library, freed memory given back": ("library", False),
+    "library": ("library", True),
+    "library, compiled": ("compiled", True),
+}
+
+
+def serve(orders: Connection, kind: str, kept: bool) -> None:
+    """The process of one arm: a step, clocked, for every order."""
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)  # torchvision's transforms draw from the global generator
+    if kept and not keep_freed_memory():
+        raise RuntimeError(
+            "this C library's allocator cannot be told, or MALLOC_... in the environment tells it: unset it"
+        )
+    run = step_of(kind)
+    while orders.recv():
+        orders.send(clocked(run))
 
 
 def clocked(run: Callable[[], object]) -> tuple[float, float]:
@@ -114,15 +140,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    random.seed(0)
-    torch.manual_seed(0)  # torchvision's transforms draw from the global generator
-    runs = steps()
-    first = {name: clocked(run)[0] for name, run in runs.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    # interleaved, so that a busy moment of the machine touches all three alike
-    for _ in range(arguments.repeats):
-        for name, run in runs.items():
-            times[name].append(clocked(run))
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, Connection] = {}
+    for name, (kind, kept) in ARMS.items():
+        workers[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, kind, kept), daemon=True).start()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ARMS}
+    # taking turns, so that a busy moment of the machine touches all alike; the first steps find their memory
+    for _ in range(WARM_UP + arguments.repeats):
+        for name, orders in workers.items():
+            orders.send(True)
+            times[name].append(orders.recv())
+    first = {name: found[0][0] for name, found in times.items()}
+    times = {name: found[WARM_UP:] for name, found in times.items()}
+    for orders in workers.values():
+        orders.send(False)
     medians = {name: [statistics.median(column) for column in zip(*each, strict=True)] for name, each in times.items()}
     rows: list[dict[str, object]] = []
     for name, (wall, processor) in medians.items():
