@@ -134,24 +134,27 @@ def _check_attacks(experiment: Experiment) -> None:
     components = (experiment.attack, *experiment.also)
     labels = [str(each.get("label", each["name"])) for each in components]
     _check_unique("also", "attack (give one of them a 'label')", labels)
-    for each, attack in zip(components, experiment.attacks.values(), strict=True):
-        _check_attack(experiment, each["name"], attack)
+    for each, (label, attack) in zip(components, experiment.attacks.items(), strict=True):
         _check_only(experiment, each.get("only", []))
+        _check_attack(experiment, each["name"], label, attack)
 
 
-def _check_attack(experiment: Experiment, name: str, attack: Attack) -> None:
+def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack) -> None:
     if experiment.channel not in attack.channels:
         fitting = [each for each in ATTACKS if experiment.channel in ATTACKS[each].channels]
         raise ValueError(
             f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and the channel of this "
             f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
         )
-    granted = CHANNELS[experiment.channel].grants(experiment)
-    if withheld := sorted(attack.needs - granted):
-        raise ValueError(
-            f"the attack '{name}' needs the observation's {', '.join(withheld)}; the {experiment.channel} channel's "
-            f"adversary holds {', '.join(sorted(granted))}."
-        )
+    for arm in range(len(experiment.arms)):
+        granted = CHANNELS[experiment.channel].grants(experiment, arm)
+        withheld = sorted(attack.needs - granted)
+        if withheld and experiment.concerns(label, arm):
+            raise ValueError(
+                f"the attack '{name}' needs the observation's {', '.join(withheld)}; the adversary holds "
+                f"{', '.join(sorted(granted))} in '{experiment.arms[arm]}'. 'only' keeps an attack to "
+                "some arms."
+            )
 
 
 def _check_only(experiment: Experiment, only: object) -> None:

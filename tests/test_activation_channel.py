@@ -195,7 +195,18 @@ def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
     held = observed(world(experiment), tiny.folder)[Key(1, 1, 0)]
     assert (held.model is not None, held.defence is not None) == (model, defence)
     assert held.query is not None
-    assert ("model" in KIND.grants(experiment)) == model
+    assert ("model" in KIND.grants(experiment, 0)) == model
+
+
+def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():
+    variants = ({"label": "owner"}, {"label": "thief", "adversary": "server"})
+    white_box = {"name": "rmle", "iterations": 2}
+    experiment = dataclasses.replace(TINY, variants=variants, also=({**white_box, "only": ["thief"]},))
+    assert {
+        experiment.arms[i].split(";")[0] for i in range(len(experiment.arms)) if experiment.concerns("rmle", i)
+    } == {"thief"}
+    with pytest.raises(ValueError, match=r"rmle' needs the observation's model; the adversary holds .* in 'owner"):
+        dataclasses.replace(TINY, variants=variants, also=(white_box,))
 
 
 def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):

@@ -49,9 +49,9 @@ class Activation(Kind):
         "class\nread": ("class_read", "{:.0%}"),
     }
 
-    def grants(self, experiment: Experiment) -> frozenset[str]:
-        held = [arm.rules.grants & ASKABLE for arm in experiment.each_arm]
-        return frozenset.intersection(*held) | ({"public"} if experiment.public else set())
+    def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
+        held: frozenset[str] = experiment.each_arm[arm].rules.grants
+        return (held & ASKABLE) | ({"public"} if experiment.public else set())
 
     def check(self, experiment: Experiment) -> None:
         check_protocol(experiment)

@@ -59,8 +59,8 @@ class Kind(ABC):
     unshown: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def grants(self, experiment: Experiment) -> frozenset[str]:
-        """The optional fields of an observation that this experiment's adversary holds."""
+    def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
+        """The optional fields of an observation that the adversary of this arm holds."""
 
     def check(self, experiment: Experiment) -> None:  # noqa: B027 (a hook)
         """What must fit together in this channel's experiments.

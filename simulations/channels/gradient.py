@@ -49,7 +49,7 @@ class Gradient(Kind):
     channel: ClassVar[Channel] = Channel.GRADIENT
     protocol: ClassVar[type] = FedSGD
 
-    def grants(self, experiment: Experiment) -> frozenset[str]:
+    def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
         return frozenset({"model"})
 
     def schemas(self, world: World) -> Mapping[str, Schema]:

@@ -58,7 +58,7 @@ class Output(Kind):
         "1 - S": ("model_viciousness", "{:.4f}"),
     }
 
-    def grants(self, experiment: Experiment) -> frozenset[str]:
+    def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
         return frozenset({"model", "query", *(("public",) if experiment.public else ())})
 
     def check(self, experiment: Experiment) -> None:
