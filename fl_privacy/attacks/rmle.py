@@ -22,7 +22,8 @@ class Rmle(Attack):
     """Regularised maximum likelihood: images whose activations match, with little total variation, by projected Adam.
 
     Minimises mean (f(x) - z)^2 + `tv` TV(x) from mid-grey within [0, 1], over `iterations` with a step of
-    `learning_rate` that falls to zero along a cosine. Needs the client segment f itself ('model').
+    `learning_rate` that falls to zero along a cosine. Needs the client segment f itself ('model'). The default `tv` was
+    the best of 0 to 1 on 24 MNIST images of the adversary's own, at the cut of Titcombe et al.
 
     Source: He, Zhang and Lee 2019, section 4.1, equations 1 and 2; the scale of both terms, the box and the schedule
     are this suite's.
