@@ -1,4 +1,4 @@
-"""Rewrite the README's result tables from the files in results/; with --check, fail if they differ.
+"""Rewrite the tables of README.md and results/README.md from the files in results/; with --check, fail if they differ.
 
     python -m benchmarks.tables [--check]
 
@@ -204,6 +204,32 @@ def vicious_answers() -> str:
     return experiments(["vicious_table8"], columns)
 
 
+def vicious_losses() -> str:
+    """Tables 3 and 4 of the paper: the reconstruction losses, and Huber's delta."""
+    return experiments(["vicious_table3", "vicious_table4"], VICIOUS)
+
+
+def vicious_attributes() -> str:
+    """Table 6's question: leakage by the number of binary attributes."""
+    return experiments(["vicious_table6"], VICIOUS)
+
+
+def vicious_tasks() -> str:
+    """Table 7's question: one classifier of many attributes, or one for each."""
+    return experiments(["vicious_table7"], {key: VICIOUS[key] for key in ("PSNR", "SSIM", "accuracy")})
+
+
+def vicious_adaptive() -> str:
+    """Table 8 with a pair trained through each chain."""
+    return experiments(["vicious_table8_adaptive"], VICIOUS)
+
+
+def viciousness() -> str:
+    """Figure 6 of the paper: 1 - S by beta_R/beta_C."""
+    columns = {"1 - S": ("model_viciousness", "{:.4f}"), **VICIOUS}
+    return experiments(["vicious_figure6"], columns)
+
+
 def titcombe() -> str:
     return experiments(["titcombe_undefended", "titcombe_table1"], SPLIT)
 
@@ -276,6 +302,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "vicious": vicious,
     "vicious_ratios": vicious_ratios,
     "vicious_answers": vicious_answers,
+    "vicious_losses": vicious_losses,
+    "vicious_attributes": vicious_attributes,
+    "vicious_tasks": vicious_tasks,
+    "vicious_adaptive": vicious_adaptive,
+    "viciousness": viciousness,
     "titcombe": titcombe,
     "averaging": averaging,
     "nopeek": nopeek,
@@ -286,7 +317,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The README with every table made anew."""
+    """The page with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
@@ -297,12 +328,13 @@ def filled(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if parser.parse_args().check:
-        same = filled(text) == text
-        sys.exit(0 if same else "README.md's tables differ from results/: run python -m benchmarks.tables")
-    readme.write_text(filled(text))
+    check = parser.parse_args().check
+    for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
+        text = page.read_text()
+        if not check:
+            page.write_text(filled(text))
+        elif filled(text) != text:
+            sys.exit(f"{page}: its tables differ from results/: run python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from benchmarks.tables import TABLES, filled
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+MORE = (ROOT / "results" / "README.md").read_text()
 
 
 def test_its_tables_are_made_from_the_results():
-    assert set(re.findall(r"<!-- table: (\w+) -->", README)) == set(TABLES)
-    assert filled(README) == README, "run python -m benchmarks.tables"
+    assert sorted(re.findall(r"<!-- table: (\w+) -->", README + MORE)) == sorted(TABLES)
+    for page in (README, MORE):
+        assert filled(page) == page, "run python -m benchmarks.tables"
 
 
 def test_every_result_says_how_it_was_made():
