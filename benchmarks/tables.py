@@ -234,9 +234,36 @@ def titcombe() -> str:
     return experiments(["titcombe_undefended", "titcombe_table1"], SPLIT)
 
 
+ATTACKED = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
+
+
 def averaging() -> str:
-    columns = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
-    return experiments(["titcombe_averaging"], columns)
+    return experiments(["titcombe_averaging"], ATTACKED)
+
+
+def titcombe_noise() -> str:
+    """Table 1 of Titcombe et al., its rows with noise in training, and those where NoPeek's weight is too high."""
+    return experiments([f"titcombe_table1_{row}" for row in ("b01", "b02", "b05", "b10", "collapse")], SPLIT)
+
+
+def titcombe_attacks() -> str:
+    """The attack table that Titcombe et al. did not print."""
+    return experiments(["titcombe_attacks"], ATTACKED)
+
+
+def titcombe_foreign() -> str:
+    """Figures 1 and 3 of Titcombe et al.: attackers with images of another kind, or with few."""
+    return experiments(["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"], ATTACKED)
+
+
+def titcombe_parties() -> str:
+    """The three adversaries of Titcombe et al., appendix A."""
+    return experiments(["titcombe_parties"], ATTACKED)
+
+
+def titcombe_retrained() -> str:
+    """Titcombe et al., section 5: the server segment trained on with the noise."""
+    return experiments(["titcombe_retrained"], ATTACKED)
 
 
 def nopeek() -> str:
@@ -309,6 +336,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "viciousness": viciousness,
     "titcombe": titcombe,
     "averaging": averaging,
+    "titcombe_noise": titcombe_noise,
+    "titcombe_attacks": titcombe_attacks,
+    "titcombe_foreign": titcombe_foreign,
+    "titcombe_parties": titcombe_parties,
+    "titcombe_retrained": titcombe_retrained,
     "nopeek": nopeek,
     "noise_scales": noise_scales,
     "split_speed": split_speed,
