@@ -281,28 +281,74 @@ def nopeek() -> str:
     return experiments(["nopeek_utkface", "nopeek_retina"], columns)
 
 
+def grid(corner: str, found: Iterable[tuple[str, str, str]]) -> str:
+    """One line and one column a name, in the order of their first cell, from (line, column, cell)."""
+    cells = {(line, column): cell for line, column, cell in found}
+    columns = list(dict.fromkeys(column for _, column in cells))
+    lines = dict.fromkeys(line for line, _ in cells)
+    return markdown([corner, *columns], [[line, *(cells.get((line, c), "") for c in columns)] for line in lines])
+
+
+def means(name: str, form: str, *keys: str) -> dict[tuple[str, str], str]:
+    """By arm and attack of an experiment: the means of these values over the seeds, written by `form`."""
+    arms: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(name):
+        arms.setdefault((row["defence"], row["attack"]), []).append(row)
+    return {
+        arm: form.format(*(statistics.fmean(row[key] for row in mine) for key in keys))
+        for arm, mine in arms.items()
+        if all(row.get(key) is not None for row in mine for key in keys)
+    }
+
+
+def vicious_ratios_short() -> str:
+    """Of `vicious_ratios` the PSNR alone, one line a data set and form of the answers."""
+    found = []
+    for data in ("mnist", "fashion", "cifar10", "cifar100"):
+        for (arm, attack), decibels in means(f"vicious_table1_{data}", "{:.1f}", "psnr").items():
+            for sent in ("none", "softmax"):
+                line = f"{data}, {'logits' if sent == 'none' else sent}"
+                if attack.startswith("control"):
+                    found.append((line, attack.removeprefix("control: "), decibels))
+                elif arm.endswith(f"; {sent}"):
+                    found.append((line, arm.split(";")[0], decibels))
+    columns = ["0/1", "1/1", "3/1", "5/1", "1/0", "mean image", "random guess"]
+    return grid("data, what is sent", sorted(found, key=lambda cell: columns.index(cell[1])))
+
+
+def vicious_answers_short() -> str:
+    """Of `vicious_answers` the accuracy and the PSNR of each attack, one line a chain of defences."""
+    found = []
+    for value, column in (("model_accuracy", "accuracy"), ("psnr", "")):
+        form = "{:.2%}" if column else "{:.1f}"
+        for (arm, attack), cell in means("vicious_table8", form, value).items():
+            if not attack.startswith("control"):
+                found.append((arm.split("; serving ")[1], column or attack, cell))
+    return grid("what is sent", found)
+
+
+def averaging_short() -> str:
+    """Of `averaging` the PSNR and the classes read, one line an attack, one column a scale of the noise."""
+    found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_read")
+    scales = list(dict.fromkeys(arm for arm, attack in found if not attack.startswith("control")))
+    body = [
+        (attack, scale.removeprefix("serving "), cell)
+        for (arm, attack), cell in found.items()
+        for scale in ([arm] if arm in scales else scales)
+    ]
+    return grid("attack", body)
+
+
 def noise_scales() -> str:
     """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
     path = ROOT / "results" / "titcombe_figure4.json"
-    record = json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
-    ours, theirs = (accuracy_by_arm(record[key]) for key in ("rows", "expected"))
-    weights = dict.fromkeys(arm.split("; serving ")[0] for arm in ours)
+    expected = json.loads(path.read_text())["expected"] if path.exists() else []
+    theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
     body = []
-    for scale in dict.fromkeys(arm.split("; serving ")[1] for arm in ours):
-        line = [scale]
-        for weight in weights:
-            arm = f"{weight}; serving {scale}"
-            line.append(f"{statistics.fmean(ours[arm]):.2%} ({theirs[arm][0]:.2%})")
-        body.append(line)
-    return markdown(["served with", *(f"trained with: {weight} (published)" for weight in weights)], body)
-
-
-def accuracy_by_arm(found: list[Row]) -> dict[str, list[float]]:
-    arms: dict[str, list[float]] = {}
-    for row in found:
-        if row.get("model_accuracy") is not None:
-            arms.setdefault(row["defence"], []).append(row["model_accuracy"])
-    return arms
+    for (arm, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
+        weight, scale = arm.split("; serving ")
+        body.append((scale, f"trained with: {weight} (published)", f"{accuracy} ({theirs[arm]})"))
+    return grid("served with", body)
 
 
 def split_speed() -> str:
@@ -335,7 +381,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "detection": detection,
     "vicious": vicious,
     "vicious_ratios": vicious_ratios,
+    "vicious_ratios_short": vicious_ratios_short,
     "vicious_answers": vicious_answers,
+    "vicious_answers_short": vicious_answers_short,
     "vicious_losses": vicious_losses,
     "vicious_attributes": vicious_attributes,
     "vicious_tasks": vicious_tasks,
@@ -343,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "viciousness": viciousness,
     "titcombe": titcombe,
     "averaging": averaging,
+    "averaging_short": averaging_short,
     "titcombe_noise": titcombe_noise,
     "titcombe_attacks": titcombe_attacks,
     "titcombe_foreign": titcombe_foreign,

@@ -60,8 +60,8 @@ class Catalogue(Generic[T]):
             return typing.cast(T, getattr(importlib.import_module(module), attribute))
         except (ImportError, AttributeError) as error:
             raise UnknownName(
-                f"cannot import the {self.kind} '{path}': {error}. Write it as package.module:name, "
-                "with the package importable from the environment that runs this."
+                f"cannot import the {self.kind} '{path}': {error}. Write it as module:name; the "
+                "command looks in the working directory and among what is installed, Python wherever sys.path says."
             ) from error
 
     def facts(self, name: str) -> Mapping[str, Any]:

@@ -58,9 +58,9 @@ def check(experiment: Experiment) -> None:
     """
     _check_values(experiment)
     _check_components(experiment)
-    tables = (experiment.protocol, experiment.public, *experiment.variants, *experiment.expected)
+    tables = (experiment.protocol, *experiment.variants, *experiment.expected)
     if not all(isinstance(table, Mapping) for table in tables):
-        raise ValueError("'protocol' and 'public' take a table, 'variants' and 'expected' a list of tables")
+        raise ValueError("'protocol' takes a table, 'variants' and 'expected' a list of tables")
     if any("label" not in variant for variant in experiment.variants):
         raise ValueError("every one of the 'variants' needs a 'label', by which tables name it")
     _check_unique("variants", "label", [str(variant["label"]) for variant in experiment.variants])
@@ -119,7 +119,7 @@ def _check_components(experiment: Experiment) -> None:
 
 def _check_public(public: Mapping[str, Any]) -> None:
     if public:
-        name, settings = _split(component("public", public))
+        name, settings = _split(public)
         keyword_settings(f"data set '{name}'", DATASETS[name], {k: v for k, v in settings.items() if k not in SLICE})
         if settings.get("split", "train") not in ("train", "test"):
             raise ValueError(f"'public.split' takes train or test, not {settings['split']!r}")

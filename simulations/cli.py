@@ -21,11 +21,19 @@ BAD_INPUT, FAILED = 2, 1
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
 
 app = typer.Typer(
-    help="What does your federated-learning setup leak, and which defence is worth its cost?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _own_code() -> None:
+    """What does your federated-learning setup leak, and which defence is worth its cost?"""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # a user's own module:name lies where they work; last, so that it hides nothing
+
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, such as attack.iterations=500.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; it must be new or empty.")]

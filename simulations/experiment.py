@@ -84,6 +84,7 @@ class Experiment:
     def __post_init__(self) -> None:
         for key in checks.COMPONENTS:
             object.__setattr__(self, key, checks.component(key, getattr(self, key)))
+        object.__setattr__(self, "public", checks.component("public", self.public) if self.public else {})
         object.__setattr__(self, "also", tuple(checks.component("also", each) for each in self.also))
         object.__setattr__(self, "defences", checks.chains("defences", self.defences))
         object.__setattr__(self, "serving", checks.chains("serving", self.serving) if self.serving else ())

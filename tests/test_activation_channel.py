@@ -273,6 +273,7 @@ def test_what_does_not_fit_is_said_before_anything_starts(change, words):
     ("change", "words"),
     [
         ({"public": {**DIGITS, "first": 200, "count": 101}}, "include the victims"),
+        ({"public": {**DIGITS, "split": "test"}}, "all of the test images"),
         ({"protocol": {**PROTOCOL, "victims": [1400, 1500]}}, "has 1437 to train with"),
         ({"protocol": {**PROTOCOL, "evaluated": [0, 400]}}, "has 360 test images"),
         ({"protocol": {**PROTOCOL, "cut": ["fc1"]}}, "the model's stages are conv1"),

@@ -5,7 +5,10 @@ import re
 import tomllib
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from benchmarks.tables import TABLES, filled
+from simulations.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,7 +38,17 @@ def test_its_pictures_and_folders_are_there():
         assert (ROOT / link).exists(), link
 
 
+def test_its_own_model_and_data_run(tmp_path, monkeypatch):
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    quick = ["--set", "attack.steps=20", "--set", "rounds=2"]
+    done = CliRunner().invoke(app, ["run", "mine.toml", "--backend", "local", *quick])
+    assert done.exit_code == 0, done.output
+    assert "decoder on mine:images" in done.output
+
+
 def test_the_repository_is_a_flower_app():
-    app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert app["publisher"]
-    assert app["components"] == {"serverapp": "simulations.app:server", "clientapp": "simulations.app:client"}
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert package["publisher"]
+    assert package["components"] == {"serverapp": "simulations.app:server", "clientapp": "simulations.app:client"}

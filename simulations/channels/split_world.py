@@ -75,6 +75,11 @@ def check_images(world: World) -> None:
     _, stop = world.experiment.rules.evaluated or (0, min(EVALUATED, test))
     if stop > test:
         raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{world.data.name}' has {test} test images")
+    if not len(judged(world)[1]):
+        raise ValueError(
+            "the adversary's 'public' images are all of the test images, and scores need some that nobody else has: "
+            "set public.count, or let public.split be train and keep the clients to others with 'train_images'"
+        )
     public = world.experiment.public
     if _same_set(world.experiment) and public.get("split", "train") == "train":
         start = public.get("first", 0)
