@@ -44,7 +44,7 @@ def test_facts_summary_and_name(things):
 
 def test_a_users_own_code_by_path(things):
     assert things["collections:OrderedDict"].__name__ == "OrderedDict"
-    with pytest.raises(UnknownName, match=r"package.module:name"):
+    with pytest.raises(UnknownName, match=r"Write it as module:name"):
         things["no.such.module:Thing"]
 
 
