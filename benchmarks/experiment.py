@@ -6,18 +6,27 @@ python -m benchmarks.experiment titcombe_table1 --data-root DATA --set rounds=2 
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write
+from simulations.experiment import Experiment
+from simulations.files import RESULTS
 from simulations.run import simulate
 from simulations.settings import load_experiment
 
 
-def kept(path: Path, changes: list[str]) -> list[dict[str, Any]]:
-    """The rows of an earlier call with the same changes.
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """What the seeds of a measurement share: every setting but the seed, as plain values."""
+    settings = json.loads(experiment.to_json())
+    return {key: value for key, value in settings.items() if key not in ("seed", "expected")}
+
+
+def kept(path: Path, changes: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier call with the same changes and, where it wrote them down, the same settings.
 
     Raises:
         ValueError: the file holds another experiment's rows.
@@ -27,8 +36,18 @@ def kept(path: Path, changes: list[str]) -> list[dict[str, Any]]:
     record = json.loads(path.read_text())
     if record.get("changes", []) != changes:
         raise ValueError(f"{path} was made with --set {record.get('changes', [])}: name another --out, or delete it")
+    was = record.get("settings", settings)
+    if differing := sorted(key for key in was.keys() | settings.keys() if was.get(key) != settings.get(key)):
+        raise ValueError(f"{path} was made with another {', '.join(differing)}: name another --out, or delete it")
     rows: list[dict[str, Any]] = record["rows"]
     return rows
+
+
+def new_run(folder: Path) -> Path:
+    """`folder`, without what a run that was interrupted left there."""
+    if folder.exists() and not (folder / RESULTS).exists():
+        shutil.rmtree(folder)
+    return folder
 
 
 def main() -> None:
@@ -43,20 +62,22 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the run folders below this one")
     arguments = parser.parse_args()
     path = arguments.out or Path("results") / f"{Path(arguments.name).stem}.json"
-    rows = kept(path, arguments.changes)
+    settings = settings_of(load_experiment(arguments.name, arguments.changes))
+    rows = kept(path, arguments.changes, settings)
     for seed in sorted(set(arguments.seeds) - {row["seed"] for row in rows}):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             result = simulate(
                 load_experiment(arguments.name, arguments.changes, seed=seed),
-                out=(arguments.keep or Path(scratch)) / f"{path.stem}_{seed}",
+                out=new_run((arguments.keep or Path(scratch)) / f"{path.stem}_{seed}"),
                 data_root=arguments.data_root,
                 backend=arguments.backend,
                 workers=arguments.workers,
             )
         rows += [{"seed": seed, "run_seconds": time.perf_counter() - start, **row} for row in result.summary]
         seeds = sorted({row["seed"] for row in rows})
-        write(path, rows, seeds=seeds, changes=arguments.changes, expected=list(result.experiment.expected))
+        expected = list(result.experiment.expected)
+        write(path, rows, seeds=seeds, changes=arguments.changes, settings=settings, expected=expected)
 
 
 if __name__ == "__main__":
