@@ -339,6 +339,16 @@ def averaging_short() -> str:
     return grid("attack", body)
 
 
+def titcombe_grid() -> str:
+    """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
+    found = []
+    for (arm, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
+        if not attack.startswith("control"):
+            weight, scale = arm.split("; serving ")
+            found.append((f"{attack}, trained with {weight}", scale, cell))
+    return grid("attack", found)
+
+
 def noise_scales() -> str:
     """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
     path = ROOT / "results" / "titcombe_figure4.json"
@@ -392,6 +402,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "titcombe": titcombe,
     "averaging": averaging,
     "averaging_short": averaging_short,
+    "titcombe_grid": titcombe_grid,
     "titcombe_noise": titcombe_noise,
     "titcombe_attacks": titcombe_attacks,
     "titcombe_foreign": titcombe_foreign,
