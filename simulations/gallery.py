@@ -68,11 +68,12 @@ def evenly(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _title(world: World, shown: Sequence[tuple[str, str]], count: int) -> str:
     experiment = world.experiment
-    attacks = ", ".join(dict.fromkeys(attack for attack, _ in shown))
+    attacks = {attack for attack, _ in shown}
+    attack = f"{attacks.pop()}; " if len(attacks) == 1 else ""  # where there are several, each column names its own
     left_out = f"; {len(shown)} of {count} columns" if len(shown) < count else ""
     return (
         f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
-        f"shared ({attacks}; PSNR below each, higher is closer{left_out})"
+        f"shared ({attack}PSNR below each, higher is closer{left_out})"
     )
 
 
