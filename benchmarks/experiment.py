@@ -19,7 +19,7 @@ from simulations.run import simulate
 from simulations.settings import load_experiment
 
 
-def settings_of(experiment: Experiment) -> dict[str, Any]:
+def shared_settings(experiment: Experiment) -> dict[str, Any]:
     """What the seeds of a measurement share: every setting but the seed, as plain values."""
     settings = json.loads(experiment.to_json())
     return {key: value for key, value in settings.items() if key not in ("seed", "expected")}
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the run folders below this one")
     arguments = parser.parse_args()
     path = arguments.out or Path("results") / f"{Path(arguments.name).stem}.json"
-    settings = settings_of(load_experiment(arguments.name, arguments.changes))
+    settings = shared_settings(load_experiment(arguments.name, arguments.changes))
     rows = kept(path, arguments.changes, settings)
     for seed in sorted(set(arguments.seeds) - {row["seed"] for row in rows}):
         start = time.perf_counter()

@@ -18,10 +18,23 @@ ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
 
 
-def rows(name: str) -> list[Row]:
-    """The rows of results/NAME.json; none where it was not measured."""
+def record(name: str) -> dict[str, list[Row]]:
+    """results/NAME.json; without rows where it was not measured."""
     path = ROOT / "results" / f"{name}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    return json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
+
+
+def rows(name: str) -> list[Row]:
+    """The measured rows of results/NAME.json."""
+    return record(name)["rows"]
+
+
+def by_arm(name: str) -> dict[tuple[str, str], list[Row]]:
+    """The rows of an experiment by arm and attack: one a seed."""
+    arms: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(name):
+        arms.setdefault((row["defence"], row["attack"]), []).append(row)
+    return arms
 
 
 def markdown(header: list[str], body: Iterable[list[str]]) -> str:
@@ -135,19 +148,13 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: li
     """
     body = []
     for name in names:
-        path = ROOT / "results" / f"{name}.json"
-        if not path.exists():
-            continue
-        record = json.loads(path.read_text())
-        lines: dict[tuple[str, str], list[Row]] = {}
-        for row in record["rows"]:
-            lines.setdefault((row["defence"], row["attack"]), []).append(row)
-        for (defence, attack), mine in lines.items():
+        expected = record(name)["expected"]
+        for (defence, attack), mine in by_arm(name).items():
             blind = attack.startswith("control")
             if blind or shown is None or defence in shown:
                 label = ["", attack] if blind else [defence, attack]
                 body.append([name, *label, str(len(mine)), *cells(mine, columns)])
-            for published in record["expected"] if not blind else []:
+            for published in expected if not blind else []:
                 if published["defence"] == defence and published.get("attack", attack) == attack:
                     body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
     return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
@@ -291,12 +298,9 @@ def grid(corner: str, found: Iterable[tuple[str, str, str]]) -> str:
 
 def means(name: str, form: str, *keys: str) -> dict[tuple[str, str], str]:
     """By arm and attack of an experiment: the means of these values over the seeds, written by `form`."""
-    arms: dict[tuple[str, str], list[Row]] = {}
-    for row in rows(name):
-        arms.setdefault((row["defence"], row["attack"]), []).append(row)
     return {
         arm: form.format(*(statistics.fmean(row[key] for row in mine) for key in keys))
-        for arm, mine in arms.items()
+        for arm, mine in by_arm(name).items()
         if all(row.get(key) is not None for row in mine for key in keys)
     }
 
@@ -318,13 +322,11 @@ def vicious_ratios_short() -> str:
 
 def vicious_answers_short() -> str:
     """Of `vicious_answers` the accuracy and the PSNR of each attack, one line a chain of defences."""
-    found = []
-    for value, column in (("model_accuracy", "accuracy"), ("psnr", "")):
-        form = "{:.2%}" if column else "{:.1f}"
-        for (arm, attack), cell in means("vicious_table8", form, value).items():
-            if not attack.startswith("control"):
-                found.append((arm.split("; serving ")[1], column or attack, cell))
-    return grid("what is sent", found)
+    accuracies = means("vicious_table8", "{:.2%}", "model_accuracy")
+    decibels = means("vicious_table8", "{:.1f}", "psnr")
+    found = [(arm, "accuracy", cell) for (arm, _), cell in accuracies.items()]
+    found += [(arm, attack, cell) for (arm, attack), cell in decibels.items() if not attack.startswith("control")]
+    return grid("what is sent", [(arm.split("; serving ")[1], column, cell) for arm, column, cell in found])
 
 
 def averaging_short() -> str:
@@ -351,8 +353,7 @@ def titcombe_grid() -> str:
 
 def noise_scales() -> str:
     """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
-    path = ROOT / "results" / "titcombe_figure4.json"
-    expected = json.loads(path.read_text())["expected"] if path.exists() else []
+    expected = record("titcombe_figure4")["expected"]
     theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
     body = []
     for (arm, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():

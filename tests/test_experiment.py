@@ -237,3 +237,9 @@ def test_files_that_are_none(tmp_path):
     path.write_text("rounds = = 3")
     with pytest.raises(ValueError, match="not a TOML file"):
         read(str(path))
+
+
+def test_public_images_may_be_a_bare_name():
+    assert load_experiment("vicious_quickstart", ["public=digits"]).public == {"name": "digits"}
+    with pytest.raises(ValueError, match="'public' takes a name, or a table"):
+        load_experiment("vicious_quickstart", ["public=3"])

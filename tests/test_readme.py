@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_its_own_model_and_data_run(tmp_path, monkeypatch):
     for name, text in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL):
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the working directory
     quick = ["--set", "attack.steps=20", "--set", "rounds=2"]
     done = CliRunner().invoke(app, ["run", "mine.toml", "--backend", "local", *quick])
     assert done.exit_code == 0, done.output

@@ -46,14 +46,18 @@ def evaluated(world: World) -> tuple[Tensor, Tensor]:
 
 def judged(world: World) -> tuple[Tensor, Tensor]:
     """Test images (N, C, H, W) and labels (N,) that the evaluator alone has: the adversary's own are left out."""
+    index = _unowned(world)
+    return world.data.test.images(index), world.data.test.labels[index]
+
+
+def _unowned(world: World) -> Tensor:
+    """The positions of the test images that the adversary does not own."""
     test, public = world.data.test, world.experiment.public
-    if not _same_set(world.experiment) or public.get("split", "train") != "test":
-        return test.images(), test.labels
-    first = public.get("first", 0)
     kept = torch.ones(len(test), dtype=torch.bool)
-    kept[first : first + public.get("count", len(test))] = False
-    index = kept.nonzero().flatten()
-    return test.images(index), test.labels[index]
+    if _same_set(world.experiment) and public.get("split", "train") == "test":
+        first = public.get("first", 0)
+        kept[first : first + public.get("count", len(test))] = False
+    return kept.nonzero().flatten()
 
 
 def _same_set(experiment: Experiment) -> bool:
@@ -75,7 +79,7 @@ def check_images(world: World) -> None:
     _, stop = world.experiment.rules.evaluated or (0, min(EVALUATED, test))
     if stop > test:
         raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{world.data.name}' has {test} test images")
-    if not len(judged(world)[1]):
+    if not len(_unowned(world)):
         raise ValueError(
             "the adversary's 'public' images are all of the test images, and scores need some that nobody else has: "
             "set public.count, or let public.split be train and keep the clients to others with 'train_images'"
