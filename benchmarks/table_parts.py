@@ -1,0 +1,88 @@
+"""What every table of results is made of: the measured rows, their means, and Markdown."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
+
+
+def record(name: str) -> dict[str, list[Row]]:
+    """results/NAME.json; without rows where it was not measured."""
+    path = ROOT / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
+
+
+def rows(name: str) -> list[Row]:
+    """The measured rows of results/NAME.json."""
+    return record(name)["rows"]
+
+
+def by_arm(name: str) -> dict[tuple[str, str], list[Row]]:
+    """The rows of an experiment by arm and attack: one a seed."""
+    arms: dict[tuple[str, str], list[Row]] = {}
+    for row in rows(name):
+        arms.setdefault((row["defence"], row["attack"]), []).append(row)
+    return arms
+
+
+def markdown(header: list[str], body: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    if len(lines) == 2:
+        return "*Not measured yet.*"
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: list[str] | None = None) -> str:
+    """One line an arm and attack of these experiments, each value as mean over the seeds; published rows beneath.
+
+    `columns`: heading to (key, format). `shown`: the arms to show; all of them by default.
+    """
+    body = []
+    for name in names:
+        expected = record(name)["expected"]
+        for (defence, attack), mine in by_arm(name).items():
+            blind = attack.startswith("control")
+            if blind or shown is None or defence in shown:
+                label = ["", attack] if blind else [defence, attack]
+                body.append([name, *label, str(len(mine)), *cells(mine, columns)])
+            for published in expected if not blind else []:
+                if published["defence"] == defence and published.get("attack", attack) == attack:
+                    body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
+    return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
+
+
+def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
+    """The means of rows that differ in their seed alone; empty where nothing was measured.
+
+    Behind them: the lowest and highest seed, or of one seed's PSNR its 95 % interval over the images.
+    """
+    found = []
+    for key, form in columns.values():
+        values = [row[key] for row in mine if row.get(key) is not None]
+        cell = form.format(statistics.fmean(values)) if values else ""
+        ends = [min(values), max(values)] if len(values) > 1 else []
+        if len(values) == 1 and mine[0].get(f"{key}_low") is not None:
+            ends = [mine[0][f"{key}_low"], mine[0][f"{key}_high"]]
+        found.append(f"{cell} ({form.format(ends[0])} to {form.format(ends[1])})" if ends else cell)
+    return found
+
+
+def grid(corner: str, found: Iterable[tuple[str, str, str]]) -> str:
+    """One line and one column a name, in the order of their first cell, from (line, column, cell)."""
+    cells = {(line, column): cell for line, column, cell in found}
+    columns = list(dict.fromkeys(column for _, column in cells))
+    lines = dict.fromkeys(line for line, _ in cells)
+    return markdown([corner, *columns], [[line, *(cells.get((line, c), "") for c in columns)] for line in lines])
+
+
+def means(name: str, form: str, *keys: str) -> dict[tuple[str, str], str]:
+    """By arm and attack of an experiment: the means of these values over the seeds, written by `form`."""
+    return {
+        arm: form.format(*(statistics.fmean(row[key] for row in mine) for key in keys))
+        for arm, mine in by_arm(name).items()
+        if all(row.get(key) is not None for row in mine for key in keys)
+    }
