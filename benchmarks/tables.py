@@ -218,7 +218,7 @@ def titcombe_retrained() -> str:
 def nopeek() -> str:
     """What NoPeek's own paper compares, with its own estimator."""
     columns = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")}
-    columns["dCor x, z (Euclidean, n = 32)"] = ("model_dcor_euclidean", "{:.3f}")
+    columns["dCor x, z (Euclidean, n = 128)"] = ("model_dcor_euclidean", "{:.3f}")
     columns["its floor"] = ("model_dcor_euclidean_floor", "{:.3f}")
     return experiments(["nopeek_utkface", "nopeek_retina"], columns)
 

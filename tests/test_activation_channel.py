@@ -28,7 +28,7 @@ PUBLISHED = {"name": "decoder_as_published", "epochs": 1, **SMALL}
 AVERAGING = {**DECODER, "name": "averaging", "repeats": 2}
 NOISE, NOPEEK = {"name": "laplace_noise", "scale": 0.5}, {"name": "nopeek", "weight": 0.5}
 DIGITS = {"name": "digits", "size": 8}
-PROTOCOL = {"cut": ["conv2"], "victims": [300, 364], "evaluated": [0, 100], "queries": 2}
+PROTOCOL = {"cut": ["conv2"], "victims": [300, 364], "evaluated": [0, 100], "dcor_rows": 50, "queries": 2}
 TINY = Experiment(
     name="tiny",
     channel="activation",
@@ -164,7 +164,7 @@ def test_distance_correlations_come_with_their_floors(tiny):
     plain, noisy = (rows[TINY.arms[arm]] for arm in (0, 1))
     assert plain["model_dcor"] == noisy["model_dcor"] == plain["model_dcor_released"]
     assert noisy["model_dcor_released"] < plain["model_dcor_released"]
-    assert plain["model_dcor_n"] == 32
+    assert (plain["model_dcor_n"], plain["model_dcor_batches"]) == (50, 2)
     for name in ("model_dcor", "model_dcor_euclidean", "model_dcor_released_u", "dcor_guess"):
         assert -0.1 < plain[f"{name}_floor"] < plain[name] <= 1
     assert abs(plain["model_dcor_u_floor"]) < 0.1
@@ -259,6 +259,8 @@ def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
         ({"protocol": {**PROTOCOL, "adversary": "mallory"}}, "'server and data owner', 'server', 'data owner'"),
         ({"protocol": {**PROTOCOL, "preset": "as-published"}}, "--set learning_rate=0.0001 --set batch_size=128"),
         ({"variants": [{"label": "x", "victims": [0, 64]}]}, "a variant cannot change 'victims'"),
+        ({"variants": [{"label": "x", "dcor_rows": 32}]}, "a variant cannot change 'dcor_rows'"),
+        ({"protocol": {**PROTOCOL, "dcor_rows": 3}}, "'dcor_rows' must be at least 4"),
         ({"rounds": 2, "attacked_rounds": (2,)}, "the inference rounds are attacked"),
         ({"attack": {"name": "rmle"}}, "needs the observation's model"),
         ({"public": {}}, "needs the observation's public"),

@@ -23,7 +23,7 @@ from simulations import files
 from simulations.channels.base import Place, Row, Sink, round_rows, summed
 from simulations.channels.split_cache import keep, recall
 from simulations.channels.split_protocol import SplitProtocol, trainings
-from simulations.channels.split_scores import PUBLISHED_N, correlations
+from simulations.channels.split_scores import correlations
 from simulations.channels.split_world import evaluated
 from simulations.local import LocalGrid
 from strategies.desk import one_thread
@@ -166,11 +166,11 @@ class Collection:
 
     def _correlations(self, clean: Tensor, released: Tensor) -> dict[str, float]:
         """Distance correlation of images with activations: as published before the noise, and of what was released."""
-        rng = stream(self.experiment.seed, "dcor")
+        rng, rows = stream(self.experiment.seed, "dcor"), self.experiment.rules.dcor_rows
         images = self.images[:MEASURED]
         with one_thread():
-            row = correlations("dcor", images, clean[:MEASURED], rng, PUBLISHED_N)
-            return row | correlations("dcor_released", images, released[:MEASURED], rng, PUBLISHED_N)
+            row = correlations("dcor", images, clean[:MEASURED], rng, rows)
+            return row | correlations("dcor_released", images, released[:MEASURED], rng, rows)
 
 
 def _inference_row(round: int, scores: dict[str, float], exchanges: Sequence[Counts]) -> Row:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fl_privacy.defences.nopeek import NoPeek
+from fl_privacy.metrics.distance_correlation import LEAST_ROWS
 from fl_privacy.split_rules import TITCOMBE, SplitRules
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class SplitProtocol:
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
     serving chain. Then every client releases its slice of the training images `victims` (first, end; the last 32 a
     client by default), `queries` times, each with fresh noise. Accuracy is that on the test images `evaluated` (the
-    first 1,000 by default) under the serving chain.
+    first 1,000 by default) under the serving chain; the distance correlation of images with activations is the mean
+    over batches of `dcor_rows` of them, as its value and its floor depend on that number.
 
     `adversary`: which of the three parties of Titcombe et al., appendix A; `white_box` hands it the segment's weights.
     `preset` ('as-published' or 'paper') only checks that the experiment is that of Titcombe et al. but for its length.
@@ -61,6 +63,7 @@ class SplitProtocol:
     victims: tuple[int, ...] = ()
     evaluated: tuple[int, ...] = ()
     queries: int = 1
+    dcor_rows: int = 32
     adversary: Adversary = "server and data owner"
     white_box: bool = False
     preset: Literal["", "as-published", "paper"] = ""
@@ -71,7 +74,14 @@ class SplitProtocol:
             held = getattr(self, key)
             if held and not (len(held) == 2 and 0 <= held[0] < held[1]):
                 raise ValueError(f"'{key}' takes a first image and an end, such as [45000, 45256], not {list(held)}")
-        for key, least in (("queries", 1), ("together", 1), ("server_epochs", 0), ("batch_nopeek", 0)):
+        least_of = {
+            "queries": 1,
+            "dcor_rows": LEAST_ROWS["unbiased"],
+            "together": 1,
+            "server_epochs": 0,
+            "batch_nopeek": 0,
+        }
+        for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise ValueError(f"'{key}' must be at least {least}, not {getattr(self, key)}")
 
@@ -94,8 +104,8 @@ class SplitProtocol:
 
 TRAINING = ("cut", "labels", "optimiser", "penalise", "batch_nopeek", "shuffle", "parallel", "together")
 """The settings that change a trained model; arms that share them and their training chain share one training."""
-FIXED = ("victims", "evaluated")
-"""The settings that no variant may change, because the scores of all arms are of the same images."""
+FIXED = ("victims", "evaluated", "dcor_rows")
+"""The settings that no variant may change, because all arms are scored on the same images, in batches of one size."""
 
 
 def trainings(experiment: Experiment) -> dict[int, list[int]]:
@@ -133,7 +143,7 @@ def check_protocol(experiment: Experiment) -> None:
         )
     for key in FIXED:
         if any(getattr(each, key) != getattr(experiment.rules, key) for each in rules):
-            raise ValueError(f"a variant cannot change '{key}': every arm is scored on the same images")
+            raise ValueError(f"a variant cannot change '{key}': all arms are scored alike")
     most = min(each.queries for each in rules)
     for label, attack in experiment.attacks.items():
         if (repeats := getattr(attack, "repeats", 1)) > most:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from simulations.scoring import Scored
     from simulations.world import World
 
-PUBLISHED_N, LARGE_N = 32, 256
-"""Rows of one distance correlation: those of Titcombe et al. for activations, and for reconstructions."""
+SMALL_N, LARGE_N = 32, 256
+"""Rows of one distance correlation of images with reconstructions: the large number where there are as many."""
 ESTIMATORS: Mapping[Estimator, str] = {"squared": "", "euclidean": "_euclidean", "unbiased": "_u"}
 SHUFFLES = 5
 READER_STEPS, READER_BATCH, READER_STEP = 600, 64, 2e-3
@@ -50,7 +50,7 @@ def of_guesses(world: World, group: Sequence[Scored], root: Path | None) -> dict
     truths = torch.cat([each.truth.inputs for each in group])
     labels = torch.cat([each.truth.labels for each in group])
     rng = stream(world.experiment.seed, "dcor", "guesses")
-    n = LARGE_N if len(guesses) >= LARGE_N else PUBLISHED_N
+    n = LARGE_N if len(guesses) >= LARGE_N else SMALL_N
     with one_thread():
         judge = _reader(world.experiment.to_json(), root)
         return {
