@@ -218,8 +218,9 @@ def titcombe_retrained() -> str:
 def nopeek() -> str:
     """What NoPeek's own paper compares, with its own estimator."""
     columns = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")}
-    columns["dCor x, z (Euclidean, n = 128)"] = ("model_dcor_euclidean", "{:.3f}")
+    columns["dCor x, z (Euclidean)"] = ("model_dcor_euclidean", "{:.3f}")
     columns["its floor"] = ("model_dcor_euclidean_floor", "{:.3f}")
+    columns["n"] = ("model_dcor_n", "{:.0f}")
     return experiments(["nopeek_utkface", "nopeek_retina"], columns)
 
 
