@@ -186,6 +186,14 @@ def titcombe() -> str:
 ATTACKED = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
 
 
+NOPEEK = {
+    **{heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")},
+    "dCor x, z (Euclidean)": ("model_dcor_euclidean", "{:.3f}"),
+    "its floor": ("model_dcor_euclidean_floor", "{:.3f}"),
+    "n": ("model_dcor_n", "{:.0f}"),
+}
+
+
 def averaging() -> str:
     return experiments(["titcombe_averaging"], ATTACKED)
 
@@ -217,11 +225,12 @@ def titcombe_retrained() -> str:
 
 def nopeek() -> str:
     """What NoPeek's own paper compares, with its own estimator."""
-    columns = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")}
-    columns["dCor x, z (Euclidean)"] = ("model_dcor_euclidean", "{:.3f}")
-    columns["its floor"] = ("model_dcor_euclidean_floor", "{:.3f}")
-    columns["n"] = ("model_dcor_n", "{:.0f}")
-    return experiments(["nopeek_utkface", "nopeek_retina"], columns)
+    return experiments(["nopeek_utkface", "nopeek_retina"], NOPEEK)
+
+
+def nopeek_testbed() -> str:
+    """NoPeek's own reconstruction testbed on its faces."""
+    return experiments(["nopeek_testbed"], {"MSE": ("mse", "{:.4f}"), **NOPEEK})
 
 
 def vicious_ratios_short() -> str:
@@ -329,6 +338,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "titcombe_parties": titcombe_parties,
     "titcombe_retrained": titcombe_retrained,
     "nopeek": nopeek,
+    "nopeek_testbed": nopeek_testbed,
     "noise_scales": noise_scales,
     "split_speed": split_speed,
     "joint_speed": joint_speed,

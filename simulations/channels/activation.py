@@ -106,10 +106,14 @@ class Activation(Kind):
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         readable = next((row["class_read_originals"] for row in summary), 0.0)
+        n = next((row["model_dcor_n"] for row in summary if "model_dcor_n" in row), 0)
+        measured = (
+            "dCor x, z: distance correlation of images and activations before any noise, on squared distances as in "
+            f"Titcombe et al., n = {n:.0f}; shuffled pairs give its floor, so that only what is above it counts. "
+        )
         return (
             "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a "
-            "blind guess's. dCor x, z: distance correlation of images and activations before any noise, on squared "
-            "distances with n = 32, as published; shuffled pairs give its floor, so that only what is above it counts. "
+            f"blind guess's. {measured if n else ''}"
             "dCor guess: the same of images and guesses. Class read: how often a classifier of the evaluator's own "
             f"sees the true class in the guess ({readable:.0%} in the images themselves). Other estimators, what was "
             "released after the noise, and every floor: results.json."

@@ -1,0 +1,119 @@
+"""NoPeek's reconstruction testbed: an hourglass network from activation maps to images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fl_privacy.attacks.base import ATTACKS
+from fl_privacy.attacks.decoder import LearnedDecoder, defended, descend, draw, pairs
+from fl_privacy.observation import Observation
+from fl_privacy.seeding import seeded
+
+FIRST, DEEPEST, BLOCKS = 32, 4, 3
+LEAST_SIDE = 4
+"""Pixels of a map: the last convolutions reflect three of them at the border."""
+
+
+@ATTACKS.register("autoencoder_as_published")
+@dataclass(frozen=True)
+class AutoencoderAsPublished(LearnedDecoder):
+    """The decoder of NoPeek's testbed: an hourglass on activation maps, Adam on the squared error, 500 epochs.
+
+    Its pairs are exported once: each image with one release of its activations, under the client's defence where
+    that is known, and no fresh noise later. `misaligned=True` repeats a fault of the published loader, which lists the
+    folders of images and of activations apart and unsorted: each image then gets the activations of another, and a
+    failure to rebuild says nothing about the defence. Where we leave it: it is published for maps of 3 channels, and
+    could not read the 64 or 256 that are released; it goes down as long as more than two pixels a side are left (four
+    times at the published 25x25), and up as often as the image needs.
+
+    Source: Vepakomma et al. 2020, section 4; tremblerz/nopeek, mystique/.
+    """
+
+    epochs: int = 500
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    misaligned: bool = False
+    public_images: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or not 0 < self.learning_rate < float("inf"):
+            raise ValueError(
+                "epochs and batch_size must be at least 1 and learning_rate finite and above 0, not "
+                f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
+            )
+
+    def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
+        images, clean = pairs(seen, self.public_images)
+        released = defended(clean, seen.defence, 1, rng)
+        if self.misaligned:
+            images = images[torch.randperm(len(images), generator=rng).to(images.device)]
+        with torch.enable_grad(), seeded(draw(rng), "autoencoder"):
+            network = Hourglass(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
+            optimiser = torch.optim.Adam(network.parameters(), self.learning_rate, fused=True)
+            for _ in range(self.epochs):
+                order = torch.randperm(len(images), generator=rng).to(released.device)
+                for batch in torch.split(order, self.batch_size):
+                    descend(network, optimiser, released[batch], images[batch])
+        return network
+
+
+class Hourglass(nn.Module):
+    """Activation maps (N, C', H', W') to images (N, C, H, W), unclamped: down by strides, three blocks, up again."""
+
+    def __init__(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        if len(released) != 3 or min(released[1:]) < LEAST_SIDE:
+            raise ValueError(
+                f"the testbed of NoPeek reads maps (C, H, W) of at least {LEAST_SIDE} pixels a side, and the client "
+                f"releases {released}: cut the model at an earlier stage, or attack with 'decoder'"
+            )
+        self.sides = image_shape[1:]
+        width, side = FIRST, min(released[1:])
+        layers: list[nn.Module] = [nn.Conv2d(released[0], width, 7, padding=3), nn.BatchNorm2d(width), nn.ReLU()]
+        depth = 0
+        while depth < DEEPEST and side > 2:
+            layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU()]
+            width, side, depth = 2 * width, (side + 1) // 2, depth + 1
+        layers += [ReflectedBlock(width) for _ in range(BLOCKS)]
+        while depth > 0 or side < min(self.sides):
+            narrow = max(FIRST, width // 2)
+            layers += [
+                nn.ConvTranspose2d(width, narrow, 3, 2, 1, output_padding=1), nn.BatchNorm2d(narrow), nn.ReLU()
+            ]  # fmt: skip
+            width, side, depth = narrow, 2 * side, depth - 1
+        self.body = nn.Sequential(*layers)
+        self.leave = nn.Sequential(
+            nn.Conv2d(width, 16, 7, padding=3, padding_mode="reflect"),
+            nn.Conv2d(16, 8, 5, padding=2),
+            nn.Conv2d(8, image_shape[0], 5, padding=2),
+            nn.Conv2d(image_shape[0], image_shape[0], 3, padding=1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        maps = self.body(z)
+        if tuple(maps.shape[2:]) != self.sides:
+            maps = F.interpolate(maps, self.sides, mode="bilinear", align_corners=False)
+        images: Tensor = self.leave(maps)
+        return images
+
+
+class ReflectedBlock(nn.Module):
+    """Two 3x3 convolutions that reflect the border, with batch normalisation around a ReLU, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.branch(x)
+        return out
