@@ -26,7 +26,7 @@ SHARED = (
 
 
 def identity(world: World, training: int) -> dict[str, Any]:
-    """All that decides the bits of a training and of the accuracies beside it."""
+    """All that decides the bits of a training, and of the accuracies beside it but for the draw of the noise there."""
     experiment = world.experiment
     arm = experiment.each_arm[training]
     return {
