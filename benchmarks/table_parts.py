@@ -58,13 +58,13 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: li
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
     """The means of rows that differ in their seed alone; empty where nothing was measured.
 
-    Behind them: the lowest and highest seed, or of one seed's PSNR its 95 % interval over the images.
+    Behind them: the lowest and highest seed where they differ, or of one seed's PSNR its 95 % interval over the images.
     """
     found = []
     for key, form in columns.values():
         values = [row[key] for row in mine if row.get(key) is not None]
         cell = form.format(statistics.fmean(values)) if values else ""
-        ends = [min(values), max(values)] if len(values) > 1 else []
+        ends = [min(values), max(values)] if len(set(values)) > 1 else []
         if len(values) == 1 and mine[0].get(f"{key}_low") is not None:
             ends = [mine[0][f"{key}_low"], mine[0][f"{key}_high"]]
         found.append(f"{cell} ({form.format(ends[0])} to {form.format(ends[1])})" if ends else cell)
