@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 Row = dict[str, Any]
 
 
-def record(name: str) -> dict[str, list[Row]]:
+def record(name: str) -> dict[str, Any]:
     """results/NAME.json; without rows where it was not measured."""
     path = ROOT / "results" / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
@@ -18,7 +18,8 @@ def record(name: str) -> dict[str, list[Row]]:
 
 def rows(name: str) -> list[Row]:
     """The measured rows of results/NAME.json."""
-    return record(name)["rows"]
+    measured: list[Row] = record(name)["rows"]
+    return measured
 
 
 def by_arm(name: str) -> dict[tuple[str, str], list[Row]]:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from intercepted import MEAN_IMAGE_DB, PRIVATE, observe, quality
 
 from fl_privacy.attacks.autoencoder import AutoencoderAsPublished, Hourglass
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import UniformNoise
 from fl_privacy.seeding import stream
-from tests.test_decoder import MEAN_IMAGE_DB, PRIVATE, observe, quality
 
 QUICK = AutoencoderAsPublished(epochs=8, public_images=400)
 
@@ -27,7 +27,7 @@ def test_a_misaligned_loader_makes_an_open_model_look_defended():
     assert failed < MEAN_IMAGE_DB + 0.5
 
 
-def test_its_pairs_hold_one_draw_of_a_known_defence():
+def test_it_learns_through_a_defence_that_it_knows_of():
     chain = Chain((UniformNoise(2.0),))
     told, untold = (
         quality(QUICK([observe(PRIVATE, chain, spatial=True, known=known)], stream(1))) for known in (True, False)

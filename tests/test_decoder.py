@@ -1,12 +1,10 @@
 """Inversion of activations: decoders, optimisation and averaging, on the embedded 8x8 digits."""
 
-from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from torch import nn
+from intercepted import MEAN_IMAGE_DB, PRIVATE, PUBLIC, observe, quality
 
 from fl_privacy.attacks.averaging import Averaging, averaged, repeats_of
 from fl_privacy.attacks.decoder import Decoder, DecoderAsPublished, defended
@@ -15,50 +13,11 @@ from fl_privacy.attacks.rmle import Rmle
 from fl_privacy.attacks.warping import warped
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import LaplaceNoise
-from fl_privacy.metrics import psnr
-from fl_privacy.observation import Channel, Images, Observation, Spec
-from fl_privacy.seeding import seeded, stream
+from fl_privacy.seeding import stream
 
-IMAGES = torch.from_numpy(load_digits().images[:, None]).float() / 16
-PUBLIC, PRIVATE = IMAGES[:800], IMAGES[1000:1016]
-SPEC = Spec(image_shape=(1, 8, 8), classes=10, batch_size=8, training_mode=False)
 QUICK = Decoder(steps=150, batch_size=64, width=16, blocks=1, copies=2)
 PUBLISHED = DecoderAsPublished(epochs=10, batch_size=32, learning_rate=1e-3)
 OPTIMISED = Rmle(iterations=150, tv=1e-3)
-
-
-def segment(spatial=False):
-    with seeded(0, "segment"):
-        net = nn.Sequential(OrderedDict(conv=nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())))
-        if not spatial:
-            net.add_module("fc", nn.Sequential(nn.Flatten(), nn.Linear(288, 96), nn.Tanh()))
-    return net.eval()
-
-
-def observe(images, chain=None, round=0, spatial=False, known=True):
-    net = segment(spatial)
-    with torch.no_grad():
-        payload = {"activation": net(images)}
-    if chain is not None:
-        payload = chain.on_release(payload, seed=100 + round)
-    return Observation(
-        channel=Channel.ACTIVATION,
-        payload=payload,
-        spec=replace(SPEC, batch_size=len(images)),
-        round=round,
-        client=0,
-        model=net,
-        query=net,
-        public=Images(PUBLIC),
-        defence=chain if known else None,
-    )
-
-
-def quality(guesses, images=PRIVATE):
-    return float(psnr(torch.cat([guess.inputs for guess in guesses]), images).mean())
-
-
-MEAN_IMAGE_DB = float(psnr(PUBLIC.mean(0, keepdim=True).expand_as(PRIVATE), PRIVATE).mean())
 
 
 @pytest.mark.parametrize("spatial", [False, True])

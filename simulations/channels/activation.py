@@ -106,7 +106,7 @@ class Activation(Kind):
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         readable = next((row["class_read_originals"] for row in summary), 0.0)
-        n = next((row["model_dcor_n"] for row in summary if "model_dcor_n" in row), 0)
+        n = next((n for row in summary if (n := row.get("model_dcor_n"))), 0)
         measured = (
             "dCor x, z: distance correlation of images and activations before any noise, on squared distances as in "
             f"Titcombe et al., n = {n:.0f}; shuffled pairs give its floor, so that only what is above it counts. "
