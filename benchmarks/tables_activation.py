@@ -1,0 +1,115 @@
+"""The tables of the activation channel: split learning, Titcombe et al., NoPeek."""
+
+from benchmarks.table_parts import experiments, grid, markdown, means, record, rows
+
+SPLIT = {
+    "accuracy": ("model_accuracy", "{:.2%}"),
+    "PSNR": ("psnr", "{:.1f}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "dCor x, z (squared, n = 32)": ("model_dcor", "{:.3f}"),
+    "its floor": ("model_dcor_floor", "{:.3f}"),
+    "dCor guess": ("dcor_guess", "{:.3f}"),
+    "class read": ("class_read", "{:.1%}"),
+}
+
+
+ATTACKED = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
+
+
+NOPEEK = {
+    **{heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")},
+    "dCor x, z (Euclidean)": ("model_dcor_euclidean", "{:.3f}"),
+    "its floor": ("model_dcor_euclidean_floor", "{:.3f}"),
+    "n": ("model_dcor_n", "{:.0f}"),
+}
+
+
+def titcombe() -> str:
+    return experiments(["titcombe_undefended", "titcombe_table1"], SPLIT)
+
+
+def titcombe_noise() -> str:
+    """Table 1 of Titcombe et al., its rows with noise in training, and those where NoPeek's weight is too high."""
+    return experiments([f"titcombe_table1_{row}" for row in ("b01", "b02", "b05", "b10", "collapse")], SPLIT)
+
+
+def titcombe_attacks() -> str:
+    """The attack table that Titcombe et al. did not print."""
+    return experiments(["titcombe_attacks"], ATTACKED)
+
+
+def titcombe_foreign() -> str:
+    """Figures 1 and 3 of Titcombe et al.: attackers with images of another kind, or with few."""
+    return experiments(["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"], ATTACKED)
+
+
+def titcombe_parties() -> str:
+    """The three adversaries of Titcombe et al., appendix A."""
+    return experiments(["titcombe_parties"], ATTACKED)
+
+
+def titcombe_retrained() -> str:
+    """Titcombe et al., section 5: the server segment trained on with the noise."""
+    return experiments(["titcombe_retrained"], ATTACKED)
+
+
+def titcombe_grid() -> str:
+    """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
+    found = []
+    for (arm, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
+        if not attack.startswith("control"):
+            weight, scale = arm.split("; serving ")
+            found.append((f"{attack}, trained with {weight}", scale, cell))
+    return grid("attack", found)
+
+
+def noise_scales() -> str:
+    """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
+    expected = record("titcombe_figure4")["expected"]
+    theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
+    body = []
+    for (arm, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
+        weight, scale = arm.split("; serving ")
+        body.append((scale, f"trained with: {weight} (published)", f"{accuracy} ({theirs[arm]})"))
+    return grid("served with", body)
+
+
+def averaging() -> str:
+    return experiments(["titcombe_averaging"], ATTACKED)
+
+
+def averaging_short() -> str:
+    """Of `averaging` the PSNR and the classes read, one line an attack, one column a scale of the noise."""
+    found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_read")
+    scales = list(dict.fromkeys(arm for arm, attack in found if not attack.startswith("control")))
+    body = [
+        (attack, scale.removeprefix("serving "), cell)
+        for (arm, attack), cell in found.items()
+        for scale in ([arm] if arm in scales else scales)
+    ]
+    return grid("attack", body)
+
+
+def nopeek() -> str:
+    """What NoPeek's own paper compares, with its own estimator."""
+    return experiments(["nopeek_utkface", "nopeek_retina"], NOPEEK)
+
+
+def nopeek_testbed() -> str:
+    """NoPeek's own reconstruction testbed on its faces."""
+    return experiments(["nopeek_testbed"], {"MSE": ("mse", "{:.4f}"), **NOPEEK})
+
+
+def split_speed() -> str:
+    body = []
+    for row in rows("split_speed"):
+        unit = f"{row['steps_per_s']:.0f} mini-batches a second" if "steps_per_s" in row else f"{row['ms']:.1f} ms"
+        ratios = {
+            "times_faster": "{:.0f} times the pairwise loop's speed",
+            "ratio": "{:.2f} times the plain step's time",
+            "share_of_bare": "{:.2f} of the bare loop",
+            "ray_times_faster": "the Ray link is {:.0f} times faster",
+        }
+        told = [form.format(row[key]) for key, form in ratios.items() if key in row]
+        body.append([row["what"], unit, *(told or [""]), row.get("target", "")])
+    return markdown(["what", "measured", "ratio", "wanted"], body)

@@ -1,0 +1,81 @@
+"""The tables of the gradient channel."""
+
+import statistics
+
+from benchmarks.table_parts import Row, markdown, rows
+
+
+def grnn_quality() -> str:
+    body = []
+    for model in ("lenet_grnn", "lenet_dlg"):
+        for batch in (1, 8):
+            found = rows(f"grnn_quality_{model}_b{batch}")
+            for attack in ("grnn_as_published", "grnn", "control: mean image", "control: random guess"):
+                body += grnn_line([row for row in found if row["attack"] == attack])
+            longer = rows(f"grnn_quality_{model}_b{batch}_8000")
+            body += grnn_line([row for row in longer if row["attack"] == "grnn_as_published"])
+    header = ["victim", "batch", "attack", "iterations", "images, seeds", "median PSNR", "by seed", "worst by seed"]
+    return markdown([*header, "labels", "CPU s a seed"], body)
+
+
+def grnn_line(mine: list[Row]) -> list[list[str]]:
+    """One line of the table from the rows of one attack, one a seed; none where it was not measured."""
+    if not mine:
+        return []
+    labels = [row["label_accuracy"] for row in mine if "label_accuracy" in row]
+    seconds = [row["cpu_seconds"] for row in mine if "cpu_seconds" in row]
+    line = [
+        mine[0]["model"],
+        str(mine[0]["batch"]),
+        mine[0]["attack"],
+        str(mine[0].get("iterations", "")),
+        f"{sum(row['images'] for row in mine)}, {len(mine)}",
+        f"{statistics.median(decibels):.1f}" if (decibels := [v for row in mine for v in row.get("psnr", [])]) else "",
+        " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
+        " / ".join(f"{row['psnr_worst']:.1f}" for row in mine),
+        f"{100 * statistics.fmean(labels):.1f} %" if labels else "",
+        f"{statistics.fmean(seconds):.0f}" if seconds else "",
+    ]
+    return [line]
+
+
+def attack_speed() -> str:
+    found = rows("attack_speed")
+    body = [
+        [
+            row["model"],
+            str(row["batch"]),
+            str(row["victims"]),
+            row["attack"],
+            f"{row['ms_per_iteration_and_victim']:.2f}",
+            f"{row['times_faster_than_textbook']:.2f}",
+        ]
+        for row in found
+    ]
+    return markdown(["victim", "batch", "victims at once", "loop", "ms a victim", "times faster"], body)
+
+
+def gradient_noise() -> str:
+    """One line a defence and control, averaged over the seeds, with the lowest and highest seed."""
+    lines: dict[str, list[Row]] = {}
+    for row in rows("gradient_noise"):
+        name = row["attack"] if row["attack"].startswith("control") else row["defence"]
+        lines.setdefault(name, []).append(row)
+    body = []
+    for name, mine in lines.items():
+        accuracies = [row["model_accuracy"] for row in mine if row.get("model_accuracy") is not None]
+        psnr = [row["psnr"] for row in mine]
+        body.append(
+            [
+                name,
+                str(sum(row["images"] for row in mine)),
+                f"{statistics.fmean(psnr):.1f} ({min(psnr):.1f} to {max(psnr):.1f})",
+                f"{statistics.fmean(row['ssim'] for row in mine):.2f}",
+                f"{100 * statistics.fmean(row['label_accuracy'] for row in mine):.0f} %",
+                f"{statistics.fmean(row['loss_at_guess'] for row in mine):.2f}",
+                f"{statistics.fmean(row['loss_at_truth'] for row in mine):.2f}",
+                f"{100 * statistics.fmean(accuracies):.1f} %" if accuracies else "",
+            ]
+        )
+    header = ["defence", "images", "PSNR, by seed", "SSIM", "labels", "loss at guess", "at truth", "model accuracy"]
+    return markdown(header, body)
