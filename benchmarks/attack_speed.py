@@ -7,11 +7,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.record import write
+from benchmarks.table_parts import Row
 from benchmarks.textbook import Generator, attack_step
 from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
 from fl_privacy.client import gradient
@@ -66,9 +68,9 @@ def main() -> None:
             seen = victims(model, count, batch)
             n = arguments.iterations
             runs: dict[str, Callable[[], float]] = {
-                "textbook": lambda seen=seen, model=model, n=n: textbook(model, seen, n),
-                "grnn_as_published": lambda seen=seen, n=n: library(GRNNAsPublished(iterations=n), seen),
-                "grnn": lambda seen=seen, n=n: library(GRNN(iterations=n, patience=0, restarts=1), seen),
+                "textbook": partial(textbook, model, seen, n),
+                "grnn_as_published": partial(library, GRNNAsPublished(iterations=n), seen),
+                "grnn": partial(library, GRNN(iterations=n, patience=0, restarts=1), seen),
             }
             # interleaved, so that a busy moment of the machine touches all three alike
             times: dict[str, list[float]] = {key: [] for key in runs}
@@ -78,7 +80,7 @@ def main() -> None:
             base = statistics.median(times["textbook"])
             for key, values in times.items():
                 median = statistics.median(values)
-                row = {"model": name, "batch": batch, "victims": count, "attack": key}
+                row: Row = {"model": name, "batch": batch, "victims": count, "attack": key}
                 row |= {"ms_per_iteration_and_victim": round(1e3 * median, 3), "min": round(1e3 * min(values), 3)}
                 row |= {"max": round(1e3 * max(values), 3), "times_faster_than_textbook": round(base / median, 2)}
                 rows.append(row)

@@ -65,7 +65,7 @@ def textbook_step(pair: Pair, adams: list[torch.optim.Adam], images: Tensor, lab
 def library_step(pair: Pair, adam: torch.optim.Adam, images: Tensor, labels: Tensor) -> None:
     images, labels = torch.cat([images, augment(images, stream(0, "augment"))]), torch.cat([labels, labels])
     adam.zero_grad()
-    joint_loss(pair, JointLoss(), images, labels).backward()
+    torch.autograd.backward(joint_loss(pair, JointLoss(), images, labels))
     adam.step()
 
 

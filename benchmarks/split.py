@@ -9,13 +9,16 @@ import argparse
 import functools
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from flwr.serverapp import ServerApp
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.record import write
 from benchmarks.split_world import RULES, bare_loop, clients, model
+from benchmarks.table_parts import Row
 from benchmarks.textbook_dcor import distance_correlation_by_pairs
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.nopeek import NoPeek
@@ -26,11 +29,12 @@ from fl_privacy.seeding import stream
 from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ServerSegment, client_step, segments
 from simulations.ray_backend import run_ray
+from strategies.links import LinkKind
 from strategies.messages import OrderlyGrid, pack
 from strategies.split import SplitLearning, SplitSettings, split_schemas
 
 
-def seconds(work, repeats):
+def seconds(work: Callable[[], object], repeats: int) -> float:
     """The median time of `work()` over `repeats` calls, after one to warm up."""
     work()
     times = []
@@ -41,14 +45,18 @@ def seconds(work, repeats):
     return statistics.median(times)
 
 
-def correlation_rows():
+def forward_and_backward(value: Callable[..., torch.Tensor], *arguments: object) -> None:
+    torch.autograd.backward(value(*arguments))
+
+
+def correlation_rows() -> list[Row]:
     """Forward and backward at n = 128, x 784 and z 500 wide, against the pairwise loop on the same numbers."""
     x = torch.rand(128, 784, generator=stream(0, "x"))
     z = torch.rand(128, 500, generator=stream(0, "z")).requires_grad_()
-    by_pairs = seconds(lambda: distance_correlation_by_pairs(x, z).backward(), 3)
+    by_pairs = seconds(functools.partial(forward_and_backward, distance_correlation_by_pairs, x, z), 3)
     rows = []
     for estimator in ("squared", "euclidean", "unbiased"):
-        own = seconds(lambda e=estimator: distance_correlation(x, z, e).backward(), 30)
+        own = seconds(functools.partial(forward_and_backward, distance_correlation, x, z, estimator), 30)
         rows.append(
             {"what": f"distance correlation, {estimator}", "ms": own * 1e3, "pairwise_ms": by_pairs * 1e3,
              "times_faster": by_pairs / own, "target": ">= 60"}
@@ -56,7 +64,7 @@ def correlation_rows():
     return rows
 
 
-def nopeek_row():
+def nopeek_row() -> Row:
     """One training step of the split CNN at batch 128, with the term and without, alternating."""
     x, y = torch.rand(128, 1, 28, 28, generator=stream(0)), torch.randint(10, (128,), generator=stream(1))
     rules = SplitRules(cut=("fc1",))
@@ -75,32 +83,34 @@ def nopeek_row():
             "ratio": nopeek / plain, "target": "<= 1.3"}  # fmt: skip
 
 
-def rates(link, count, steps, rounds):
+def rates(link: LinkKind, count: int, steps: int, rounds: int) -> list[float]:
     """Mini-batches a second, all clients together, of every round after the first."""
-    found = []
+    found: list[float] = []
 
     class Timed(SplitLearning):
-        def configure_train(self, *args):
+        def configure_train(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
             start = time.perf_counter()
-            super().configure_train(*args)
+            super().configure_train(server_round, arrays, config, grid)
             found.append(count * steps / (time.perf_counter() - start))
             return []
 
     server = ServerApp()
 
     @server.main()
-    def main(grid, context):
+    def main(grid: Grid, context: Context) -> None:
         settings = SplitSettings(link=link, clients_per_round=count, parallel=True, together=count)
         strategy = Timed(model, RULES, settings, Spec(image_shape=(1, 28, 28), classes=10, batch_size=32))
-        grid = OrderlyGrid(grid, count, schemas=split_schemas())
-        strategy.start(grid, pack(model().state_dict()), rounds)
-        assert all(counts.received == counts.expected for counts in grid.rounds)
+        orderly = OrderlyGrid(grid, count, schemas=split_schemas())
+        strategy.start(orderly, pack(model().state_dict()), rounds)
+        assert all(counts.received == counts.expected for counts in orderly.rounds)
 
     functools.partial(run_ray, workers=count)(server, clients(steps), count)
     return found[1:]
 
 
-def link_rows(steps):
+def link_rows(steps: int) -> list[Row]:
     bare_loop(50)
     before = bare_loop(steps)
     one, four = rates("ray", 1, steps, 4), rates("ray", 4, steps, 4)
@@ -115,7 +125,7 @@ def link_rows(steps):
     ]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/split_speed.json"))
     parser.add_argument("--steps", type=int, default=1000, help="mini-batches of one client's turn")

@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
 
 from fl_privacy.models import build_model
 from fl_privacy.seeding import stream
@@ -18,28 +20,28 @@ BATCH, DISTINCT = 32, 50
 RULES = SplitRules(cut=("conv1",), optimiser="sgd", learning_rate=0.01)
 
 
-def model():
+def model() -> nn.Module:
     return build_model("lenet_grnn", (1, 28, 28), 10, 0)
 
 
 @cache
-def data():
+def data() -> tuple[Tensor, Tensor]:
     rng = stream(0, "data")
     return torch.rand(DISTINCT, BATCH, 1, 28, 28, generator=rng), torch.randint(10, (DISTINCT, BATCH), generator=rng)
 
 
-def batch(client, round, step):
+def batch(client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
     x, y = data()
     return x[(step + client) % DISTINCT], y[(step + client) % DISTINCT]
 
 
-def clients(steps):
+def clients(steps: int) -> ClientApp:
     """The suite's client app; every client takes `steps` mini-batches a turn."""
     party = SplitParty(model=model, rules=RULES, batch=batch, steps=lambda c: steps, held_out=lambda c: batch(c, 0, 0))
     return split_app(lambda message, context: party)
 
 
-def bare_loop(steps):
+def bare_loop(steps: int) -> float:
     """Steps a second of split training as one would write it in a script: two modules, two optimisers, no suite."""
     torch.set_num_threads(1)
     client, server = cut(model(), "conv1")
@@ -51,9 +53,9 @@ def bare_loop(steps):
         activation = client(x)
         received = activation.detach().requires_grad_()
         second.zero_grad()
-        F.cross_entropy(server(received), y).backward()
+        torch.autograd.backward(F.cross_entropy(server(received), y))
         second.step()
         first.zero_grad()
-        activation.backward(received.grad)
+        torch.autograd.backward(activation, received.grad)
         first.step()
     return steps / (time.perf_counter() - start)

@@ -51,7 +51,8 @@ def attack_step(
     images, labels = generator(z)
     loss = -(labels * model(images).log_softmax(1)).sum(1).mean()
     gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
-    squared = sum((a - b).square().sum() for a, b in zip(gradients, target, strict=True))
+    differences = [(a - b).square().sum() for a, b in zip(gradients, target, strict=True)]
+    squared = sum(differences, torch.zeros(()))
     down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
     across = (images[..., 1:] - images[..., :-1]).square().mean()
     total = squared + squared.sqrt() + tv * 2 * (down + across)

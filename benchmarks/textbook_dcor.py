@@ -1,9 +1,10 @@
 """Distance correlation as the published code computes it: a Python loop over pairs. For comparison only."""
 
 import torch
+from torch import Tensor
 
 
-def pairwise_distances(rows):
+def pairwise_distances(rows: Tensor) -> Tensor:
     n = rows.size(0)
     distances = torch.empty(n, n)
     for i in range(n):
@@ -12,11 +13,11 @@ def pairwise_distances(rows):
     return distances
 
 
-def centred(distances):
+def centred(distances: Tensor) -> Tensor:
     return distances - distances.mean(0, keepdim=True) - distances.mean(1, keepdim=True) + distances.mean()
 
 
-def distance_correlation_by_pairs(x, z):
+def distance_correlation_by_pairs(x: Tensor, z: Tensor) -> Tensor:
     """Squared distances, biased, rooted: x (n, ...) with z (n, ...).
 
     Source: TTitcombe/Model-Inversion-SplitNN, src/dpsnn/nopeek_loss.py.

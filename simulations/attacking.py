@@ -119,8 +119,9 @@ def _gather(submit: Callable[[Job], Any], todo: Sequence[Job], most: int, note: 
     """All results in order; at most `most` jobs are submitted at a time, because each lies in Ray's memory whole."""
     import ray
 
-    start, tasks, waiting = time.perf_counter(), [], []
-    told = start
+    tasks: list[Any] = []
+    waiting: list[Any] = []
+    start = told = time.perf_counter()
     while len(tasks) < len(todo) or waiting:
         while len(tasks) < len(todo) and len(waiting) < most:
             tasks.append(submit(todo[len(tasks)]))

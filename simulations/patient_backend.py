@@ -21,6 +21,8 @@ def patient_workers(client_seconds: float, over: threading.Event) -> Iterator[No
     """Inside, simulations give up a client after `client_seconds`, or once `over` is set, and replace its worker."""
 
     class PatientBackend(raybackend.RayBackend):
+        pool: Any  # None until `build`
+
         def process_message(self, message: Any, context: Any) -> tuple[Any, Any]:
             actor = self.pool.pool.pop()
             try:
@@ -41,11 +43,11 @@ def patient_workers(client_seconds: float, over: threading.Event) -> Iterator[No
             ray.shutdown()
 
     original = raybackend.RayBackend
-    raybackend.RayBackend = PatientBackend
+    raybackend.RayBackend = PatientBackend  # type: ignore[misc]
     try:
         yield
     finally:
-        raybackend.RayBackend = original
+        raybackend.RayBackend = original  # type: ignore[misc]
 
 
 def _wait(call: ray.ObjectRef[Any], seconds: float, over: threading.Event) -> None:

@@ -55,7 +55,7 @@ def run_ray(
                 _stoppable(server_app, over, outcome),
                 client_app,
                 supernodes,
-                backend_config={"client_resources": resources, "init_args": init},
+                backend_config={"client_resources": {**resources}, "init_args": init},
             )
         except Exception as error:
             raise RuntimeError(f"the simulation on Ray broke down: {_root(error)}") from error

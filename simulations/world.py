@@ -48,7 +48,8 @@ class World:
     @property
     def held(self) -> ImageSet:
         """The images that are dealt to the clients: to train with or, where nothing is trained, to ask about."""
-        return getattr(self.data, CHANNELS[self.experiment.channel].holds)
+        images: ImageSet = getattr(self.data, CHANNELS[self.experiment.channel].holds)
+        return images
 
     def model(self) -> nn.Module:
         """The model with its first weights, on the CPU."""

@@ -133,7 +133,7 @@ class Collection:
         scores = self._scores(state, released)
         if round % max(1, self.experiment.rounds // PROGRESS_LINES) == 0 or fixed:
             self._tell(chosen.trained.label, fixed, round, scores)
-        return MetricRecord(scores)
+        return MetricRecord({**scores})
 
     def _tell(self, chain: str, fixed: bool, round: int, scores: dict[str, float]) -> None:
         progress = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
