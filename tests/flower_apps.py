@@ -23,7 +23,7 @@ from fl_privacy.seeding import seeded, stream
 from simulations.local import LocalGrid
 from strategies.curious import Curious
 from strategies.gradient import GradientSharing, gradient_app, gradient_schema
-from strategies.messages import OrderlyGrid, client_of, pack, round_of
+from strategies.messages import OrderlyGrid, client_of, pack, round_of, unpack
 
 CLIENTS = 4
 SPEC = Spec(image_shape=(1, 4, 4), classes=4, batch_size=3)
@@ -70,6 +70,11 @@ def orderly(grid: Grid, **settings: Any) -> OrderlyGrid:
 def local(app: ClientApp | None = None, **settings: Any) -> OrderlyGrid:
     """An orderly grid over clients in this process."""
     return orderly(LocalGrid(app or clients(), CLIENTS), **settings)
+
+
+def one_round(grid: OrderlyGrid) -> dict[str, Tensor]:
+    """The weights after one round of gradient sharing."""
+    return unpack(GradientSharing(CLIENTS, 0.1, seed=0).start(grid, initial(), 1).arrays)
 
 
 def sha256(tensors: dict[str, Tensor]) -> str:
