@@ -53,7 +53,17 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: li
             for published in expected if not blind else []:
                 if published["defence"] == defence and published.get("attack", attack) == attack:
                     body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
+        body += [[name, "", *line] for line in [ceiling(name, columns)] if line]
     return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
+
+
+def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[str]:
+    """What can be read in the private images themselves, for the table's last line; [] where nobody measured it."""
+    by_seed = {row["seed"]: row["class_read_originals"] for row in rows(name) if "class_read_originals" in row}
+    if not by_seed:
+        return []
+    found = cells([{"class_read": value} for value in by_seed.values()], columns)
+    return ["the private images themselves", str(len(by_seed)), *found]
 
 
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:

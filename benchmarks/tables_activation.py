@@ -6,20 +6,23 @@ SPLIT = {
     "accuracy": ("model_accuracy", "{:.2%}"),
     "PSNR": ("psnr", "{:.1f}"),
     "SSIM": ("ssim", "{:.3f}"),
-    "dCor x, z (squared, n = 32)": ("model_dcor", "{:.3f}"),
-    "its floor": ("model_dcor_floor", "{:.3f}"),
-    "dCor guess": ("dcor_guess", "{:.3f}"),
+    "dCor x, z (squared)": ("model_dcor", "{:.3f}"),
+    "floor": ("model_dcor_floor", "{:.3f}"),
+    "n": ("model_dcor_n", "{:.0f}"),
+    "dCor guess (squared)": ("dcor_guess", "{:.3f}"),
+    "guess floor": ("dcor_guess_floor", "{:.3f}"),
+    "guess n": ("dcor_guess_n", "{:.0f}"),
     "class read": ("class_read", "{:.1%}"),
 }
 
 
-ATTACKED = {heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "dCor guess", "class read")}
+ATTACKED = {heading: column for heading, column in SPLIT.items() if not column[0].startswith("model_dcor")}
 
 
 NOPEEK = {
     **{heading: SPLIT[heading] for heading in ("accuracy", "PSNR", "SSIM", "class read")},
     "dCor x, z (Euclidean)": ("model_dcor_euclidean", "{:.3f}"),
-    "its floor": ("model_dcor_euclidean_floor", "{:.3f}"),
+    "floor": ("model_dcor_euclidean_floor", "{:.3f}"),
     "n": ("model_dcor_n", "{:.0f}"),
 }
 

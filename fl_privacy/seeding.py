@@ -1,4 +1,4 @@
-"""Named, independent, reproducible random streams: no function of this package draws from a global generator."""
+"""What makes bits repeat: named random streams, never a global generator, and one thread."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def seeded(seed: int, *names: str | int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: another number of them changes the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -41,6 +41,11 @@ def average(states: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
     }
 
 
+def mean_loss(losses: Sequence[tuple[int, float]]) -> float:
+    """The mean over examples of (examples, their mean loss)."""
+    return sum(count * loss for count, loss in losses) / sum(count for count, _ in losses)
+
+
 def state_of(module: nn.Module) -> Tensors:
     """A copy of a module's state dict."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
@@ -60,12 +65,12 @@ class SplitLoop:
         """Train one round and return each client's mean loss.
 
         Sequential: the segment travels from client to client. Parallel (SplitFed with one server segment): every client
-        starts from the same segment and their mean, weighted by mini-batches, is the next one.
+        starts from the same segment and their mean, weighted by examples, is the next one.
 
         Source: Gupta and Raskar 2018; Thapa et al. 2022 (SplitFedV2).
         """
         steps = {client: self.party.steps(client) for client in clients}
-        losses: dict[int, list[float]] = {client: [] for client in clients}
+        losses: dict[int, list[tuple[int, float]]] = {client: [] for client in clients}
         states = []
         for wave in turns(steps, together if parallel else 1):
             for client, step in wave:
@@ -74,14 +79,14 @@ class SplitLoop:
                     segment.owned.load_state_dict(self.state)
                 x, y = self.party.batch(client, number, step)
                 seed = step_seed(self.party, client, number, step)
-                losses[client].append(client_step(segment, x, y, self.party.chain, self.server, seed))
+                losses[client].append((len(y), client_step(segment, x, y, self.party.chain, self.server, seed)))
             finished = [state_of(self._client(client).owned) for client in dict(wave)]
             states += finished
             if not parallel:
                 self.state = finished[-1]
         if parallel:
-            self.state = average(states, [float(steps[client]) for client in clients])
-        return {client: sum(values) / len(values) for client, values in losses.items()}
+            self.state = average(states, [float(sum(count for count, _ in losses[client])) for client in clients])
+        return {client: mean_loss(found) for client, found in losses.items()}
 
     def _client(self, client: int) -> ClientSegment:
         if client not in self._clients:

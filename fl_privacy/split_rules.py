@@ -71,7 +71,7 @@ class SplitParty:
 class SplitPreset:
     """The settings of one published experiment: what the model is built with, how it is trained, how it is scored.
 
-    `batch_size_nopeek` is the batch of runs with NoPeek; `scored_n` the rows of one distance correlation in the tables.
+    `batch_size_nopeek` is the batch of runs with NoPeek; `dcor_rows` the rows of one distance correlation in tables.
     """
 
     model: Mapping[str, Any]
@@ -80,7 +80,7 @@ class SplitPreset:
     batch_size_nopeek: int
     epochs: int
     estimator: Estimator
-    scored_n: int
+    dcor_rows: int
 
 
 # The paper's text and its code disagree in most of these; the published numbers came from the code.
@@ -93,7 +93,7 @@ TITCOMBE: Mapping[str, SplitPreset] = {
         batch_size_nopeek=32,
         epochs=10,
         estimator="squared",
-        scored_n=32,
+        dcor_rows=32,
     ),
     "paper": SplitPreset(
         model={"softmax": False},
@@ -102,6 +102,6 @@ TITCOMBE: Mapping[str, SplitPreset] = {
         batch_size_nopeek=32,
         epochs=10,
         estimator="euclidean",
-        scored_n=32,
+        dcor_rows=32,
     ),
 }

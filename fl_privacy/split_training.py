@@ -59,7 +59,7 @@ class ServerSegment:
     def _run(self, activation: Tensor) -> Tensor:
         self.served += 1
         with seeded(self.seed, "server", self.served):
-            outputs: Tensor = self.module(activation)
+            outputs: Tensor = self.module(activation.clone())  # a first stage may work in place
         return outputs
 
     def _descend(self, activation: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
@@ -70,13 +70,6 @@ class ServerSegment:
             self.optimiser.step()
         assert activation.grad is not None
         return activation.grad
-
-    @torch.no_grad()
-    def predict(self, activation: Tensor) -> Tensor:
-        """Outputs (B, ...) in eval mode; nothing is learnt."""
-        outputs: Tensor = self.module.eval()(activation)
-        self.module.train()
-        return outputs
 
 
 class ClientSegment:
@@ -98,7 +91,7 @@ class ClientSegment:
         """U-shape: the gradient of the server's outputs (B, ...) and the loss; the head keeps its own gradients."""
         outputs = outputs.detach().requires_grad_()
         with seeded(seed, "head"):
-            loss = F.cross_entropy(self.head(outputs), labels)
+            loss = F.cross_entropy(self.head(outputs.clone()), labels)
         torch.autograd.backward(loss)
         assert outputs.grad is not None
         return outputs.grad, float(loss.detach())

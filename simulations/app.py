@@ -14,6 +14,7 @@ from fl_privacy.observation import Observation
 from simulations import files, storage
 from simulations.attacking import Note, run_here
 from simulations.channels import CHANNELS, Place
+from simulations.channels.base import told
 from simulations.experiment import Experiment
 from simulations.settings import load_experiment
 from simulations.stages import finish, write_config
@@ -60,6 +61,10 @@ def collect(world: World, grid: Grid, out: Path, note: Note) -> None:
         storage.save_observation(out / files.OBSERVATIONS, arm, seen)
 
     files.write_json(out / files.ROUNDS, kind.collect(world, orderly, sink, place))
+    if lost := sum(each.expected - each.received for each in orderly.rounds):
+        sent = sum(each.expected for each in orderly.rounds)
+        why = told(reason for each in orderly.rounds for reason in each.reasons)
+        note(f"{lost} of {sent} messages brought no valid reply, and the rounds went on without: {why}")
 
 
 server = ServerApp()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import torch
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
-from fl_privacy.seeding import stream
+from fl_privacy.seeding import one_thread, stream
 from simulations.storage import Key
 
 if TYPE_CHECKING:
@@ -132,14 +131,3 @@ def _gather(submit: Callable[[Job], Any], todo: Sequence[Job], most: int, note: 
             told = now
             note(f"attack: {len(tasks) - len(waiting)} of {len(todo)} groups done after {now - start:.0f} s")
     return [ray.get(task) for task in tasks]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, because more change the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from simulations.scoring import CONTROL, UNDEFENDED, Scored
 from simulations.world import World
 
 TITLE = 26  # characters over a column
-MOST = 10  # rebuilt columns of one figure
+MOST = 12  # rebuilt columns of one figure
 
 
 def draw(
@@ -39,11 +39,11 @@ def _draw_images(world: World, folder: Path, scored: Sequence[Scored], originals
     for each in scored:
         if each.key.round == first and each.attack != f"{CONTROL}random guess":
             columns.setdefault((each.attack, each.defence), []).append(each)
-    several = len(world.experiment.attacks) > 1
     private = [_private(next(iter(columns.values())))] if originals else []
     blind = [key for key in columns if key[0].startswith(CONTROL)]
     for number, page in enumerate(pages([key for key in columns if key not in blind]), start=1):
         keys = evenly(page)
+        several = len({attack for attack, _ in keys}) > 1  # the title names the one that is alone
         blocks = private + [_column(*key, columns[key], several) for key in (*keys, *blind)]
         name = "reconstructions.png" if number == 1 else f"reconstructions_{number}.png"
         title = textwrap.fill(_title(world, keys, len(page)), 24 * len(blocks))

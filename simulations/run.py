@@ -57,6 +57,8 @@ def plan(
     if chosen < 1:
         raise ValueError(f"'workers' must be at least 1, not {workers}")
     experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    if backend == "ray" and "RAY_ADDRESS" not in os.environ:
+        CHANNELS[experiment.channel].check_workers(experiment, chosen)
     root = find_root(data_root)
     world = world_of(experiment.to_json(), root)
     _check_model(world)

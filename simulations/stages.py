@@ -13,6 +13,7 @@ from fl_privacy.observation import Observation, Reconstruction
 from simulations import environment, files, report, storage
 from simulations.attacking import Note, Runner, jobs
 from simulations.channels import CHANNELS
+from simulations.channels.base import told
 from simulations.gallery import draw
 from simulations.scoring import Scored, score_all
 from simulations.storage import Key
@@ -72,10 +73,9 @@ def _check_observed(arms: Sequence[Mapping[str, Any]], seen: Mapping[Key, Observ
     for index, arm in enumerate(arms):
         if not any(key.arm == index for key in seen):
             counts = [row["counts"] for row in arm["rounds"] if row["counts"]]
-            reasons = [reason for each in counts for reason in each["reasons"]]
             raise RuntimeError(
                 f"no client's message of the arm '{arm['defence']}' arrived in an attacked round: "
-                + ("; ".join(reasons[:3]) or "no reason was given")
+                + told(reason for each in counts for reason in each["reasons"])
             )
 
 

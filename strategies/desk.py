@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fl_privacy.seeding import one_thread
 from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ServerSegment
 
@@ -18,20 +18,6 @@ Turn = tuple[int, int]  # client, step
 
 class OutOfTurn(RuntimeError):
     """A client came for a mini-batch that the server does not expect, or no longer does."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: another number changes the last bits."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

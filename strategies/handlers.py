@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fl_privacy.client import Party, accuracy, gradient
-from fl_privacy.seeding import seeded
+from fl_privacy.seeding import one_thread, seeded
 from strategies.messages import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
 from strategies.mods import PartyOf, defence_mod
 
@@ -76,15 +76,10 @@ def local_sgd(model: nn.Module, x: Tensor, y: Tensor, steps: int, rate: float, m
 def _at_work(message: Message, context: Context, party: Party) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
     """The client's model with the received weights and its batch; one thread, because more change the last bits."""
     client, round = client_of(context), round_of(message)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with seeded(party.seed, "forward", client, round):  # dropout
-            model = party.model()
-            model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
-            yield model, *party.batch(client, round)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), seeded(party.seed, "forward", client, round):  # dropout
+        model = party.model()
+        model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
+        yield model, *party.batch(client, round)
 
 
 def _metrics(context: Context, y: Tensor, **measured: float) -> dict[str, int | float]:

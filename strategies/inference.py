@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -15,6 +14,7 @@ from torch import nn
 
 from fl_privacy.joint_training.pair import OUTPUTS, outputs
 from fl_privacy.observation import Channel, Observation, Spec
+from fl_privacy.seeding import one_thread
 from strategies.messages import ARRAYS, CONFIG, METRICS, Schema, client_of, reply_with, round_of, unpack
 from strategies.mods import PartyOf, defence_mod
 
@@ -38,12 +38,8 @@ def inference_app(party_of: PartyOf) -> ClientApp:
         model = party.model()
         model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
         images, _ = party.batch(client, round_of(message))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # more change the last bits
-        try:
+        with one_thread():
             released = outputs(model, images)
-        finally:
-            torch.set_num_threads(threads)
         return reply_with(message, {"num-examples": len(images), "client": client}, {OUTPUTS: released})
 
     @app.query("hello")

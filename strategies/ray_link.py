@@ -42,9 +42,14 @@ class RayDesk:
         async with self.moved:
             while not self.desk.expects(turn):
                 await self._wait()
-            # copied into torch's own memory: Ray's buffers are read-only
-            answer = self.desk.serve(turn, call, [torch.tensor(array) for array in arrays])
-            self.moved.notify_all()
+            try:
+                # copied into torch's own memory: Ray's buffers are read-only
+                answer = self.desk.serve(turn, call, [torch.tensor(array) for array in arrays])
+            except Exception:
+                self.desk.drop(turn[0])  # or the others would wait for it
+                raise
+            finally:
+                self.moved.notify_all()
         return [tensor.numpy() for tensor in answer]
 
     async def _wait(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fl_privacy.observation import Channel, Observation, Spec, Tensors
 from fl_privacy.seeding import stream
-from fl_privacy.split_loop import average, turns
+from fl_privacy.split_loop import average, mean_loss, turns
 from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ACTIVATION, BlackBox, ClientSegment, segments
 from strategies.links import Hub, open_hub
@@ -74,8 +74,7 @@ class SplitLearning(Strategy):
             self._hub = open_hub(settings.link, module, self.rules, settings.seed, settings.patience)
         state, done = self._round(asker, self._hub, self._ready(asker, chosen), state, server_round)
         if done:
-            examples = sum(trained.examples for trained in done)
-            loss = sum(trained.examples * trained.loss for trained in done) / examples
+            loss = mean_loss([(trained.examples, trained.loss) for trained in done])
             metrics = MetricRecord({"train_loss": loss, "clients": len(done)})
         self._trained = self._joined(state, self._hub.state()), metrics if done else None
         return []
@@ -133,21 +132,21 @@ class SplitLearning(Strategy):
         if self.sink is None:
             return
         for tapped in sorted(hub.tapped(), key=lambda kept: kept.client):
-            self.sink(self._observation(tapped.activation, state, server_round, tapped.client, tapped.labels))
+            seen = self._observation(tapped.activation, state, server_round, tapped.client, training=True)
+            self.sink(replace(seen, labels=tapped.labels))
 
     def _observation(
-        self, activation: Tensor, state: Tensors, server_round: int, client: int, labels: Tensor | None = None
+        self, activation: Tensor, state: Tensors, server_round: int, client: int, training: bool
     ) -> Observation:
         front = self._client(state).front if self.settings.grants else None
         return Observation(
             channel=Channel.ACTIVATION,
             payload={ACTIVATION: activation},
-            spec=replace(self.spec, batch_size=len(activation), training_mode=labels is not None),
+            spec=replace(self.spec, batch_size=len(activation), training_mode=training),
             round=server_round,
             client=client,
             model=front if "model" in self.settings.grants else None,
             query=BlackBox(front) if front is not None and "query" in self.settings.grants else None,
-            labels=labels,
         )
 
     def infer(
@@ -163,7 +162,7 @@ class SplitLearning(Strategy):
         seen = []
         for client, content in replies.items():
             released = unpack(content.array_records[ARRAYS])[ACTIVATION]
-            seen.append(self._observation(released, state, server_round, client))
+            seen.append(self._observation(released, state, server_round, client, training=False))
         for observation in seen if self.sink is not None else ():
             self.sink(observation)  # type: ignore[misc]
         return seen

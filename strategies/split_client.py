@@ -9,10 +9,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_privacy.client import accuracy
-from fl_privacy.seeding import subseed
+from fl_privacy.seeding import one_thread, subseed
 from fl_privacy.split_rules import SplitParty
 from fl_privacy.split_training import ACTIVATION, ClientSegment, segments
-from strategies.desk import one_thread
 from strategies.messages import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
 from strategies.split_turns import LABELS, OUTPUTS, Turns
 

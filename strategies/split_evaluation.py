@@ -10,9 +10,9 @@ from flwr.app import MetricRecord
 from torch import Tensor, nn
 
 from fl_privacy.observation import Tensors
+from fl_privacy.seeding import one_thread
 from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ACTIVATION, segments
-from strategies.desk import one_thread
 from strategies.messages import ARRAYS, METRICS, unpack
 from strategies.split_rounds import Asker
 from strategies.split_turns import LABELS, OUTPUTS

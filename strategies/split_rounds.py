@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fl_privacy.observation import Tensors
+from fl_privacy.split_loop import mean_loss
 from fl_privacy.split_rules import SplitRules
 from fl_privacy.split_training import ACTIVATION
 from strategies.desk import Turn
@@ -54,7 +55,9 @@ class Asker:
 
 
 class Wave:
-    """Clients that take turns in `order`, from one starting state; `run` gives what became of those that finished."""
+    """Clients that take turns in `order`, from one starting state: what became of those that finished, by one of three
+    ways.
+    """
 
     def __init__(self, asker: Asker, hub: Hub, order: Sequence[Turn], state: Tensors) -> None:
         self.asker, self.hub, self.order, self.state = asker, hub, order, state
@@ -144,8 +147,7 @@ class Wave:
             self._lose(client)
             return
         examples = sum(count for count, _ in self.losses[client])
-        loss = sum(count * value for count, value in self.losses[client]) / examples
-        self.done[client] = Trained(state, examples, loss)
+        self.done[client] = Trained(state, examples, mean_loss(self.losses[client]))
 
 
 def _alike(state: Tensors, sent: Tensors) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_privacy.observation import Tensors
 from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
-from fl_privacy.split_loop import state_of, step_seed
+from fl_privacy.split_loop import mean_loss, state_of, step_seed
 from fl_privacy.split_rules import SplitParty
 from fl_privacy.split_training import ACTIVATION, ClientSegment, client_step, segments
 from strategies.links import connect
@@ -61,13 +61,13 @@ class Turns:
     def over_the_link(self) -> Message:
         """Mini-batches 'step' to 'end' (excluded), each over the link that the config gives the address of."""
         visit, end = connect(self.config), int(self.config["end"])
-        losses, examples = [], 0
+        losses: list[tuple[int, float]] = []
         for step in range(self.step, end):
             x, y = self.party.batch(self.client, self.round, step)
             seed = step_seed(self.party, self.client, self.round, step)
-            losses.append(client_step(self.segment, x, y, self.party.chain, visit((self.client, step)), seed))
-            examples += len(y)
-        return self._finish(examples, sum(losses) / len(losses), end)
+            loss = client_step(self.segment, x, y, self.party.chain, visit((self.client, step)), seed)
+            losses.append((len(y), loss))
+        return self._finish(sum(count for count, _ in losses), mean_loss(losses), end)
 
     def _batch(self) -> tuple[Tensor, Tensor, int]:
         x, y = self.party.batch(self.client, self.round, self.step)

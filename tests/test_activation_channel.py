@@ -10,12 +10,12 @@ from fl_privacy.client import accuracy
 from fl_privacy.split_rules import TITCOMBE
 from simulations import gallery
 from simulations.attacking import jobs
-from simulations.channels import CHANNELS, split_scores
+from simulations.channels import CHANNELS, split_scores, split_world
 from simulations.channels.split_protocol import trainings
 from simulations.channels.split_world import evaluated, judged, victims
 from simulations.experiment import Experiment
 from simulations.reattack import attack_again
-from simulations.run import plan, simulate
+from simulations.run import execute, plan, simulate
 from simulations.settings import load_experiment, shipped
 from simulations.stages import observed
 from simulations.storage import Key
@@ -225,8 +225,8 @@ def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny)
     assert gallery.pages(keys) == [keys]
     shown = gallery.evenly(keys)
     assert (shown[0], shown[-1], len(set(shown))) == (keys[0], keys[-1], gallery.MOST)
-    assert gallery._title(world(), shown, 39).endswith("10 of 39 columns)")
-    assert [len(page) for page in gallery.pages([(str(size), arm) for size in range(12) for arm in "ab"])] == [12, 12]
+    assert gallery._title(world(), shown, 39).endswith("12 of 39 columns)")
+    assert [len(page) for page in gallery.pages([(str(size), arm) for size in range(14) for arm in "ab"])] == [14, 14]
 
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
@@ -264,6 +264,8 @@ def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
         ({"rounds": 2, "attacked_rounds": (2,)}, "the inference rounds are attacked"),
         ({"attack": {"name": "rmle"}}, "needs the observation's model"),
         ({"public": {}}, "needs the observation's public"),
+        ({"min_replies": 2}, "'min_replies' has no meaning on the activation channel"),
+        ({"attack": {**DECODER, "steps": 0}}, "steps must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_starts(change, words):
@@ -279,6 +281,8 @@ def test_what_does_not_fit_is_said_before_anything_starts(change, words):
         ({"protocol": {**PROTOCOL, "victims": [1400, 1500]}}, "has 1437 to train with"),
         ({"protocol": {**PROTOCOL, "evaluated": [0, 400]}}, "has 360 test images"),
         ({"protocol": {**PROTOCOL, "cut": ["fc1"]}}, "the model's stages are conv1"),
+        ({"attack": {**DECODER, "public_images": 101}}, "public_images is 101, and the adversary has 100 images"),
+        ({"attack": {"name": "autoencoder_as_published"}}, "reads maps .* of at least 4 pixels a side"),
     ],
 )
 def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp_path):
@@ -297,6 +301,37 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
         assert experiment.rules.victims[0] == 45_000
     with pytest.raises(ValueError, match=r"needs --set learning_rate=0\.001 --set batch_size=32"):
         load_experiment("titcombe_table1", ["protocol.preset=paper"])
+
+
+def test_clients_that_take_turns_at_once_need_a_worker_each(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match=r"lets 2 clients .* there are 1\. Ask for --workers 2"):
+        plan(changed(parallel=True, together=3), out=tmp_path / "x", backend="ray", workers=1)
+    plan(changed(parallel=True, together=3), out=tmp_path / "y", backend="ray", workers=2)
+
+
+def test_a_training_that_no_client_finishes_is_an_error_with_the_cause(tmp_path, monkeypatch):
+    def torn(world, arm, client, round, step):
+        raise OSError("the images are gone")
+
+    checked = plan(TINY, out=tmp_path / "torn", backend="local")
+    monkeypatch.setattr(split_world, "mini_batch", torn)
+    with pytest.raises(RuntimeError, match=r"no client finished a turn under 'none.*the images are gone"):
+        execute(checked, quiet)
+
+
+def test_messages_that_were_lost_are_told(tmp_path, monkeypatch):
+    whole = split_world.mini_batch
+
+    def torn(world, arm, client, round, step):
+        if client == 1 and step == 1:
+            raise OSError("the images are gone")
+        return whole(world, arm, client, round, step)
+
+    monkeypatch.setattr(split_world, "mini_batch", torn)
+    told = []
+    simulate(TINY, out=tmp_path / "torn", backend="local", note=told.append)
+    assert any("brought no valid reply" in line and "the images are gone" in line for line in told)
 
 
 @pytest.mark.ray

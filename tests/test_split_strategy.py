@@ -11,12 +11,12 @@ from split_apps import CLIENTS, DEFENDED, STEPS, batch, clients, learn, model, p
 
 from fl_privacy.client import accuracy
 from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
-from fl_privacy.seeding import stream, subseed
+from fl_privacy.seeding import one_thread, stream, subseed
 from fl_privacy.split_loop import SplitLoop
 from fl_privacy.split_training import segments
 from simulations.local import run_local
 from simulations.ray_backend import run_ray
-from strategies.desk import Desk, OutOfTurn, one_thread
+from strategies.desk import Desk, OutOfTurn
 from strategies.links import connect, open_hub
 from strategies.split import SplitLearning, SplitSettings
 
@@ -36,10 +36,13 @@ RULES = {
 
 @one_thread()
 def loop(rounds=2, rules=None, **settings):
+    """The weights, and the last round's mean loss over examples."""
     plain = SplitLoop(party(**(rules or {})))
     for number in range(1, rounds + 1):
-        plain.round(number, range(CLIENTS), settings.get("parallel", False), settings.get("together", 1))
-    return plain.model().state_dict()
+        losses = plain.round(number, range(CLIENTS), settings.get("parallel", False), settings.get("together", 1))
+    examples = {c: sum(len(batch(c, rounds, step)[1]) for step in range(STEPS[c])) for c in range(CLIENTS)}
+    mean = sum(examples[c] * losses[c] for c in examples) / sum(examples.values())
+    return plain.model().state_dict(), mean
 
 
 def assert_same(a, b):
@@ -52,8 +55,10 @@ def assert_same(a, b):
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("link", ["local", "messages"])
 def test_the_weights_are_those_of_the_plain_loop_bit_for_bit(link, settings, rules):
-    weights, _, _, _, grid = learn(run_local, link, rules=rules, **settings)
-    assert_same(weights, loop(rules=rules, **settings))
+    weights, _, _, result, grid = learn(run_local, link, rules=rules, **settings)
+    expected, loss = loop(rules=rules, **settings)
+    assert_same(weights, expected)
+    assert result.train_metrics_clientapp[2]["train_loss"] == pytest.approx(loss, rel=1e-12)
     assert all(counts.received == counts.expected for counts in grid.rounds)
 
 
@@ -128,6 +133,7 @@ def test_labels_that_stay_at_the_client_are_never_seen():
     _, seen, _, _, grid = learn(run_local, "messages", rules={"labels": "client"})
     assert seen
     assert all(o.labels is None for o in seen)
+    assert all(o.spec.training_mode for o in seen), "released by a model in training mode, whoever has the labels"
     assert all(counts.failed == counts.rejected == 0 for counts in grid.rounds)
 
 

@@ -52,6 +52,23 @@ def party(model=plain, steps=5, **settings):
     return SplitParty(model=model, rules=rules, batch=batch, steps=lambda client: steps, held_out=held_out)
 
 
+def in_place(inplace):
+    """A model whose second segment begins with an activation function."""
+    with seeded(0, "net"):
+        rest = nn.Sequential(nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(144, 4))
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 4, 3), mid=nn.Conv2d(4, 4, 1), rest=rest))
+
+
+@pytest.mark.parametrize("rules", [{}, {"labels": "client"}, {"labels": "client", "cut": ("conv", "mid")}])
+def test_a_segment_may_begin_with_a_layer_that_works_in_place(rules):
+    found = []
+    for inplace in (True, False):
+        loop = SplitLoop(party(functools.partial(in_place, inplace), **{"cut": ("mid",), **rules}))
+        loop.round(1, [0])
+        found.append(loop.model().state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def uncut(steps, optimiser=torch.optim.Adam):
     model = plain().train()
     stepper = optimiser(model.parameters(), lr=0.01)

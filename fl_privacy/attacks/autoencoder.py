@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS
+from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.decoder import LearnedDecoder, defended, descend, draw, pairs
 from fl_privacy.observation import Observation
 from fl_privacy.seeding import seeded
@@ -40,11 +40,15 @@ class AutoencoderAsPublished(LearnedDecoder):
     public_images: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or not 0 < self.learning_rate < float("inf"):
-            raise ValueError(
-                "epochs and batch_size must be at least 1 and learning_rate finite and above 0, not "
-                f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
-            )
+        check_ranges(
+            self,
+            at_least_one=("epochs", "batch_size"),
+            above_zero=("learning_rate",),
+            not_negative=("public_images",),
+        )
+
+    def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
+        return Hourglass(released, image_shape)
 
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         images, clean = pairs(seen, self.public_images)
@@ -52,7 +56,7 @@ class AutoencoderAsPublished(LearnedDecoder):
         if self.misaligned:
             images = images[torch.randperm(len(images), generator=rng).to(images.device)]
         with torch.enable_grad(), seeded(draw(rng), "autoencoder"):
-            network = Hourglass(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
+            network = self.build(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate, fused=True)
             for _ in range(self.epochs):
                 order = torch.randperm(len(images), generator=rng).to(released.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fl_privacy.attacks.base import ATTACKS
+from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.decoder import Decoder
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.split_training import ACTIVATION
@@ -27,8 +27,8 @@ class Averaging(Decoder):
     repeats: int = 16
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, not {self.repeats}")
+        super().__post_init__()
+        check_ranges(self, at_least_one=("repeats",))
 
     def _draws(self) -> int:
         return self.repeats

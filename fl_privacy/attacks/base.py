@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Self, final
@@ -65,6 +66,29 @@ class Attack(ABC):
             raise ValueError(f"{name} needs the observation's {', '.join(missing)}, which this threat model withholds")
         if not all(bool(torch.isfinite(value).all()) for value in observation.payload.values()):
             raise ValueError(f"{name}: the payload of client {observation.client} has NaN or infinite values")
+
+
+def check_ranges(
+    attack: Attack,
+    *,
+    at_least_one: Sequence[str] = (),
+    above_zero: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+) -> None:
+    """Check the ranges of an attack's settings, which are named by their fields.
+
+    Raises:
+        ValueError: a setting is outside, NaN or infinite.
+    """
+    for names, least, wanted in (
+        (at_least_one, 1.0, "at least 1"),
+        (above_zero, math.ulp(0.0), "above 0"),
+        (not_negative, 0.0, "at least 0"),
+    ):
+        for name in names:
+            value = getattr(attack, name)
+            if not least <= value < math.inf:
+                raise ValueError(f"{name} must be {wanted} and finite, not {value}")
 
 
 def _check_guess(name: str, guess: Reconstruction, observation: Observation) -> None:

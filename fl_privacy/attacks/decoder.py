@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
 from fl_privacy.attacks.decoder_networks import AffineDecoder, ConvolutionalDecoder
 from fl_privacy.attacks.warping import warped
 from fl_privacy.defences.base import Chain
@@ -34,6 +34,14 @@ class LearnedDecoder(Attack):
     public_images: int
     # set on the copy that `prepare` returns; not a field, because it is no setting
     network: ClassVar[nn.Module | None] = None
+
+    @abstractmethod
+    def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
+        """The network, untrained: activations (N, *released) to images (N, *image_shape).
+
+        Raises:
+            ValueError: it cannot be built for these shapes.
+        """
 
     @abstractmethod
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
@@ -72,10 +80,21 @@ class DecoderAsPublished(LearnedDecoder):
     learning_rate: float = 1e-4
     public_images: int = 0
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            at_least_one=("epochs", "batch_size"),
+            above_zero=("learning_rate",),
+            not_negative=("public_images",),
+        )
+
+    def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
+        return AffineDecoder(released, image_shape)
+
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         images, released = pairs(seen, self.public_images)
         with torch.enable_grad(), seeded(draw(rng), "decoder"):
-            network = AffineDecoder(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
+            network = self.build(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)
             for _ in range(self.epochs):
                 batches = zip(torch.split(released, self.batch_size), torch.split(images, self.batch_size), strict=True)
@@ -101,15 +120,25 @@ class Decoder(LearnedDecoder):
     copies: int = 4
     public_images: int = 0
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            at_least_one=("steps", "batch_size", "width", "copies"),
+            above_zero=("learning_rate",),
+            not_negative=("blocks", "public_images"),
+        )
+
+    def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
+        return ConvolutionalDecoder(released, image_shape, self.width, self.blocks)
+
     def _draws(self) -> int:
         """How many releases of one input are averaged before the decoder sees them."""
         return 1
 
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         images, released = pairs(seen, self.public_images, self.copies, rng)
-        shape = tuple(released.shape[1:])
         with torch.enable_grad(), seeded(draw(rng), "decoder"):
-            network = ConvolutionalDecoder(shape, seen.spec.image_shape, self.width, self.blocks).to(released.device)
+            network = self.build(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, total_steps=self.steps)
             for _ in range(self.steps):
@@ -125,6 +154,16 @@ def draw(rng: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=rng))
 
 
+def check_count(wanted: int, owned: int) -> None:
+    """Check that an adversary has as many images as its attack wants.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    if wanted > owned:
+        raise ValueError(f"public_images is {wanted}, and the adversary has {owned} images: 0 uses all")
+
+
 @torch.no_grad()
 def pairs(
     seen: Observation, count: int = 0, copies: int = 1, rng: torch.Generator | None = None
@@ -137,8 +176,7 @@ def pairs(
     """
     assert seen.public is not None
     assert seen.query is not None
-    if not 0 <= count <= len(seen.public):
-        raise ValueError(f"public_images is {count}, and the adversary has {len(seen.public)} images: 0 uses all")
+    check_count(count, len(seen.public))
     images = seen.public.inputs[: count or None]
     if rng is not None:
         images = torch.cat([images, *(warped(images, rng) for _ in range(copies - 1))])

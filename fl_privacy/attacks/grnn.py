@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
 from fl_privacy.attacks.generators import GrnnGenerator
 from fl_privacy.attacks.matching import (
     Matcher,
@@ -65,14 +65,12 @@ class GRNN(Attack):
     patience: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "restarts", "latent", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
-        for name in ("tv", "tv_defended", "patience"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        check_ranges(
+            self,
+            at_least_one=("iterations", "restarts", "latent", "width"),
+            above_zero=("learning_rate",),
+            not_negative=("tv", "tv_defended", "patience"),
+        )
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Invert the observations, those of one model object together."""

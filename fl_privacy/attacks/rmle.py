@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
 from fl_privacy.attacks.matching import total_variation
 from fl_privacy.observation import Channel, Observation, Reconstruction
 from fl_privacy.split_training import ACTIVATION
@@ -35,6 +35,9 @@ class Rmle(Attack):
     iterations: int = 1000
     learning_rate: float = 0.05
     tv: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least_one=("iterations",), above_zero=("learning_rate",), not_negative=("tv",))
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         guesses: dict[int, Reconstruction] = {}

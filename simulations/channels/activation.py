@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_privacy.attacks import Attack
-from fl_privacy.attacks.decoder import DecoderAsPublished
+from fl_privacy.attacks.decoder import DecoderAsPublished, LearnedDecoder, check_count
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Channel, Images, Observation
 from fl_privacy.split_rules import SplitParty
@@ -21,7 +21,7 @@ from simulations.channels.base import Kind, Place, Row, Sink, WorldOf
 from simulations.channels.split_collection import collect, weights_file
 from simulations.channels.split_protocol import SplitProtocol, check_protocol, training_of, trainings
 from simulations.channels.split_scores import of_guesses
-from simulations.channels.split_world import check_images, judged, party, victims
+from simulations.channels.split_world import check_images, judged, party, released_shape, victims
 from strategies.messages import CONFIG, OrderlyGrid, Schema, arm_of
 from strategies.split import split_app, split_schemas
 
@@ -58,9 +58,24 @@ class Activation(Kind):
 
     def check_world(self, world: World) -> None:
         check_images(world)
-        world.public()
-        for arm in trainings(world.experiment):
-            segments(world.model(), party(world, arm).rules)
+        public, experiment = world.public(), world.experiment
+        released = [released_shape(world, arm) for arm in trainings(experiment)]
+        for label, attack in experiment.attacks.items():
+            if isinstance(attack, LearnedDecoder) and public is not None:
+                check_count(attack.public_images, len(public))
+                for arm, shape in zip(trainings(experiment), released, strict=True):
+                    if experiment.concerns(label, arm):
+                        attack.build(shape, world.spec.image_shape)
+
+    def check_workers(self, experiment: Experiment, workers: int) -> None:
+        rules = [arm.rules for arm in experiment.each_arm if arm.rules.parallel and arm.rules.link in ("auto", "ray")]
+        together = max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
+        if together > workers:
+            raise ValueError(
+                f"'protocol.together' lets {together} clients take turns at once, and each needs a Ray worker of its "
+                f"own, or is given up: there are {workers}. Ask for --workers {together}, or set "
+                f"protocol.together={workers}"
+            )
 
     def schemas(self, world: World) -> Mapping[str, Schema]:
         return split_schemas()
@@ -106,17 +121,21 @@ class Activation(Kind):
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         readable = next((row["class_read_originals"] for row in summary), 0.0)
-        n = next((n for row in summary if (n := row.get("model_dcor_n"))), 0)
+        n, guesses = (
+            next((n for row in summary if (n := row.get(key))), 0) for key in ("model_dcor_n", "dcor_guess_n")
+        )
         measured = (
             "dCor x, z: distance correlation of images and activations before any noise, on squared distances as in "
             f"Titcombe et al., n = {n:.0f}; shuffled pairs give its floor, so that only what is above it counts. "
         )
+        compared = f"dCor guess: the same of images and guesses, n = {guesses:.0f}; with more rows it is lower. "
         return (
             "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a "
             f"blind guess's. {measured if n else ''}"
-            "dCor guess: the same of images and guesses. Class read: how often a classifier of the evaluator's own "
-            f"sees the true class in the guess ({readable:.0%} in the images themselves). Other estimators, what was "
-            "released after the noise, and every floor: results.json."
+            f"{compared if guesses else ''}"
+            "Class read: how often a classifier of the evaluator's own sees the true class in the guess "
+            f"({readable:.0%} in the images themselves). Other estimators, what was released after the noise, and "
+            "every floor: results.json."
         )
 
     def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -76,6 +76,13 @@ class Kind(ABC):
             ValueError: what does not.
         """
 
+    def check_workers(self, experiment: Experiment, workers: int) -> None:  # noqa: B027 (a hook)
+        """Whether that many Ray workers are enough.
+
+        Raises:
+            ValueError: they are not.
+        """
+
     def prepare(self, world: World, place: Place) -> None:  # noqa: B027 (a hook)
         """What has to be there before the clients start, such as a trained model."""
 
@@ -132,6 +139,11 @@ class Kind(ABC):
     def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""
         return {}
+
+
+def told(reasons: Iterable[str]) -> str:
+    """The first three different reasons why messages were lost, for a person to read."""
+    return "; ".join(list(dict.fromkeys(reasons))[:3]) or "no reason was given"
 
 
 def round_rows(rounds: int, result: FlowerResult, counts: Sequence[tuple[int, Counts]]) -> list[Row]:

@@ -18,8 +18,8 @@ from fl_privacy.data import ImageSet
 from fl_privacy.defences import Chain
 from fl_privacy.joint_training import EpochReport, train
 from fl_privacy.joint_training.scores import targets
-from fl_privacy.seeding import stream
-from simulations.attacking import Note, one_thread
+from fl_privacy.seeding import one_thread, stream
+from simulations.attacking import Note
 from simulations.channels.output_protocol import JointServer
 from simulations.files import read_json, write_json
 

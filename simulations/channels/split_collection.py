@@ -16,17 +16,16 @@ from torch import Tensor, nn
 
 from fl_privacy.defences import Chain
 from fl_privacy.observation import Tensors
-from fl_privacy.seeding import stream, subseed
+from fl_privacy.seeding import one_thread, stream, subseed
 from fl_privacy.split_training import ACTIVATION, SERVED_AT_ONCE
 from fl_privacy.splitting import cut
 from simulations import files
-from simulations.channels.base import Place, Row, Sink, round_rows, summed
+from simulations.channels.base import Place, Row, Sink, round_rows, summed, told
 from simulations.channels.split_cache import keep, recall
 from simulations.channels.split_protocol import SplitProtocol, trainings
 from simulations.channels.split_scores import correlations
 from simulations.channels.split_world import evaluated
 from simulations.local import LocalGrid
-from strategies.desk import one_thread
 from strategies.links import LinkKind
 from strategies.messages import Counts, OrderlyGrid, pack, unpack
 from strategies.split import SplitLearning, SplitSettings
@@ -106,6 +105,11 @@ class Collection:
             train_config=ConfigRecord({"arm": arm, "fixed": fixed}),
             evaluate_fn=partial(self._evaluate, arm, fixed, len(self.grid.rounds), counts),
         )
+        if not result.train_metrics_clientapp:
+            raise RuntimeError(
+                f"no client finished a turn under '{self.experiment.each_arm[arm].label}', so nothing was trained: "
+                + told(reason for _, each in counts for reason in each.reasons)
+            )
         return result.arrays, round_rows(rounds, result, counts)
 
     def _strategy(self, arm: int, clients: int, fixed: bool = False) -> SplitLearning:
@@ -151,7 +155,8 @@ class Collection:
     def _scores(self, state: Tensors, released: Tensor) -> dict[str, float]:
         with one_thread():
             rest = self._segments(state)[1]
-            logits = torch.cat([rest(part) for part in torch.split(released, SERVED_AT_ONCE)])
+            # copies, because a first stage that works in place would change what is measured next
+            logits = torch.cat([rest(part.clone()) for part in torch.split(released, SERVED_AT_ONCE)])
             hits = float((logits.argmax(1) == self.labels).float().mean())
             return {"accuracy": hits, "loss": float(F.cross_entropy(logits, self.labels))}
 

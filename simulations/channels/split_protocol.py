@@ -141,6 +141,11 @@ def check_protocol(experiment: Experiment) -> None:
         raise ValueError(
             "'attacked_rounds' has no meaning on the activation channel: the inference rounds are attacked"
         )
+    if experiment.min_replies > 1:
+        raise ValueError(
+            "'min_replies' has no meaning on the activation channel: by the end of a round the server segment has "
+            "learnt from every mini-batch, so that no round can be skipped; leave it at 1"
+        )
     for key in FIXED:
         if any(getattr(each, key) != getattr(experiment.rules, key) for each in rules):
             raise ValueError(f"a variant cannot change '{key}': all arms are scored alike")
@@ -161,6 +166,7 @@ def _check_preset(experiment: Experiment, protocol: SplitProtocol) -> None:
         "protocol.batch_nopeek": (protocol.batch_nopeek or experiment.batch_size, preset.batch_size_nopeek),
         "model.name": (experiment.model["name"], "split_cnn"),
         "protocol.shuffle": (protocol.shuffle, False),
+        "protocol.dcor_rows": (protocol.dcor_rows, preset.dcor_rows),
     }
     wanted |= {f"model.{key}": (experiment.model.get(key, False), value) for key, value in preset.model.items()}
     for key in ("cut", "labels", "optimiser", "penalise"):

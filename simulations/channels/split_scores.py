@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from fl_privacy.client import accuracy
 from fl_privacy.metrics.distance_correlation import Estimator, measure
 from fl_privacy.models import build_model
-from fl_privacy.seeding import seeded, stream
+from fl_privacy.seeding import one_thread, seeded, stream
 from simulations.channels.split_world import judged
-from strategies.desk import one_thread
 
 if TYPE_CHECKING:
     from simulations.scoring import Scored

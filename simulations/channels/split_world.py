@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.split_rules import SplitParty
+from fl_privacy.split_training import ServerSegment, client_step, segments
 from simulations.channels.split_protocol import batch_size
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 EVALUATED = 1000
 VICTIMS = 32
 """Images a client, where the experiment names none."""
+TRIED = 8
+"""Images of the mini-batch that tries whether a model can be trained."""
 LEAST_BATCH = 4
 """A shorter last mini-batch is left out: batch normalisation and distance correlation need more rows."""
 
@@ -62,6 +65,25 @@ def _unowned(world: World) -> Tensor:
 
 def _same_set(experiment: Experiment) -> bool:
     return bool(experiment.public) and experiment.public["name"] == experiment.dataset["name"]
+
+
+def released_shape(world: World, arm: int) -> tuple[int, ...]:
+    """The shape of one image's activations, from a small mini-batch of training that nobody keeps.
+
+    Raises:
+        ValueError: the model cannot be cut like this, or not be trained in segments.
+    """
+    clients = party(world, arm)
+    client, module = segments(world.model(), clients.rules)
+    x, y = clients.batch(0, 1, 0)
+    x, y = x[:TRIED], y[:TRIED]
+    try:
+        client_step(client, x, y, clients.chain, ServerSegment(module, clients.rules), 0)
+        clean, _ = client.release(x, clients.chain, 0)
+    except RuntimeError as error:
+        name, cut = world.experiment.model["name"], ", ".join(clients.rules.cut)
+        raise ValueError(f"the model '{name}', cut after {cut}, cannot be trained: {error}") from error
+    return tuple(clean.shape[1:])
 
 
 def check_images(world: World) -> None:
