@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "averaging_short": tables_activation.averaging_short,
     "titcombe_grid": tables_activation.titcombe_grid,
     "titcombe_noise": tables_activation.titcombe_noise,
+    "titcombe_n128": tables_activation.titcombe_n128,
     "titcombe_attacks": tables_activation.titcombe_attacks,
     "titcombe_foreign": tables_activation.titcombe_foreign,
     "titcombe_parties": tables_activation.titcombe_parties,

@@ -33,7 +33,13 @@ def titcombe() -> str:
 
 def titcombe_noise() -> str:
     """Table 1 of Titcombe et al., its rows with noise in training, and those where NoPeek's weight is too high."""
-    return experiments([f"titcombe_table1_{row}" for row in ("b01", "b02", "b05", "b10", "collapse")], SPLIT)
+    return experiments([f"titcombe_table1_{row}" for row in ("b01", "b02", "b05", "b05_128", "b10", "collapse")], SPLIT)
+
+
+def titcombe_n128() -> str:
+    """The rows of Table 1 without NoPeek, their distance correlation in batches of 128."""
+    columns = {heading: SPLIT[heading] for heading in ("accuracy", "dCor x, z (squared)", "floor", "n")}
+    return experiments(["titcombe_table1_n128"], columns)
 
 
 def titcombe_attacks() -> str:
@@ -58,12 +64,15 @@ def titcombe_retrained() -> str:
 
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
-    found = []
+    found, blind = [], []
     for (arm, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
-        if not attack.startswith("control"):
+        if attack.startswith("control"):
+            blind.append((attack, cell))
+        else:
             weight, scale = arm.split("; serving ")
             found.append((f"{attack}, trained with {weight}", scale, cell))
-    return grid("attack", found)
+    scales = dict.fromkeys(scale for _, scale, _ in found)
+    return grid("attack", [*found, *((attack, scale, cell) for attack, cell in blind for scale in scales)])
 
 
 def noise_scales() -> str:
@@ -78,7 +87,7 @@ def noise_scales() -> str:
 
 
 def averaging() -> str:
-    return experiments(["titcombe_averaging"], ATTACKED)
+    return experiments(["titcombe_averaging", "titcombe_averaging_undefended"], ATTACKED)
 
 
 def averaging_short() -> str:
