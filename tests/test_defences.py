@@ -32,7 +32,12 @@ def test_neutral_settings_change_nothing_bit_for_bit(name, payload):
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-STRONG = {"gaussian_noise": {"scale": 1.0}, "laplace_noise": {"scale": 1.0}, "clip": {"norm": 0.1}}
+STRONG = {
+    "gaussian_noise": {"scale": 1.0},
+    "laplace_noise": {"scale": 1.0},
+    "uniform_noise": {"scale": 1.0},
+    "clip": {"norm": 0.1},
+}
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)

@@ -64,18 +64,20 @@ def test_the_weights_are_those_of_the_plain_loop_bit_for_bit(link, settings, rul
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("workers", "settings", "rules"),
+    ("link", "workers", "settings", "rules"),
     [
-        (1, {}, {}),
-        (2, {}, {}),
-        (2, {"parallel": True, "together": 2}, {}),
-        (2, {"parallel": True, "together": 2}, {"labels": "client", "cut": ("conv", "fc")}),
+        ("ray", 1, {}, {}),
+        ("ray", 2, {}, {}),
+        ("ray", 1, {"parallel": True}, {}),
+        ("ray", 2, {"parallel": True, "together": 2}, {}),
+        ("ray", 2, {"parallel": True, "together": 2}, {"labels": "client", "cut": ("conv", "fc")}),
+        ("messages", 2, {"parallel": True, "together": 2}, {}),
     ],
 )
-def test_ray_gives_the_same_bits_with_one_worker_and_two(workers, settings, rules):
+def test_ray_gives_the_same_bits_with_one_worker_and_two(link, workers, settings, rules):
     here, seen_here, _, _, _ = learn(run_local, "local", rules=rules, **settings)
     runner = functools.partial(run_ray, workers=workers)
-    there, seen_there, _, _, grid = learn(runner, "ray", rules=rules, **settings)
+    there, seen_there, _, _, grid = learn(runner, link, rules=rules, **settings)
     assert_same(there, here)
     assert [(o.round, o.client) for o in seen_there] == [(o.round, o.client) for o in seen_here]
     for a, b in zip(seen_there, seen_here, strict=True):
