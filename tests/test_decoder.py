@@ -8,7 +8,7 @@ from intercepted import MEAN_IMAGE_DB, PRIVATE, PUBLIC, observe, quality
 
 from fl_privacy.attacks import ATTACKS
 from fl_privacy.attacks.averaging import Averaging, averaged, repeats_of
-from fl_privacy.attacks.decoder import Decoder, DecoderAsPublished, defended
+from fl_privacy.attacks.decoder import Decoder, defended
 from fl_privacy.attacks.decoder_networks import AffineDecoder, ConvolutionalDecoder
 from fl_privacy.attacks.rmle import Rmle
 from fl_privacy.attacks.warping import warped
@@ -19,7 +19,6 @@ from fl_privacy.seeding import stream
 
 SMALL = {"steps": 150, "batch_size": 64, "width": 16, "blocks": 1, "copies": 2}
 QUICK = Decoder(**SMALL)
-PUBLISHED = DecoderAsPublished(epochs=10, batch_size=32, learning_rate=1e-3)
 OPTIMISED = Rmle(iterations=150, tv=1e-3)
 BUDGET = {
     "decoder_as_published": {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3},
