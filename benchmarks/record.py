@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,7 @@ def write(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
 
     names = ["flwr", "ray", "torchvision", "numpy", "pytorch-msssim"]
     record = {
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
         **facts,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **{n: version(n) for n in names}},
         "hardware": hardware(),
