@@ -1,4 +1,4 @@
-"""Flower's Ray backend, mended: its pool keeps dead workers for ever, and waits for ever for hanging ones.
+"""Flower's Ray backend, mended: it keeps dead workers for ever, waits for ever for hanging ones, and uses 32 at most.
 
 Written against flwr 1.41.0, whose backend class is not public.
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
+from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from ray.exceptions import RayActorError
+
+MOST_WORKERS = 4096
 
 
 @contextmanager
@@ -42,12 +47,21 @@ def patient_workers(client_seconds: float, over: threading.Event) -> Iterator[No
                 ray.kill(actor)  # Flower's way, a call that exits the worker, would be retried, with a warning
             ray.shutdown()
 
-    original = raybackend.RayBackend
-    raybackend.RayBackend = PatientBackend  # type: ignore[misc]
+    # Flower waits for each worker in a thread of its own, and has as many threads as this machine has cores, and four
+    # more, 32 at most: the other workers of a large machine or a cluster would never get a client
+    threads = partial(ThreadPoolExecutor, max_workers=MOST_WORKERS)
+    patches: tuple[tuple[Any, str, Any], ...] = (
+        (raybackend, "RayBackend", PatientBackend),
+        (vce_api, "ThreadPoolExecutor", threads),
+    )
+    originals = [getattr(module, name) for module, name, _ in patches]
+    for module, name, mended in patches:
+        setattr(module, name, mended)
     try:
         yield
     finally:
-        raybackend.RayBackend = original  # type: ignore[misc]
+        for (module, name, _), original in zip(patches, originals, strict=True):
+            setattr(module, name, original)
 
 
 def _wait(call: ray.ObjectRef[Any], seconds: float, over: threading.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -25,6 +26,19 @@ def test_ray_and_this_process_release_the_same_bits(workers: int) -> None:
     assert len(here) == 6
     assert there == here
     assert all(counts.received == 3 for counts in grid.rounds)
+
+
+def test_every_worker_gets_a_thread_and_flower_is_left_as_it_was() -> None:
+    from flwr.server.superlink.fleet.vce import vce_api
+    from flwr.server.superlink.fleet.vce.backend import raybackend
+
+    from simulations.patient_backend import patient_workers
+
+    before = vce_api.ThreadPoolExecutor, raybackend.RayBackend
+    with patient_workers(1, threading.Event()):
+        assert vce_api.ThreadPoolExecutor()._max_workers > 1000
+        assert raybackend.RayBackend is not before[1]
+    assert (vce_api.ThreadPoolExecutor, raybackend.RayBackend) == before
 
 
 def test_a_killed_worker_costs_at_most_one_client_round(tmp_path) -> None:
