@@ -37,33 +37,35 @@ def markdown(header: list[str], body: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def experiments(names: list[str], columns: dict[str, tuple[str, str]], shown: list[str] | None = None) -> str:
+def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
     """One line an arm and attack of these experiments, each value as mean over the seeds; published rows beneath.
 
-    `columns`: heading to (key, format). `shown`: the arms to show; all of them by default.
+    `columns`: heading to (key, format).
     """
     body = []
     for name in names:
         expected = record(name)["expected"]
         for (defence, attack), mine in by_arm(name).items():
             blind = attack.startswith("control")
-            if blind or shown is None or defence in shown:
-                label = ["", attack] if blind else [defence, attack]
-                body.append([name, *label, str(len(mine)), *cells(mine, columns)])
+            label = ["", attack] if blind else [defence, attack]
+            body += told([name, *label, str(len(mine))], cells(mine, columns))
             for published in expected if not blind else []:
                 if published["defence"] == defence and published.get("attack", attack) == attack:
                     body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
-        body += [[name, "", *line] for line in [ceiling(name, columns)] if line]
+        body += ceiling(name, columns)
     return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
 
 
-def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[str]:
-    """What can be read in the private images themselves, for the table's last line; [] where nobody measured it."""
+def told(label: list[str], found: list[str]) -> list[list[str]]:
+    """A line of a table; none where it would say nothing."""
+    return [[*label, *found]] if any(found) else []
+
+
+def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
+    """What can be read in the private images themselves, for the table's last line, where somebody measured it."""
     by_seed = {row["seed"]: row["class_read_originals"] for row in rows(name) if "class_read_originals" in row}
-    if not by_seed:
-        return []
     found = cells([{"class_read": value} for value in by_seed.values()], columns)
-    return ["the private images themselves", str(len(by_seed)), *found]
+    return told([name, "", "the private images themselves", str(len(by_seed))], found)
 
 
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
