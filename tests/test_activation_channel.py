@@ -17,7 +17,7 @@ from simulations.experiment import Experiment
 from simulations.reattack import attack_again
 from simulations.run import execute, plan, simulate
 from simulations.settings import load_experiment, shipped
-from simulations.stages import observed
+from simulations.stages import observed, redraw
 from simulations.storage import Key
 from simulations.world import world_of
 
@@ -219,7 +219,11 @@ def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
         attack_again(tiny.folder, changes=["public.count=101"])
 
 
-def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny):
+def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny, monkeypatch):
+    assert [path.stem for path in tiny.figures] == ["reconstructions", "tradeoff"]
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "MOST", 10)
+        redraw(world(), tiny.folder, tiny.folder)
     assert [path.stem for path in tiny.figures] == [*(f"reconstructions{n}" for n in ("", "_2", "_3")), "tradeoff"]
     keys = [("decoder", str(arm)) for arm in range(39)]
     assert gallery.pages(keys) == [keys]
