@@ -55,9 +55,7 @@ class Asker:
 
 
 class Wave:
-    """Clients that take turns in `order`, from one starting state: what became of those that finished, by one of three
-    ways.
-    """
+    """Clients that take turns in `order` from one starting state, by `over_link`, `step_by_step` or `by_messages`."""
 
     def __init__(self, asker: Asker, hub: Hub, order: Sequence[Turn], state: Tensors) -> None:
         self.asker, self.hub, self.order, self.state = asker, hub, order, state

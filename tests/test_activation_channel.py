@@ -307,6 +307,12 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
         load_experiment("titcombe_table1", ["protocol.preset=paper"])
 
 
+def test_an_attack_on_a_later_arm_of_a_training_is_checked_too(tmp_path):
+    attack = {"name": "autoencoder_as_published", "only": [TINY.arms[3]]}
+    with pytest.raises(ValueError, match="pixels a side"):
+        plan(dataclasses.replace(TINY, also=(attack,)), out=tmp_path / "x", backend="local")
+
+
 def test_clients_that_take_turns_at_once_need_a_worker_each(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ValueError, match=r"lets 2 clients .* there are 1\. Ask for --workers 2"):

@@ -56,7 +56,9 @@ def test_vectors_and_tiny_maps_are_refused_with_a_way_out(released):
         Hourglass(released, (1, 8, 8))
 
 
-@pytest.mark.parametrize("settings", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": float("nan")}])
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": float("nan")}, {"public_images": -1}]
+)
 def test_settings_that_train_nothing_are_refused(settings):
-    with pytest.raises(ValueError, match=r"must be (at least 1|above 0) and finite"):
+    with pytest.raises(ValueError, match=r"must be (at least [01]|above 0) and finite"):
         AutoencoderAsPublished(**settings)

@@ -40,12 +40,8 @@ class AutoencoderAsPublished(LearnedDecoder):
     public_images: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            at_least_one=("epochs", "batch_size"),
-            above_zero=("learning_rate",),
-            not_negative=("public_images",),
-        )
+        super().__post_init__()
+        check_ranges(self, at_least_one=("epochs",))
 
     def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
         return Hourglass(released, image_shape)

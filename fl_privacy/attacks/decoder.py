@@ -31,9 +31,14 @@ class LearnedDecoder(Attack):
 
     channels: ClassVar[frozenset[Channel]] = frozenset({Channel.ACTIVATION})
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
+    batch_size: int
+    learning_rate: float
     public_images: int
     # set on the copy that `prepare` returns; not a field, because it is no setting
     network: ClassVar[nn.Module | None] = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least_one=("batch_size",), above_zero=("learning_rate",), not_negative=("public_images",))
 
     @abstractmethod
     def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
@@ -81,12 +86,8 @@ class DecoderAsPublished(LearnedDecoder):
     public_images: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            at_least_one=("epochs", "batch_size"),
-            above_zero=("learning_rate",),
-            not_negative=("public_images",),
-        )
+        super().__post_init__()
+        check_ranges(self, at_least_one=("epochs",))
 
     def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
         return AffineDecoder(released, image_shape)
@@ -121,12 +122,8 @@ class Decoder(LearnedDecoder):
     public_images: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            at_least_one=("steps", "batch_size", "width", "copies"),
-            above_zero=("learning_rate",),
-            not_negative=("blocks", "public_images"),
-        )
+        super().__post_init__()
+        check_ranges(self, at_least_one=("steps", "width", "copies"), not_negative=("blocks",))
 
     def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
         return ConvolutionalDecoder(released, image_shape, self.width, self.blocks)

@@ -59,12 +59,12 @@ class Activation(Kind):
     def check_world(self, world: World) -> None:
         check_images(world)
         public, experiment = world.public(), world.experiment
-        released = [released_shape(world, arm) for arm in trainings(experiment)]
+        released = [(arms, released_shape(world, first)) for first, arms in trainings(experiment).items()]
         for label, attack in experiment.attacks.items():
             if isinstance(attack, LearnedDecoder) and public is not None:
                 check_count(attack.public_images, len(public))
-                for arm, shape in zip(trainings(experiment), released, strict=True):
-                    if experiment.concerns(label, arm):
+                for arms, shape in released:
+                    if any(experiment.concerns(label, arm) for arm in arms):
                         attack.build(shape, world.spec.image_shape)
 
     def check_workers(self, experiment: Experiment, workers: int) -> None:
