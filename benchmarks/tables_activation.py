@@ -120,8 +120,11 @@ def split_speed() -> str:
             "times_faster": "{:.0f} times the pairwise loop's speed",
             "ratio": "{:.2f} times the plain step's time",
             "share_of_bare": "{:.2f} of the bare loop",
+            "share_least": "from {:.2f}",
+            "share_greatest": "to {:.2f}",
+            "rounds": "in {} rounds",
             "ray_times_faster": "the Ray link is {:.0f} times faster",
         }
         told = [form.format(row[key]) for key, form in ratios.items() if key in row]
-        body.append([row["what"], unit, *(told or [""]), row.get("target", "")])
+        body.append([row["what"], unit, " ".join(told), row.get("target", "")])
     return markdown(["what", "measured", "ratio", "wanted"], body)

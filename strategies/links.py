@@ -77,8 +77,12 @@ class LocalHub:
         _DESKS.pop(self.address["desk"], None)
 
 
-def open_hub(kind: LinkKind, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> Hub:
-    """The server's end of a link of this kind, holding `module`; `patience` is what a Ray desk waits for a client, s.
+def open_hub(
+    kind: LinkKind, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int
+) -> Hub:
+    """The server's end of a link of this kind, holding `module`, for `visitors` clients that come at the same time.
+
+    `patience` is what a Ray desk waits for a client, in seconds.
 
     Raises:
         ValueError: no such link.
@@ -86,7 +90,7 @@ def open_hub(kind: LinkKind, module: nn.Sequential, rules: SplitRules, seed: int
     if kind == "ray":
         from strategies.ray_link import RayHub  # Ray is imported only where it is used
 
-        return RayHub(module, rules, seed, patience)
+        return RayHub(module, rules, seed, patience, visitors)
     if kind in ("local", "messages"):
         return LocalHub(module, rules, seed)
     raise ValueError(f"link takes 'ray', 'messages' or 'local', not {kind!r}")

@@ -6,7 +6,7 @@ see this traffic and it exists in Flower's simulation only, which is why the cha
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,24 +24,27 @@ from strategies.links import Visit
 
 NAMESPACE = "fl-privacy"
 CALL_SECONDS = 600.0
-MOST_CLIENTS = 1000
+SPARE_THREADS = 8  # for the server's own calls, and for calls of clients that have died meanwhile
 
 
 class RayDesk:
-    """A Desk whose visitors wait for their turn; one that keeps the others waiting for `patience` s is dropped."""
+    """A Desk whose visitors wait for their turn; one that keeps the others waiting for `patience` s is dropped.
+
+    Every call has a thread of its own: in an asynchronous actor it would take half as long again.
+    """
 
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
-        torch.set_num_threads(1)
         self.desk, self.patience = Desk(module, rules, seed), patience
-        self.moved = asyncio.Condition()
+        self.moved = threading.Condition()
 
-    async def begin(self, order: list[Turn], tapped_step: int | None) -> None:
-        self.desk.begin(order, tapped_step)
+    def begin(self, order: list[Turn], tapped_step: int | None) -> None:
+        with self.moved:
+            self.desk.begin(order, tapped_step)
 
-    async def serve(self, turn: Turn, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        async with self.moved:
+    def serve(self, turn: Turn, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        with self.moved:
             while not self.desk.expects(turn):
-                await self._wait()
+                self._wait()
             try:
                 # copied into torch's own memory: Ray's buffers are read-only
                 answer = self.desk.serve(turn, call, [torch.tensor(array) for array in arrays])
@@ -52,35 +55,33 @@ class RayDesk:
                 self.moved.notify_all()
         return [tensor.numpy() for tensor in answer]
 
-    async def _wait(self) -> None:
+    def _wait(self) -> None:
         awaited = self.desk.next()
-        try:
-            await asyncio.wait_for(self.moved.wait(), self.patience)
-        except TimeoutError:
-            if awaited is not None and self.desk.next() == awaited:
-                self.desk.drop(awaited[0])
-                self.moved.notify_all()
+        if not self.moved.wait(self.patience) and awaited is not None and self.desk.next() == awaited:
+            self.desk.drop(awaited[0])
+            self.moved.notify_all()
 
-    async def drop(self, client: int) -> None:
-        async with self.moved:
+    def drop(self, client: int) -> None:
+        with self.moved:
             self.desk.drop(client)
             self.moved.notify_all()
 
-    async def tapped(self) -> list[Tapped]:
+    def tapped(self) -> list[Tapped]:
         return self.desk.tapped
 
-    async def state(self) -> Tensors:
+    def state(self) -> Tensors:
         return state_of(self.desk.segment.module)
 
 
 class RayHub:
-    """The server's handle of its RayDesk. Make it when Ray is up, that is after the clients have said hello."""
+    """The server's handle of a RayDesk for `visitors` at once. Make it when Ray is up: after the clients' hello."""
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int) -> None:
         name = uuid.uuid4().hex
         self.address: Mapping[str, str] = {"link": "ray", "desk": name}
         # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever
-        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": MOST_CLIENTS}
+        threads = 2 * visitors + SPARE_THREADS
+        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": threads}
         self._actor: Any = ray.remote(RayDesk).options(**options).remote(module, rules, seed, patience)
 
     def begin(self, order: Sequence[Turn], tapped_step: int | None) -> None:

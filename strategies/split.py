@@ -71,7 +71,8 @@ class SplitLearning(Strategy):
             _, module = segments(self.model(), self.rules)
             module.load_state_dict(server)
             settings = self.settings
-            self._hub = open_hub(settings.link, module, self.rules, settings.seed, settings.patience)
+            visitors = settings.together
+            self._hub = open_hub(settings.link, module, self.rules, settings.seed, settings.patience, visitors)
         state, done = self._round(asker, self._hub, self._ready(asker, chosen), state, server_round)
         if done:
             loss = mean_loss([(trained.examples, trained.loss) for trained in done])

@@ -232,7 +232,7 @@ def test_the_desk_serves_in_order_and_says_who_is_out_of_turn():
 
 def test_errors_teach():
     with pytest.raises(ValueError, match="'ray', 'messages' or 'local'"):
-        open_hub("pigeon", segments(model(), party().rules)[1], party().rules, 0, 1.0)
+        open_hub("pigeon", segments(model(), party().rules)[1], party().rules, 0, 1.0, 1)
     with pytest.raises(RuntimeError, match="link = 'ray'"):
         connect({"link": "local", "desk": "gone"})
     with pytest.raises(ValueError, match="at least 1"):
