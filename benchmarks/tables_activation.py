@@ -119,7 +119,7 @@ def split_speed() -> str:
         ratios = {
             "times_faster": "{:.0f} times the pairwise loop's speed",
             "ratio": "{:.2f} times the plain step's time",
-            "share_of_bare": "{:.2f} of the bare loop",
+            "share_of_bare": "{:.2f} of the bare loop,",
             "share_least": "from {:.2f}",
             "share_greatest": "to {:.2f}",
             "rounds": "in {} rounds",
