@@ -33,7 +33,8 @@ def titcombe() -> str:
 
 def titcombe_noise() -> str:
     """Table 1 of Titcombe et al., its rows with noise in training, and those where NoPeek's weight is too high."""
-    return experiments([f"titcombe_table1_{row}" for row in ("b01", "b02", "b05", "b05_128", "b10", "collapse")], SPLIT)
+    rows = ("b01", "b02", "b05", "b05_weak", "b05_128", "b10", "collapse")
+    return experiments([f"titcombe_table1_{row}" for row in rows], SPLIT)
 
 
 def titcombe_n128() -> str:
