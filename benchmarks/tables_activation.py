@@ -118,14 +118,12 @@ def split_speed() -> str:
     for row in rows("split_speed"):
         unit = f"{row['steps_per_s']:.0f} mini-batches a second" if "steps_per_s" in row else f"{row['ms']:.1f} ms"
         ratios = {
-            "times_faster": "{:.0f} times the pairwise loop's speed",
-            "ratio": "{:.2f} times the plain step's time",
-            "share_of_bare": "{:.2f} of the bare loop,",
-            "share_least": "from {:.2f}",
-            "share_greatest": "to {:.2f}",
-            "rounds": "in {} rounds",
-            "ray_times_faster": "the Ray link is {:.0f} times faster",
+            "times_faster": "{times_faster:.0f} times the pairwise loop's speed",
+            "ratio": "{ratio:.2f} times the plain step's time",
+            "share_of_bare": "{share_of_bare:.2f} of the bare loop, "
+            "from {share_least:.2f} to {share_greatest:.2f} in {rounds} rounds",
+            "ray_times_faster": "the Ray link is {ray_times_faster:.0f} times faster",
         }
-        told = [form.format(row[key]) for key, form in ratios.items() if key in row]
-        body.append([row["what"], unit, " ".join(told), row.get("target", "")])
+        told = [form.format(**row) for key, form in ratios.items() if key in row]
+        body.append([row["what"], unit, *(told or [""]), row.get("target", "")])
     return markdown(["what", "measured", "ratio", "wanted"], body)

@@ -30,7 +30,7 @@ SPARE_THREADS = 8  # for the server's own calls, and for calls of clients that h
 class RayDesk:
     """A Desk whose visitors wait for their turn; one that keeps the others waiting for `patience` s is dropped.
 
-    Every call has a thread of its own: an asynchronous actor takes 1 ms longer for each.
+    Every call has a thread of its own, which is quicker than the event loop of an asynchronous actor.
     """
 
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from trees import TREES
 
 from fl_privacy import data
+
+KNOWN_BY_CHECKSUM = ("cifar10", "cifar100")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,3 +33,16 @@ def data_root() -> Callable[[str], Path]:
         return root
 
     return root_with
+
+
+@pytest.fixture
+def root_of(tmp_path: Path, data_root: Callable[[str], Path]) -> Callable[[str], Path]:
+    """A folder that has the set: a made-up one, or the real one for the sets that are known by checksum."""
+
+    def root(name: str) -> Path:
+        if name in KNOWN_BY_CHECKSUM:
+            return data_root(name)
+        TREES[name](tmp_path)
+        return tmp_path
+
+    return root

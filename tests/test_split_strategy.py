@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from simulations.local import run_local
 from simulations.ray_backend import run_ray
 from strategies.desk import Desk, OutOfTurn
 from strategies.links import connect, open_hub
+from strategies.ray_link import RayDesk
 from strategies.split import SplitLearning, SplitSettings
 
 KINDS = {
@@ -228,6 +230,24 @@ def test_the_desk_serves_in_order_and_says_who_is_out_of_turn():
         desk.serve((0, 0), "step", release)
     desk.drop(1)
     assert desk.next() == (0, 1)
+
+
+def test_visitors_of_the_ray_desk_wait_for_their_turn_and_not_for_ever():
+    _, module = segments(model(), party().rules)
+    desk = RayDesk(module, party().rules, 0, patience=60.0)
+    release = [torch.zeros(8, 4, 6, 6).numpy(), torch.zeros(8, dtype=torch.long).numpy()]
+    with ThreadPoolExecutor() as visitors:
+        desk.begin([(0, 0), (1, 0)], 0)
+        early = visitors.submit(desk.serve, (1, 0), "step", *release)
+        desk.serve((0, 0), "step", *release)
+        early.result(timeout=20)
+        assert [kept.client for kept in desk.tapped()] == [0, 1]
+        desk.patience = 0.2
+        desk.begin([(0, 0), (1, 0), (0, 1)], None)
+        visitors.submit(desk.serve, (1, 0), "step", *release).result(timeout=20)
+    with pytest.raises(OutOfTurn, match="no longer"):
+        desk.serve((0, 0), "step", *release)
+    assert desk.desk.next() is None, "the client that kept another waiting is dropped whole"
 
 
 def test_errors_teach():
