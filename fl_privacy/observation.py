@@ -29,8 +29,9 @@ class Channel(StrEnum):
 class Spec:
     """Public facts of the protocol, known to every party: an adversary may use all of them.
 
-    `image_shape` is (C, H, W); `batch_size` images enter one released message; `training_mode` says whether the
-    clients run the model with batch statistics (train) or with running ones (eval).
+    `image_shape` is (C, H, W); `batch_size` images enter one released message. `training_mode` False says that every
+    module of the clients' model runs in eval mode; True that each runs in the mode in which it is in the observation's
+    model, as frozen batch normalisation beside training dropout does.
     """
 
     image_shape: tuple[int, int, int]

@@ -17,7 +17,7 @@ from simulations import files, storage
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.gallery import draw
-from simulations.scoring import CONTROL, Scored, rows, summary
+from simulations.scoring import CONTROL, Scored, faults, rows, summary
 from simulations.storage import Key
 from simulations.world import World
 
@@ -43,6 +43,8 @@ class Result:
     arms: Sequence[Mapping[str, Any]]
     summary: Sequence[Mapping[str, Any]]
     digests: Mapping[str, Any]
+    not_valid: Sequence[str] = ()
+    """Why the table says nothing, where the attack was given another protocol than the one that ran."""
 
     @classmethod
     def read(cls, folder: Path) -> Result:
@@ -53,7 +55,9 @@ class Result:
         """
         results = files.read_json(folder / files.RESULTS)
         experiment = Experiment.of(files.read_json(folder / files.CONFIG)["experiment"])
-        return cls(folder, experiment, results["arms"], results["summary"], results["digests"])
+        return cls(
+            folder, experiment, results["arms"], results["summary"], results["digests"], results.get("not_valid", ())
+        )
 
     @property
     def samples(self) -> list[dict[str, Any]]:
@@ -69,10 +73,12 @@ class Result:
         """The summary as a rich table."""
         attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
+        title = f"NOT VALID, see below\n{title}" if self.not_valid else title
         kind = CHANNELS[self.experiment.channel]
+        caption = "\n".join([*(f"NOT VALID: {each}." for each in self.not_valid), kind.reading(self.summary)])
         common = {heading: column for heading, column in COLUMNS.items() if column[0] not in kind.unshown}
         columns = _used({**common, **kind.columns}, self.summary)
-        table = Table(title=title, caption=kind.reading(self.summary), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
         for heading in columns:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -131,6 +137,7 @@ def write(
         "summary": averages,
         "expected": world.experiment.expected,
         "digests": _digests(samples, scored, payloads),
+        "not_valid": faults(seen, scored),
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
     draw(world, folder, scored, averages, originals)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fl_privacy.client import logits
 from fl_privacy.data import data_root as find_root
 from simulations import files
 from simulations.app import apps, prepare
@@ -70,7 +71,7 @@ def plan(
 def _check_model(world: World) -> None:
     try:
         with torch.no_grad():
-            world.model()(world.held_out[0][:2])
+            logits(world.model(), world.held_out[0][:2])
     except RuntimeError as error:
         name = world.experiment.model["name"]
         raise ValueError(

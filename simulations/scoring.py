@@ -11,6 +11,7 @@ from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
 from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
 from simulations.channels import CHANNELS
 from simulations.storage import Key
@@ -57,6 +58,26 @@ def score_all(
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
             scored.append(_scored(attack, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
     return scored
+
+
+def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:
+    """Why these scores say nothing: undefended payloads that the attacker's copy of the protocol does not give.
+
+    One sentence for each arm that has any; empty if the scores are valid.
+    """
+    truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
+    found: dict[str, list[float]] = {}
+    for key, (defence, truth) in truths.items():
+        if (wrong := mismatch(seen[key], truth)) is not None:
+            found.setdefault(defence, []).append(wrong.relative)
+    return [
+        f"{len(relative)} attacked payloads of '{defence}' are not what the attacker's copy of the protocol makes of "
+        f"the private batch (relative mismatch up to {max(relative):.2g}; rounding leaves less than 0.001), without "
+        "any defence: the attack was given another protocol than the one that ran, and its scores say nothing "
+        "about what leaks. Likely causes: another learning rate or number of local steps; modules in another mode "
+        "(train, eval) than at the clients; another model, loss or preprocessing; other data than the run's"
+        for defence, relative in found.items()
+    ]
 
 
 def _scored(

@@ -20,6 +20,10 @@ from simulations.storage import Key
 from simulations.world import World
 
 
+class ProtocolMismatch(RuntimeError):
+    """Without any defence, the gradient at the truth is not the one that was released: the scores mean nothing."""
+
+
 def write_config(world: World, folder: Path, **facts: Any) -> None:
     """Write config.json: the resolved experiment, and what it runs on."""
     experiment = dataclasses.asdict(world.experiment)
@@ -34,6 +38,7 @@ def finish(
 
     Raises:
         RuntimeError: there is nothing to attack, because no client's message arrived.
+        ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
     """
     experiment, source = world.experiment, source or folder
     arms = files.read_json(source / files.ROUNDS)
@@ -54,7 +59,10 @@ def finish(
     if keep_originals:
         _save_originals(folder, scored)
     payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
-    return report.write(world, folder, arms, seen, scored, payloads, keep_originals or experiment.show_originals)
+    result = report.write(world, folder, arms, seen, scored, payloads, keep_originals or experiment.show_originals)
+    if result.not_valid:
+        raise ProtocolMismatch(f"{'; '.join(result.not_valid)}. All files are in {folder}, marked as not valid")
+    return result
 
 
 def observed(world: World, source: Path) -> dict[Key, Observation]:

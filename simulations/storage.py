@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from fl_privacy.defences import Chain
 from fl_privacy.observation import Channel, Observation, Reconstruction, Spec
+from fl_privacy.weights import load_weights
 from simulations.files import digest, read_json, write_json, write_tensors
 
 
@@ -43,6 +44,7 @@ def save_observation(folder: Path, arm: int, seen: Observation) -> Key:
         "spec": asdict(seen.spec),
         "names": list(seen.payload),
         "model": _weights(key) if seen.model is not None else None,
+        "training": None if seen.model is None else [name for name, m in seen.model.named_modules() if m.training],
         "sha256": digest(seen.payload),
     }
     write_json(folder / f"{key.stem}.json", facts)
@@ -70,8 +72,9 @@ def load_observations(
         if digest(payload) != facts["sha256"]:
             raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
         if facts["model"] is not None and facts["model"] not in models:
-            models[facts["model"]] = blank(spec)
-            models[facts["model"]].load_state_dict(safetensors.torch.load_file(folder / facts["model"]))
+            models[facts["model"]] = model = blank(spec)
+            load_weights(model, safetensors.torch.load_file(folder / facts["model"]))
+            _set_modes(model, facts.get("training"))
         observations[key] = Observation(
             channel=Channel(facts["channel"]),
             payload=payload,
@@ -82,6 +85,12 @@ def load_observations(
             defence=chains[key.arm],
         )
     return dict(sorted(observations.items()))
+
+
+def _set_modes(model: nn.Module, training: Collection[str] | None) -> None:
+    """Put the modules of these names into training mode and all others into eval mode; None leaves them as they are."""
+    for name, module in model.named_modules() if training is not None else ():
+        module.training = name in training
 
 
 def save_guess(folder: Path, key: Key, guess: Reconstruction) -> None:

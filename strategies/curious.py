@@ -10,13 +10,15 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fl_privacy.observation import Channel, Observation, Spec, Tensors
+from fl_privacy.weights import load_weights
 from strategies.messages import METRICS, unpack
 
 
 class Curious(Strategy):
     """Wraps `inner`, hands an Observation of every valid train reply to `sink`, and changes nothing.
 
-    `model` builds the adversary's copy, which gets the weights that were sent; the observations of a round share it.
+    `model` builds the adversary's copy, with every module in the mode in which the clients run it; it gets the weights
+    that were sent, and the observations of a round share it.
     `rounds` limits which rounds are recorded (None: all). On the GRADIENT channel the payload is what the reply holds,
     on UPDATE it is the reply minus what was sent, over the floating-point arrays.
     """
@@ -59,7 +61,7 @@ class Curious(Strategy):
         if id(record) not in copies:
             sent = unpack(record)
             model = self.model()
-            model.load_state_dict(sent)
+            load_weights(model, sent)
             copies[id(record)] = model, sent
         model, sent = copies[id(record)]
         payload = unpack(next(iter(reply.content.array_records.values())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -12,6 +12,7 @@ from torch import nn
 
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import stream
+from fl_privacy.weights import trainable, with_tied
 from strategies.handlers import gradient_app
 from strategies.messages import ARRAYS, CONFIG, METRICS, Schema, pack, schema_of, unpack
 
@@ -19,8 +20,8 @@ __all__ = ["GradientSharing", "average", "gradient_app", "gradient_schema"]
 
 
 def gradient_schema(model: nn.Module, max_examples: int = 1_000_000) -> Schema:
-    """What the guard should expect of 'train.gradient' replies: one array a parameter, none for buffers."""
-    return schema_of(pack(dict(model.named_parameters())), max_examples=max_examples)
+    """What the guard should expect of 'train.gradient' replies: one array a trained parameter, none for buffers."""
+    return schema_of(pack(dict(trainable(model))), max_examples=max_examples)
 
 
 def average(payloads: Sequence[Tensors], weights: Sequence[int]) -> Tensors:
@@ -39,13 +40,20 @@ class GradientSharing(Strategy):
     """FedSGD: averages gradients by their numbers of examples and steps with `learning_rate`; buffers stay as they are.
 
     Each round asks `clients_per_round` clients, drawn without replacement from the strategy's own seeded stream.
+    `tied`: further names of weights that several layers share (`fl_privacy.weights.tied`), which follow the first.
+
+    The running statistics of batch normalisation are no gradients, so no client releases them and the server's stay
+    those of the start: calibrate before evaluating (`fl_privacy.client.calibrate`).
     Source: McMahan et al. 2017, section 2 (FedSGD).
     """
 
-    def __init__(self, clients_per_round: int, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self, clients_per_round: int, learning_rate: float, seed: int, tied: Mapping[str, str] | None = None
+    ) -> None:
         if clients_per_round < 1:
             raise ValueError(f"clients_per_round must be at least 1, not {clients_per_round}")
         self.clients_per_round, self.learning_rate, self.seed = clients_per_round, learning_rate, seed
+        self.tied = dict(tied or {})
         self._arrays = ArrayRecord()
 
     def configure_train(
@@ -75,7 +83,7 @@ class GradientSharing(Strategy):
             model[name] = model[name] - self.learning_rate * value
         losses = [float(m["train_loss"]) for m in metrics]  # type: ignore[arg-type]
         loss = sum(w * value for w, value in zip(weights, losses, strict=True)) / sum(weights)
-        return pack(model), MetricRecord({"train_loss": loss})
+        return pack(with_tied(model, self.tied)), MetricRecord({"train_loss": loss})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

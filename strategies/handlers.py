@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fl_privacy.client import Party, accuracy, gradient
 from fl_privacy.seeding import one_thread, seeded
+from fl_privacy.weights import load_weights, trainable
 from strategies.messages import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
 from strategies.mods import PartyOf, defence_mod
 
@@ -19,7 +20,7 @@ from strategies.mods import PartyOf, defence_mod
 def gradient_app(party_of: PartyOf) -> ClientApp:
     """The clients: 'train.gradient', 'train' and 'train.update' (local SGD), 'evaluate', 'query.hello'.
 
-    `party_of(message, context)` gives the Party; its `model()` decides the mode (train or eval) that it runs in.
+    `party_of(message, context)` gives the Party; its `model()` decides the mode (train or eval) of each of its modules.
     Local SGD reads 'local-steps', 'learning-rate' and, for FedProx, 'proximal-mu' from the message's config.
     """
     app = ClientApp(mods=[defence_mod(party_of)])
@@ -60,13 +61,13 @@ def local_sgd(model: nn.Module, x: Tensor, y: Tensor, steps: int, rate: float, m
 
     x (B, C, H, W), y (B,); `mu` pulls back to the received weights (Li et al. 2020, FedProx, equation 2).
     """
-    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    start = {name: value.detach().clone() for name, value in trainable(model).items()}
     first = float("nan")
     for step in range(steps):
         slope, loss = gradient(model, x, y)
         first = loss if step == 0 else first
         with torch.no_grad():
-            for name, value in model.named_parameters():
+            for name, value in trainable(model).items():
                 pull = mu * (value - start[name]) if mu else torch.zeros(())
                 value.sub_(rate * (slope[name] + pull))
     return first
@@ -78,7 +79,7 @@ def _at_work(message: Message, context: Context, party: Party) -> Iterator[tuple
     client, round = client_of(context), round_of(message)
     with one_thread(), seeded(party.seed, "forward", client, round):  # dropout
         model = party.model()
-        model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
+        load_weights(model, unpack(message.content.array_records[ARRAYS]))
         yield model, *party.batch(client, round)
 
 

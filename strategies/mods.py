@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
@@ -10,6 +10,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from fl_privacy.client import Party
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import subseed
+from fl_privacy.weights import constant, tied, with_tied
 from strategies.messages import ARRAYS, client_of, pack, round_of, unpack
 
 PartyOf = Callable[[Message, Context], Party]
@@ -20,7 +21,8 @@ def defence_mod(party_of: PartyOf) -> Mod:
 
     Replies to 'train' and 'train.update' hold weights: there the chain gets the update, new minus received, and what it
     makes of it is added to the weights received, and arrays go back in the dtype in which they came. Where the chain
-    changes nothing the reply keeps every bit. Arrays that hold no floating-point numbers (counters) pass.
+    changes nothing the reply keeps every bit. Arrays that hold no floating-point numbers (counters) pass, and so do
+    frozen weights, which have no update; a weight that layers share is defended once, and goes back under each name.
     """
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -33,7 +35,10 @@ def defence_mod(party_of: PartyOf) -> Mod:
             return reply
         seed = subseed(party.seed, "release", client_of(context), round_of(message))
         payload = unpack(reply.content.array_records[ARRAYS])
-        payload = release(payload, base, lambda change: party.chain.on_release(change, seed))
+        model = party.model() if party.chain and base else None
+        fixed = frozenset() if model is None else constant(model)
+        payload = release(payload, base, lambda change: party.chain.on_release(change, seed), fixed)
+        payload = payload if model is None else with_tied(payload, tied(model))
         # Flower's averages turn counters into float64, and the guard wants back what was sent
         reply.content[ARRAYS] = pack({n: v.to(base[n].dtype) if n in base else v for n, v in payload.items()})
         return reply
@@ -48,9 +53,15 @@ def received_weights(message: Message) -> Tensors:
     return unpack(message.content.array_records[ARRAYS])
 
 
-def release(payload: Tensors, base: Tensors, defend: Callable[[Tensors], Tensors]) -> Tensors:
-    """`payload` with what `defend` makes of its floating-point part (relative to `base`, for names that it has)."""
-    part = {n: v - base[n] if n in base else v for n, v in payload.items() if v.is_floating_point()}
+def release(
+    payload: Tensors, base: Tensors, defend: Callable[[Tensors], Tensors], fixed: Collection[str] = ()
+) -> Tensors:
+    """`payload` with what `defend` makes of its floating-point part (relative to `base`, for names that it has).
+
+    The arrays of the names in `fixed` are no part of it.
+    """
+    moving = {n: v for n, v in payload.items() if v.is_floating_point() and n not in fixed}
+    part = {n: v - base[n] if n in base else v for n, v in moving.items()}
     defended = defend(part)
     changed = {n: v + base[n] if n in base else v for n, v in defended.items() if v is not part[n]}
     return {**payload, **changed}

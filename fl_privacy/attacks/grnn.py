@@ -94,7 +94,7 @@ class GRNN(Attack):
         model = adversary_copy(seen.model, seen.spec.training_mode)
         model.to(next(iter(seen.payload.values())).device)
         match = gradient_matcher(model, victims, soft_cross_entropy if self.stable else published_cross_entropy)
-        return defended(match, model, seen.defence) if seen.defence else match
+        return defended(match, seen) if seen.defence else match
 
     def _objective(self, seen: Observation, difference: Tensor, images: Tensor) -> Tensor:
         squared = difference.square().sum(1)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.dropout import _DropoutNd
 
-from fl_privacy.defences.base import Chain
-from fl_privacy.observation import Channel, Observation
+from fl_privacy.observation import Channel, Observation, Tensors
+from fl_privacy.seeding import seeded
+from fl_privacy.weights import constant, moving_statistics, trainable
 
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
@@ -28,7 +32,7 @@ def published_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def observed_gradient(seen: Observation) -> Tensor:
-    """The gradient (P,) that an observation holds, flat, in the model's parameter order.
+    """The gradient (P,) that an observation holds, flat, in the order of the model's trained parameters.
 
     An update of one plain SGD step is the gradient times minus the learning rate.
 
@@ -36,7 +40,7 @@ def observed_gradient(seen: Observation) -> Tensor:
         ValueError: the update spans several steps, or the payload does not fit the model.
     """
     assert seen.model is not None
-    shapes = {name: value.shape for name, value in seen.model.named_parameters()}
+    shapes = {name: value.shape for name, value in trainable(seen.model).items()}
     absent = sorted(
         name for name, shape in shapes.items() if name not in seen.payload or seen.payload[name].shape != shape
     )
@@ -45,23 +49,55 @@ def observed_gradient(seen: Observation) -> Tensor:
             f"the payload of client {seen.client} lacks a gradient of the right shape for {', '.join(absent)}: "
             "it was not made with this model"
         )
-    flat = torch.cat([seen.payload[name].flatten() for name in shapes])
+    return torch.cat([seen.payload[name].flatten() for name in shapes]) / gradient_unit(seen)
+
+
+def gradient_unit(seen: Observation) -> float:
+    """What one unit of gradient is in the payload: 1 for a gradient, minus the learning rate for an update.
+
+    Raises:
+        ValueError: the update spans several steps, or its learning rate is not known.
+    """
     if seen.channel is Channel.GRADIENT:
-        return flat
+        return 1.0
     if seen.spec.local_steps != 1 or seen.spec.learning_rate <= 0:
         raise ValueError(
             "an update is a gradient only after one local SGD step at a known learning rate; "
             f"this one took {seen.spec.local_steps} steps at {seen.spec.learning_rate}"
         )
-    return flat / -seen.spec.learning_rate
+    return -seen.spec.learning_rate
 
 
 def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
-    """A copy of `model` to differentiate through; in training mode batch normalisation keeps no running statistics."""
-    copied = copy.deepcopy(model).train(training)
-    if training:
-        replace_all_batch_norm_modules_(copied)
+    """A copy of `model` to differentiate through, with each module in the mode in which the clients ran it.
+
+    `training` False: all of them ran in eval mode. Batch normalisation in training mode keeps no running statistics.
+    Dropout passes its input on, which is its mean over the masks: which mask a client drew the adversary cannot know.
+    """
+    copied = copy.deepcopy(model)
+    if not training:
+        copied.eval()
+    for layer in moving_statistics(copied):
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None  # type: ignore[assignment]
+        layer.track_running_stats = False  # type: ignore[assignment]
+    for module in copied.modules():
+        if isinstance(module, _DropoutNd):
+            module.eval()
+        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
     return copied
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by the kernel that has second derivatives: the fused ones have first ones only, or none."""
+    fast = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)  # type: ignore[no-untyped-call]
 
 
 def gradient_matcher(
@@ -72,46 +108,85 @@ def gradient_matcher(
     """A function from guesses to the gradients that `model` would have released for them.
 
     All victims share the model's weights, so one vmap over the guesses serves them; a single victim goes through plain
-    autograd, which is faster there. Parameters come in `named_parameters()` order.
+    autograd, which is faster there. Trained parameters come in the model's order; one that the loss does not reach has
+    a zero gradient. A model that draws (dropout called as a function, noise) draws the same numbers on every call, from
+    a stream of the attack's own: the objective is then a function of the guess.
     """
-    names = [name for name, _ in model.named_parameters()]
-    weights = {name: value.detach() for name, value in model.named_parameters()}
+    weights = {name: value.detach() for name, value in trainable(model).items()}
+    names = list(weights)
     buffers = {name: value.detach() for name, value in model.named_buffers()}
 
-    def loss(parameters: dict[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
-        logits = functional_call(model, {**parameters, **buffers}, (images,))
-        return cross_entropy(logits, targets)
+    def loss(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+        # clones: a forward pass may change its buffers in place, and the next guess must not start from there
+        state = {**parameters, **{name: value.clone() for name, value in buffers.items()}}
+        return cross_entropy(functional_call(model, state, (images,)), targets)
 
     if victims == 1:
         leaves = {name: value.requires_grad_() for name, value in weights.items()}
 
         def one(images: Tensor, targets: Tensor) -> Tensor:
-            value = loss(leaves, images[0], targets[0])
-            gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=torch.is_grad_enabled())
+            with twice_differentiable(), seeded(0, "attack", "forward"):
+                value = loss(leaves, images[0], targets[0])
+                gradients = torch.autograd.grad(
+                    value,
+                    list(leaves.values()),
+                    create_graph=torch.is_grad_enabled(),
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
             return torch.cat([g.flatten() for g in gradients]).unsqueeze(0)
 
         return one
 
-    per_victim = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+    per_victim = vmap(grad(loss), in_dims=(None, 0, 0), randomness="same")
 
     def many(images: Tensor, targets: Tensor) -> Tensor:
-        gradients = per_victim(weights, images, targets)
+        with twice_differentiable(), seeded(0, "attack", "forward"):
+            gradients = per_victim(weights, images, targets)
         return torch.cat([gradients[name].flatten(1) for name in names], 1)
 
     return many
 
 
-def defended(match: Matcher, model: nn.Module, chain: Chain) -> Matcher:
-    """`match` as an adversary sees it who knows the clients' chain: what is certain of it is applied to every guess."""
-    names, shapes = zip(*((name, value.shape) for name, value in model.named_parameters()), strict=True)
-    sizes = [shape.numel() for shape in shapes]
+def defended(match: Matcher, seen: Observation) -> Matcher:
+    """`match` as an adversary sees it who knows the clients' chain: what is certain of it is applied to every guess.
 
-    def released(flat: Tensor) -> Tensor:
-        parts = zip(names, shapes, torch.split(flat, sizes), strict=True)
-        payload = chain.without_noise({name: part.view(shape) for name, shape, part in parts})
-        return torch.cat([payload[name].flatten() for name in names])
+    A chain acts on the payload in the payload's own unit, so that a guess becomes a payload first: for an update, the
+    gradient times minus the learning rate, beside the changes that its images make to running statistics.
+    """
+    model, chain, unit = seen.model, seen.defence, gradient_unit(seen)
+    assert model is not None
+    assert chain is not None
+    shapes = {name: value.shape for name, value in trainable(model).items()}
+    sizes = [shape.numel() for shape in shapes.values()]
 
-    return lambda images, targets: torch.stack([released(flat) for flat in match(images, targets)])
+    def released(flat: Tensor, images: Tensor) -> Tensor:
+        parts = zip(shapes.items(), torch.split(flat * unit, sizes), strict=True)
+        guessed = {name: part.view(shape) for (name, shape), part in parts}
+        if seen.channel is Channel.UPDATE:
+            guessed |= statistics_change(seen, images)
+        payload = chain.without_noise(guessed)
+        if payload is guessed:  # nothing is certain of pure noise, and to and fro would cost bits
+            return flat
+        return torch.cat([payload[name].flatten() for name in shapes]) / unit
+
+    return lambda images, targets: torch.stack(
+        [released(flat, each) for flat, each in zip(match(images, targets), images, strict=True)]
+    )
+
+
+@torch.no_grad()
+def statistics_change(seen: Observation, images: Tensor) -> Tensors:
+    """How one forward pass of images (B, C, H, W) changes the floating-point buffers of the observation's model."""
+    assert seen.model is not None
+    model = copy.deepcopy(seen.model).to(images.device)
+    if not seen.spec.training_mode or not moving_statistics(model):
+        return {}
+    before = {name: value.clone() for name, value in model.named_buffers() if value.is_floating_point()}
+    with seeded(0, "attack", "forward"):
+        model(images)
+    left_alone = constant(model)
+    return {n: v - before[n] for n, v in model.named_buffers() if n in before and n not in left_alone}
 
 
 def total_variation(images: Tensor) -> Tensor:

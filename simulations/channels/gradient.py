@@ -12,10 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
-from fl_privacy.client import Party, accuracy
+from fl_privacy.client import Party, accuracy, calibrate
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Channel, Observation
 from fl_privacy.seeding import subseed
+from fl_privacy.weights import load_weights, tied
 from simulations.channels.base import Kind, Place, Row, Sink, WorldOf, round_rows
 from strategies.curious import Curious
 from strategies.gradient import GradientSharing, gradient_app, gradient_schema
@@ -48,6 +49,8 @@ class Gradient(Kind):
 
     channel: ClassVar[Channel] = Channel.GRADIENT
     protocol: ClassVar[type] = FedSGD
+    statistics_travel: ClassVar[bool] = False
+    """Whether clients send running statistics of batch normalisation, so that the server has any to evaluate with."""
 
     def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
         return frozenset({"model"})
@@ -67,7 +70,7 @@ class Gradient(Kind):
     def _run_arm(self, world: World, arm: int, grid: OrderlyGrid, sink: Sink, place: Place) -> Row:
         experiment, start = world.experiment, len(grid.rounds)
         strategy = Curious(
-            self._honest(experiment, arm),
+            self._honest(world, arm),
             partial(_to_arm, sink, arm),
             world.model,
             world.spec,
@@ -80,14 +83,16 @@ class Gradient(Kind):
             num_rounds=experiment.rounds,
             timeout=experiment.timeout,
             train_config=ConfigRecord({"arm": arm, **self._config(experiment)}),
-            evaluate_fn=partial(_evaluate, world, arm, place),
+            evaluate_fn=partial(_evaluate, world, arm, place, self.statistics_travel),
         )
         trained = [each for each in grid.rounds[start:] if each.message_type.startswith("train")]
         rows = round_rows(experiment.rounds, result, list(enumerate(trained, start=1)))
         return {"defence": experiment.arms[arm], "rounds": rows}
 
-    def _honest(self, experiment: Experiment, arm: int) -> Strategy:
-        return GradientSharing(experiment.clients_per_round, experiment.learning_rate, experiment.seed)
+    def _honest(self, world: World, arm: int) -> Strategy:
+        experiment = world.experiment
+        shared = tied(world.model())
+        return GradientSharing(experiment.clients_per_round, experiment.learning_rate, experiment.seed, shared)
 
     def _config(self, experiment: Experiment) -> dict[str, Any]:
         return {}
@@ -98,6 +103,7 @@ class Update(Gradient):
 
     channel: ClassVar[Channel] = Channel.UPDATE
     protocol: ClassVar[type] = LocalTraining
+    statistics_travel: ClassVar[bool] = True
 
     def check(self, experiment: Experiment) -> None:
         if experiment.clients_per_round != experiment.clients:
@@ -109,8 +115,8 @@ class Update(Gradient):
     def schemas(self, world: World) -> Mapping[str, Schema]:
         return {}
 
-    def _honest(self, experiment: Experiment, arm: int) -> Strategy:
-        count = experiment.clients
+    def _honest(self, world: World, arm: int) -> Strategy:
+        experiment, count = world.experiment, world.experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
         made: Strategy = getattr(flower, experiment.each_arm[arm].rules.strategy)(fraction_evaluate=0.0, **counts)
         return made
@@ -130,9 +136,20 @@ def _to_arm(sink: Sink, arm: int, seen: Observation) -> None:
     sink(arm, seen)
 
 
-def _evaluate(world: World, arm: int, place: Place, round: int, arrays: ArrayRecord) -> MetricRecord:
+def _evaluate(
+    world: World, arm: int, place: Place, statistics_travel: bool, round: int, arrays: ArrayRecord
+) -> MetricRecord:
+    """The server's accuracy and loss on held-out images.
+
+    Where clients send gradients and no running statistics, batch normalisation takes those of the held-out inputs.
+    """
     experiment, model = world.experiment, world.model()
-    model.load_state_dict(unpack(arrays))
+    load_weights(model, unpack(arrays))
+    if not statistics_travel and calibrate(model, world.held_out[0]) and round == 0 and arm == 0:
+        place.note(
+            "no client sends running statistics with a gradient: the accuracy is measured with those of the held-out "
+            "images' inputs"
+        )
     hits, loss = accuracy(model, *world.held_out)
     if round % max(1, experiment.rounds // PROGRESS_LINES) == 0 or round == experiment.rounds:
         progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
