@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
+from fl_privacy.attacks.dropout import read_masks
 from fl_privacy.attacks.generators import GrnnGenerator
 from fl_privacy.attacks.matching import (
     Matcher,
@@ -84,17 +85,21 @@ class GRNN(Attack):
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The objective at images (N, C, H, W) in [0, 1] and labels (N,) int64."""
         target = observed_gradient(seen).unsqueeze(0)
-        match = self._matcher(seen, 1)
+        match = self._matcher([seen])
         targets = F.one_hot(labels, seen.spec.classes).to(target).unsqueeze(0)
         images = inputs.to(target).unsqueeze(0)
         return float(self._objective(seen, match(images, targets).detach() - target, images))
 
-    def _matcher(self, seen: Observation, victims: int) -> Matcher:
-        assert seen.model is not None
-        model = adversary_copy(seen.model, seen.spec.training_mode)
-        model.to(next(iter(seen.payload.values())).device)
-        match = gradient_matcher(model, victims, soft_cross_entropy if self.stable else published_cross_entropy)
-        return defended(match, seen) if seen.defence else match
+    def _matcher(self, seen: Sequence[Observation], restarts: int = 1) -> Matcher:
+        """For the victims `seen`, all of them once a restart."""
+        first = seen[0]
+        assert first.model is not None
+        model = adversary_copy(first.model, first.spec.training_mode)
+        model.to(next(iter(first.payload.values())).device)
+        masks = {name: torch.cat([mask] * restarts) for name, mask in read_masks(model, seen).items()}
+        cross_entropy = soft_cross_entropy if self.stable else published_cross_entropy
+        match = gradient_matcher(model, len(seen) * restarts, cross_entropy, masks)
+        return defended(match, first) if first.defence else match
 
     def _objective(self, seen: Observation, difference: Tensor, images: Tensor) -> Tensor:
         squared = difference.square().sum(1)
@@ -112,7 +117,7 @@ class GRNN(Attack):
             spec.image_shape, spec.classes, len(repeated), spec.batch_size, self.latent, self.width, rng
         )
         generator.to(targets.device)
-        match = self._matcher(seen[0], victims * self.restarts)
+        match = self._matcher(seen, self.restarts)
         step = self._stepper(generator)
         every = max(1, self.iterations // 30) if self.keep == "snapshot" else 0
         keeper = Keeper(victims * self.restarts, every, self.patience, 1e-3)
@@ -133,7 +138,7 @@ class GRNN(Attack):
         loss, image, label = float(losses[0]), images[0], logits[0]
         if self.restarts > 1:
             image, label = joined(images, logits, losses if self.objective == "log" else losses.log())
-            gradient = self._matcher(seen[victim], 1)(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
+            gradient = self._matcher([seen[victim]])(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
             difference = gradient - observed_gradient(seen[victim])
             loss = float(self._objective(seen[victim], difference, image.unsqueeze(0)))
         return Reconstruction(

@@ -72,7 +72,7 @@ def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
     """A copy of `model` to differentiate through, with each module in the mode in which the clients ran it.
 
     `training` False: all of them ran in eval mode. Batch normalisation in training mode keeps no running statistics.
-    Dropout passes its input on, which is its mean over the masks: which mask a client drew the adversary cannot know.
+    Dropout passes its input on, which is its mean over the masks that a client may have drawn.
     """
     copied = copy.deepcopy(model)
     if not training:
@@ -104,21 +104,24 @@ def gradient_matcher(
     model: nn.Module,
     victims: int,
     cross_entropy: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
+    own: Tensors | None = None,
 ) -> Matcher:
     """A function from guesses to the gradients that `model` would have released for them.
 
     All victims share the model's weights, so one vmap over the guesses serves them; a single victim goes through plain
     autograd, which is faster there. Trained parameters come in the model's order; one that the loss does not reach has
     a zero gradient. A model that draws (dropout called as a function, noise) draws the same numbers on every call, from
-    a stream of the attack's own: the objective is then a function of the guess.
+    a stream of the attack's own: the objective is then a function of the guess. `own` holds buffers of which each
+    victim has its own, (V, ...) by name.
     """
+    own = own or {}
     weights = {name: value.detach() for name, value in trainable(model).items()}
     names = list(weights)
     buffers = {name: value.detach() for name, value in model.named_buffers()}
 
-    def loss(parameters: Tensors, images: Tensor, targets: Tensor) -> Tensor:
+    def loss(parameters: Tensors, images: Tensor, targets: Tensor, own: Tensors) -> Tensor:
         # clones: a forward pass may change its buffers in place, and the next guess must not start from there
-        state = {**parameters, **{name: value.clone() for name, value in buffers.items()}}
+        state = {**parameters, **{name: value.clone() for name, value in buffers.items()}, **own}
         return cross_entropy(functional_call(model, state, (images,)), targets)
 
     if victims == 1:
@@ -126,7 +129,7 @@ def gradient_matcher(
 
         def one(images: Tensor, targets: Tensor) -> Tensor:
             with twice_differentiable(), seeded(0, "attack", "forward"):
-                value = loss(leaves, images[0], targets[0])
+                value = loss(leaves, images[0], targets[0], {name: each[0] for name, each in own.items()})
                 gradients = torch.autograd.grad(
                     value,
                     list(leaves.values()),
@@ -138,11 +141,11 @@ def gradient_matcher(
 
         return one
 
-    per_victim = vmap(grad(loss), in_dims=(None, 0, 0), randomness="same")
+    per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
 
     def many(images: Tensor, targets: Tensor) -> Tensor:
         with twice_differentiable(), seeded(0, "attack", "forward"):
-            gradients = per_victim(weights, images, targets)
+            gradients = per_victim(weights, images, targets, own)
         return torch.cat([gradients[name].flatten(1) for name in names], 1)
 
     return many
