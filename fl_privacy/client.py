@@ -86,9 +86,9 @@ def calibrate(model: nn.Module, inputs: Tensor, batch: int = 500) -> bool:
     """Set the running statistics of batch normalisation, in place, to those of inputs (N, C, H, W); whether it has any.
 
     For a server that receives gradients and no statistics. Layers that their model keeps in eval mode keep theirs; all
-    others run as in evaluation. The statistics are the means over batches of at most `batch` images.
+    others run as in evaluation. The statistics are the means over equal batches of at most `batch` images.
 
-    Source: Li et al. 2018, AdaBN (arXiv 1603.04779), section 3.2; Nado et al. 2020 (arXiv 2006.10963).
+    Source: Li et al. 2018, AdaBN (arXiv 1603.04779); Nado et al. 2020 (arXiv 2006.10963).
     """
     layers = moving_statistics(model)
     if not layers:
@@ -100,7 +100,7 @@ def calibrate(model: nn.Module, inputs: Tensor, batch: int = 500) -> bool:
         layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # torch's word for the plain mean over batches
-    for x in torch.split(inputs, batch):
+    for x in torch.chunk(inputs, -(-len(inputs) // batch)):  # of equal size: a batch of one has no variance
         model(x)
     for module, training in modes.items():
         module.training = training

@@ -6,9 +6,10 @@ ones; `named_parameters` lists each weight once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_privacy.observation import Tensors
@@ -51,7 +52,13 @@ def with_tied(weights: Tensors, shared: Mapping[str, str]) -> Tensors:
     return {name: weights[shared.get(name, name)] for name in weights}
 
 
-def moving_statistics(model: nn.Module) -> list[nn.Module]:
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a module computes from its weights and keeps (old weight normalisation) come along."""
+    kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+
+
+def moving_statistics(model: nn.Module) -> list[_NormBase]:
     """The layers that normalise with the batch's statistics now and with running ones later (batch normalisation).
 
     A layer that its model keeps in eval mode is none of them: it always uses the statistics that it has.

@@ -89,7 +89,9 @@ def load_observations(
 
 def _set_modes(model: nn.Module, training: Collection[str] | None) -> None:
     """Put the modules of these names into training mode and all others into eval mode; None leaves them as they are."""
-    for name, module in model.named_modules() if training is not None else ():
+    if training is None:  # written before modes were
+        return
+    for name, module in model.named_modules():
         module.training = name in training
 
 

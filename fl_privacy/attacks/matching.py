@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,8 +14,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fl_privacy.observation import Channel, Observation, Tensors
 from fl_privacy.seeding import seeded
-from fl_privacy.weights import constant, moving_statistics, trainable
+from fl_privacy.weights import constant, copied, moving_statistics, trainable
 
+NO_VMAP = (nn.RNN, nn.GRU)
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
 
@@ -74,30 +74,30 @@ def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
     `training` False: all of them ran in eval mode. Batch normalisation in training mode keeps no running statistics.
     Dropout passes its input on, which is its mean over the masks that a client may have drawn.
     """
-    copied = copy.deepcopy(model)
+    twin = copied(model)
     if not training:
-        copied.eval()
-    for layer in moving_statistics(copied):
-        layer.running_mean = layer.running_var = layer.num_batches_tracked = None  # type: ignore[assignment]
-        layer.track_running_stats = False  # type: ignore[assignment]
-    for module in copied.modules():
+        twin.eval()
+    for layer in moving_statistics(twin):
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        layer.track_running_stats = False
+    for module in twin.modules():
         if isinstance(module, _DropoutNd):
             module.eval()
         elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
             module.dropout = 0.0
-    return copied
+    return twin
 
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Attention by the kernel that has second derivatives: the fused ones have first ones only, or none."""
-    fast = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def gradient_matcher(
@@ -109,14 +109,13 @@ def gradient_matcher(
     """A function from guesses to the gradients that `model` would have released for them.
 
     All victims share the model's weights, so one vmap over the guesses serves them; a single victim goes through plain
-    autograd, which is faster there. Trained parameters come in the model's order; one that the loss does not reach has
-    a zero gradient. A model that draws (dropout called as a function, noise) draws the same numbers on every call, from
-    a stream of the attack's own: the objective is then a function of the guess. `own` holds buffers of which each
-    victim has its own, (V, ...) by name.
+    autograd, which is faster there, and so does each where the model has a layer that vmap cannot take. Trained
+    parameters come in the model's order; one that the loss does not reach has a zero gradient. A model that draws
+    (dropout called as a function, noise) draws the same numbers on every call, from a stream of the attack's own: the
+    objective is then a function of the guess. `own` holds buffers of which each victim has its own, (V, ...) by name.
     """
     own = own or {}
     weights = {name: value.detach() for name, value in trainable(model).items()}
-    names = list(weights)
     buffers = {name: value.detach() for name, value in model.named_buffers()}
 
     def loss(parameters: Tensors, images: Tensor, targets: Tensor, own: Tensors) -> Tensor:
@@ -124,31 +123,34 @@ def gradient_matcher(
         state = {**parameters, **{name: value.clone() for name, value in buffers.items()}, **own}
         return cross_entropy(functional_call(model, state, (images,)), targets)
 
-    if victims == 1:
-        leaves = {name: value.requires_grad_() for name, value in weights.items()}
+    leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
 
-        def one(images: Tensor, targets: Tensor) -> Tensor:
+    def one(images: Tensor, targets: Tensor, mine: Tensors) -> Tensor:
+        value = loss(leaves, images, targets, mine)
+        gradients = torch.autograd.grad(
+            value,
+            list(leaves.values()),
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return torch.cat([g.flatten() for g in gradients])
+
+    def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
+        flat = []
+        for victim, (each, target) in enumerate(zip(images, targets, strict=True)):
             with twice_differentiable(), seeded(0, "attack", "forward"):
-                value = loss(leaves, images[0], targets[0], {name: each[0] for name, each in own.items()})
-                gradients = torch.autograd.grad(
-                    value,
-                    list(leaves.values()),
-                    create_graph=torch.is_grad_enabled(),
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-            return torch.cat([g.flatten() for g in gradients]).unsqueeze(0)
-
-        return one
+                flat.append(one(each, target, {name: value[victim] for name, value in own.items()}))
+        return torch.stack(flat)
 
     per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
 
-    def many(images: Tensor, targets: Tensor) -> Tensor:
+    def together(images: Tensor, targets: Tensor) -> Tensor:
         with twice_differentiable(), seeded(0, "attack", "forward"):
             gradients = per_victim(weights, images, targets, own)
-        return torch.cat([gradients[name].flatten(1) for name in names], 1)
+        return torch.cat([gradients[name].flatten(1) for name in weights], 1)
 
-    return many
+    return one_by_one if victims == 1 or any(isinstance(m, NO_VMAP) for m in model.modules()) else together
 
 
 def defended(match: Matcher, seen: Observation) -> Matcher:
@@ -182,14 +184,15 @@ def defended(match: Matcher, seen: Observation) -> Matcher:
 def statistics_change(seen: Observation, images: Tensor) -> Tensors:
     """How one forward pass of images (B, C, H, W) changes the floating-point buffers of the observation's model."""
     assert seen.model is not None
-    model = copy.deepcopy(seen.model).to(images.device)
-    if not seen.spec.training_mode or not moving_statistics(model):
+    model = copied(seen.model).to(images.device)
+    left_alone = constant(model) | {name for name, _ in model.named_parameters()}
+    now = {name: v for name, v in model.state_dict().items() if v.is_floating_point() and name not in left_alone}
+    if not now or not seen.spec.training_mode:
         return {}
-    before = {name: value.clone() for name, value in model.named_buffers() if value.is_floating_point()}
+    before = {name: value.clone() for name, value in now.items()}
     with seeded(0, "attack", "forward"):
         model(images)
-    left_alone = constant(model)
-    return {n: v - before[n] for n, v in model.named_buffers() if n in before and n not in left_alone}
+    return {name: value - before[name] for name, value in model.state_dict().items() if name in before}
 
 
 def total_variation(images: Tensor) -> Tensor:
