@@ -1,4 +1,4 @@
-"""Small models of the kinds that people bring: modes, shared, frozen and unused weights, draws, attention, recurrence."""
+"""Small models of the kinds that people bring: modes, odd weights, draws, attention, recurrence."""
 
 from __future__ import annotations
 
@@ -119,6 +119,8 @@ KNOWN: dict[str, Callable[[], nn.Module]] = {
     "norm in eval mode": lambda: norm().eval(),
     "norm mixed": norm_mixed,
     "instance norm": lambda: plain(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+    "group norm": lambda: plain(nn.GroupNorm(2, 4)),
+    "layer norm": lambda: plain(nn.LayerNorm(8)),
     "frozen": frozen,
     "unused": Unused,
     "tied": Tied,

@@ -10,24 +10,23 @@ import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
-from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Attention, Pair, Tied, dropout, frozen, norm, norm_mixed, plain
-from torch import nn
+from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Tied, dropout, frozen, norm, norm_mixed, plain
 
+from fl_privacy.attacks.dropout import read_masks
 from fl_privacy.attacks.grnn import GRNN
-from fl_privacy.attacks.matching import adversary_copy, gradient_matcher, observed_gradient
-from fl_privacy.client import Party, accuracy, calibrate, gradient, logits
+from fl_privacy.attacks.matching import adversary_copy, observed_gradient
+from fl_privacy.client import Party, accuracy, calibrate, gradient
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Channel, Observation, Spec
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import seeded, stream
-from fl_privacy.splitting import cut
 from fl_privacy.weights import load_weights, tied, trainable
 from simulations.local import LocalGrid
 from simulations.storage import load_observations, save_observation
 from strategies.curious import Curious
 from strategies.gradient import GradientSharing, gradient_app, gradient_schema
-from strategies.messages import ARRAYS, OrderlyGrid, pack, unpack
+from strategies.messages import OrderlyGrid, pack, unpack
 
 CLIENTS, RATE = 2, 0.1
 CLIP = {"name": "clip", "norm": 0.01}
@@ -108,29 +107,16 @@ def test_a_model_that_draws_is_attacked_with_the_same_bits_every_time(name):
 def test_noise_hides_a_dropout_mask_and_the_attacker_then_takes_its_mean():
     (clear, *_), _ = federated(dropout)
     (noisy, *_), _ = federated(dropout, defences=[NOISE])
-    assert any(name.endswith("scale") for name, _ in _matched(clear).named_buffers())
+    (mask,) = read_masks(adversary_copy(clear.model, True), [clear]).values()
+    assert set(mask.unique().tolist()) == {0.0, 2.0}
     mean = built(dropout)
     mean[3].eval()
     x, y = batch_of(1)(0, 1)
-    own = {name: mask for name, mask in _masks(noisy).items()}
-    assert all(torch.equal(mask, torch.ones_like(mask)) for mask in own.values())
+    masks = read_masks(adversary_copy(noisy.model, True), [noisy])
+    assert all(torch.equal(mask, torch.ones_like(mask)) for mask in masks.values())
     expected, _ = gradient(mean, x, y)
     found = ATTACK._matcher([noisy])(x.unsqueeze(0), F.one_hot(y, CLASSES).float().unsqueeze(0))[0]
     assert torch.allclose(found, torch.cat([value.flatten() for value in expected.values()]), atol=1e-6)
-
-
-def _matched(seen):
-    from fl_privacy.attacks.dropout import read_masks
-
-    model = adversary_copy(seen.model, True)
-    read_masks(model, [seen])
-    return model
-
-
-def _masks(seen):
-    from fl_privacy.attacks.dropout import read_masks
-
-    return read_masks(adversary_copy(seen.model, True), [seen])
 
 
 def test_modes_are_kept_by_module_through_copy_storage_and_evaluation(tmp_path):
@@ -185,7 +171,7 @@ def test_a_shared_weight_moves_as_in_torch(channel):
         sum(F.cross_entropy(reference(x), y) for x, y in batches).div(CLIENTS).backward()
         sgd.step()
     start = built(Tied).l1.weight
-    assert float((reference.l1.weight - start).abs().max()) > 0.01
+    assert float((reference.l1.weight - start).detach().abs().max()) > 0.01
     assert torch.equal(final["l1.weight"], final["l2.weight"])
     torch.testing.assert_close(final["l1.weight"], reference.l1.weight.detach(), rtol=0, atol=1e-5)
 
@@ -220,42 +206,6 @@ def test_nothing_is_released_of_frozen_weights_and_zeros_of_unused_ones():
     assert float(seen[0].payload["aux.weight"].abs().max()) == 0
     with pytest.raises(ValueError, match="nothing to train"):
         gradient(plain().requires_grad_(False), *batch_of(1)(0, 1))
-
-
-def test_a_shared_weight_cannot_be_cut_in_two_and_a_shared_module_stays_at_both_places():
-    act = nn.Tanh()
-    model = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act, nn.Linear(3, 2))
-    x = torch.rand(2, 3)
-    front, back = cut(model, "1")
-    assert torch.equal(back(front(x)), model(x))
-    assert len(front) + len(back) == 5
-    model[2].weight = model[0].weight
-    with pytest.raises(ValueError, match=r"'0\.weight' and '2\.weight' are one weight"):
-        cut(model, "1")
-    assert len(cut(model, "2")) == 2
-
-
-# -- attention, tuples -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("victims", [1, 3])
-@pytest.mark.parametrize("training", [True, False])
-def test_attention_can_be_differentiated_twice(victims, training):
-    model = built(Attention).train(training)
-    images = torch.rand(victims, 1, *SHAPE, generator=stream(0)).requires_grad_()
-    targets = torch.full((victims, 1, CLASSES), 1 / CLASSES)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    match = gradient_matcher(adversary_copy(model, True), victims)
-    (slope,) = torch.autograd.grad(match(images, targets).square().sum(), images)
-    assert float(slope.abs().max()) > 0
-    assert torch.backends.mha.get_fastpath_enabled() == fast
-
-
-def test_a_model_that_returns_a_tuple_is_told_what_to_do():
-    x, y = batch_of(2)(0, 1)
-    for use in (lambda: gradient(Pair(), x, y), lambda: accuracy(Pair(), x, y), lambda: logits(Pair(), x)):
-        with pytest.raises(ValueError, match=r"returns a tuple.*return self\.net\(x\)\[0\]"):
-            use()
 
 
 # -- batch normalisation under FedSGD ----------------------------------------------------------------------------------
@@ -307,6 +257,4 @@ def test_an_attack_on_another_protocol_is_noticed():
 def test_a_defended_payload_need_not_match():
     (seen, *_), _ = federated(plain, defences=[NOISE])
     assert mismatch(seen, Truth(*batch_of(1)(seen.client, seen.round))) is None
-    assert mismatch(dataclasses.replace(seen, defence=None), Truth(*batch_of(1)(0, 1))) is not None
-    replies = unpack(pack(seen.payload))
-    assert ARRAYS not in replies
+    assert _told(seen, defence=None) > 0.01, "nor is a defence that the observation does not tell of"

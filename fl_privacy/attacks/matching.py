@@ -12,11 +12,12 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
+from fl_privacy.attacks.normalising import WrittenOut
 from fl_privacy.observation import Channel, Observation, Tensors
 from fl_privacy.seeding import seeded
 from fl_privacy.weights import constant, copied, moving_statistics, trainable
 
-NO_VMAP = (nn.RNN, nn.GRU)
+NO_VMAP = (nn.RNNBase,)  # nor does it take what double precision makes of an LSTM
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
 
@@ -146,7 +147,7 @@ def gradient_matcher(
     per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
 
     def together(images: Tensor, targets: Tensor) -> Tensor:
-        with twice_differentiable(), seeded(0, "attack", "forward"):
+        with twice_differentiable(), WrittenOut(), seeded(0, "attack", "forward"):
             gradients = per_victim(weights, images, targets, own)
         return torch.cat([gradients[name].flatten(1) for name in weights], 1)
 
