@@ -33,10 +33,12 @@ class Mismatch:
 def mismatch(seen: Observation, truth: Truth) -> Mismatch | None:
     """The distance of an undefended gradient or update from what an attacker's copy of the model makes of the truth.
 
-    None where the two agree up to rounding, and where they need not: under a defence, on other channels, and for a
-    model that draws while it is trained (dropout), whose draws the attacker cannot know.
+    None where the two agree up to rounding, and where they need not: under a defence, on other channels, after several
+    local steps, and for a model that draws while it is trained (dropout), whose draws the attacker cannot know.
     """
     if seen.channel not in (Channel.GRADIENT, Channel.UPDATE) or seen.defence or seen.model is None:
+        return None
+    if seen.channel is Channel.UPDATE and seen.spec.local_steps != 1:
         return None
     if draws(seen.model, truth.inputs):
         return None

@@ -113,6 +113,26 @@ def spectral() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), layer, nn.Tanh(), nn.Linear(16, CLASSES))
 
 
+def norm_of(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The one with batch normalisation, as an experiment names it."""
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8 * height * width, classes),
+    )
+
+
+def frozen_norm_of(image_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    return norm_of(image_shape, classes).eval()
+
+
+def pair_of(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Pair()
+
+
 KNOWN: dict[str, Callable[[], nn.Module]] = {
     "plain": plain,
     "norm": norm,

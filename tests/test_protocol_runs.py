@@ -1,0 +1,87 @@
+"""Whole runs with models whose protocol is easily mistaken, and what a run says when it was mistaken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from simulations.cli import app
+from simulations.experiment import Experiment
+from simulations.reattack import attack_again, reopen
+from simulations.run import plan, simulate
+from simulations.stages import ProtocolMismatch
+
+BASE = {
+    "name": "modes",
+    "dataset": {"name": "digits", "size": 16},
+    "attack": {"name": "grnn", "iterations": 3, "restarts": 1, "latent": 4, "width": 2},
+    "clients": 2,
+    "clients_per_round": 2,
+    "rounds": 1,
+}
+
+
+def quiet(text):
+    """Progress that nobody reads."""
+
+
+def run(out, **settings):
+    return simulate(Experiment.of({**BASE, **settings}), out=out, backend="local", note=quiet)
+
+
+@pytest.fixture
+def mistaken(tmp_path):
+    """A run whose saved modes say that its frozen batch normalisation ran in training mode."""
+    source = run(tmp_path / "run", model={"name": "odd_models:frozen_norm_of"}, batch_size=2).folder
+    for path in (source / "observations").glob("*.json"):
+        facts = json.loads(path.read_text())
+        assert facts["training"] == []
+        path.write_text(json.dumps({**facts, "training": ["", "0", "1", "2", "3", "4"]}))
+    return source
+
+
+def test_an_attack_on_another_protocol_is_an_error_that_costs_no_file(mistaken, tmp_path):
+    out = tmp_path / "again"
+    with pytest.raises(ProtocolMismatch, match=r"modules in another mode.*again, marked as not valid"):
+        attack_again(mistaken, out=out, note=quiet)
+    again = reopen(out)
+    assert "another protocol than the one that ran" in again.not_valid[0]
+    assert again.summary[0]["psnr"] > 0
+    assert again.figures
+    assert again.table().title.startswith("NOT VALID")
+    assert "NOT VALID: 1 attacked payloads of 'none'" in again.table().caption
+
+
+def test_the_command_fails_and_says_so(mistaken, tmp_path):
+    done = CliRunner().invoke(app, ["attack", str(mistaken), "--out", str(tmp_path / "again")])
+    assert done.exit_code == 1
+    assert "ProtocolMismatch" in done.output
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "again")])
+    assert "NOT VALID" in shown.output
+
+
+def test_a_valid_run_says_nothing(tmp_path):
+    result = run(tmp_path / "run", model={"name": "odd_models:frozen_norm_of"})
+    assert result.not_valid == []
+    assert "NOT VALID" not in result.table().title
+    assert result.summary[0]["loss_at_truth"] < -12
+
+
+def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
+    """Under FedSGD no client sends running statistics; measured with those of the start this is near 56 %."""
+    model = {"name": "odd_models:norm_of"}
+    training = {"rounds": 60, "learning_rate": 0.3, "clients": 4, "clients_per_round": 4, "batch_size": 16}
+    told = []
+    experiment = Experiment.of({**BASE, **training, "model": model})
+    result = simulate(experiment, out=tmp_path / "run", backend="local", note=told.append)
+    assert 0.8 < result.summary[0]["model_accuracy"] < 0.95
+    assert sum("no client sends running statistics" in line for line in told) == 1
+
+
+def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):
+    digits = {"name": "digits"}  # of 8x8, as that model has them
+    with pytest.raises(ValueError, match="returns a tuple"):
+        plan(Experiment.of({**BASE, "dataset": digits, "model": {"name": "odd_models:pair_of"}}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
