@@ -81,7 +81,7 @@ def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
 
 
 def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):
-    digits = {"name": "digits"}  # of 8x8, as that model has them
+    digits = {"name": "digits", "size": 8}  # as that model has them
     with pytest.raises(ValueError, match="returns a tuple"):
         plan(Experiment.of({**BASE, "dataset": digits, "model": {"name": "odd_models:pair_of"}}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
