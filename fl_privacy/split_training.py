@@ -97,14 +97,18 @@ class ClientSegment:
         return outputs.grad, float(loss.detach())
 
     def descend(self, x: Tensor, clean: Tensor, released: Tensor, gradient: Tensor, chain: Chain) -> None:
-        """Step on the server's gradient of the released activations plus the chain's own terms."""
+        """Step on the server's gradient of the released activations plus the chain's own terms.
+
+        A front whose weights are all frozen has nothing to learn from either.
+        """
         if self.optimiser is None:
             return
         values, gradients = [released], [gradient]
         extra = chain.extra_loss(x, clean if self.rules.penalise == "clean" else released)
         if extra is not None:
             values, gradients = [released, extra], [gradient, torch.ones_like(extra)]
-        torch.autograd.backward(values, gradients)
+        if released.requires_grad:
+            torch.autograd.backward(values, gradients)
         self.optimiser.step()
 
     @torch.no_grad()

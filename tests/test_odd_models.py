@@ -9,7 +9,10 @@ from torch import nn
 
 from fl_privacy.attacks.matching import adversary_copy, gradient_matcher
 from fl_privacy.client import accuracy, gradient, logits
+from fl_privacy.defences import Chain, chain
 from fl_privacy.seeding import seeded, stream
+from fl_privacy.split_rules import SplitRules
+from fl_privacy.split_training import ServerSegment, client_step, segments
 from fl_privacy.splitting import cut
 
 
@@ -65,3 +68,16 @@ def test_a_shared_weight_cannot_be_cut_in_two_and_a_shared_module_stays_at_both_
     with pytest.raises(ValueError, match=r"'0\.weight' and '2\.weight' are one weight"):
         cut(model, "1")
     assert len(cut(model, "2")) == 2
+
+
+def test_a_frozen_front_is_split_and_the_rest_learns():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+    model[1].requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rules = SplitRules(cut=("2",), learning_rate=0.1)
+    client, module = segments(model, rules)
+    x, y = torch.rand(3, *SHAPE), torch.tensor([0, 1, 2])
+    for law in (Chain(), chain([{"name": "nopeek", "weight": 1.0}])):
+        client_step(client, x, y, law, ServerSegment(module, rules), 0)
+    assert torch.equal(model[1].weight, before["1.weight"])
+    assert not torch.equal(model[3].weight, before["3.weight"])

@@ -43,7 +43,8 @@ class GRNN(Attack):
     are joined by how well they match (`selection.joined`), and the loss reported is that of the joined guess. A victim
     whose loss turns NaN or infinite keeps its best iterate.
 
-    Works on gradients, and on the update of a single plain SGD step (payload = new - old weights).
+    Works on gradients, and on the update of a single plain SGD step (payload = new - old weights). Of a batch of one
+    the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout counts as its mean.
 
     Source: Ren, Deng and Xie 2022 (ACM TIST 13(4)), section 3 and algorithm 1.
     """

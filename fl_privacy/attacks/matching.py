@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from fl_privacy.observation import Channel, Observation, Tensors
 from fl_privacy.seeding import seeded
 from fl_privacy.weights import constant, copied, moving_statistics, trainable
 
-NO_VMAP = (nn.RNNBase,)  # nor does it take what double precision makes of an LSTM
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
 
@@ -90,12 +89,13 @@ def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Attention by the kernel that has second derivatives: the fused ones have first ones only, or none."""
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Attention and recurrence by the kernels that have second derivatives: the fused ones have first ones, or none."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -140,18 +140,19 @@ def gradient_matcher(
     def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
         flat = []
         for victim, (each, target) in enumerate(zip(images, targets, strict=True)):
-            with twice_differentiable(), seeded(0, "attack", "forward"):
+            with twice_differentiable(model), seeded(0, "attack", "forward"):
                 flat.append(one(each, target, {name: value[victim] for name, value in own.items()}))
         return torch.stack(flat)
 
     per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
 
     def together(images: Tensor, targets: Tensor) -> Tensor:
-        with twice_differentiable(), WrittenOut(), seeded(0, "attack", "forward"):
+        with twice_differentiable(model), WrittenOut(), seeded(0, "attack", "forward"):
             gradients = per_victim(weights, images, targets, own)
         return torch.cat([gradients[name].flatten(1) for name in weights], 1)
 
-    return one_by_one if victims == 1 or any(isinstance(m, NO_VMAP) for m in model.modules()) else together
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
+    return one_by_one if victims == 1 or recurrent else together
 
 
 def defended(match: Matcher, seen: Observation) -> Matcher:
