@@ -166,12 +166,13 @@ def defended(match: Matcher, seen: Observation) -> Matcher:
     assert chain is not None
     shapes = {name: value.shape for name, value in trainable(model).items()}
     sizes = [shape.numel() for shape in shapes.values()]
+    change = statistics_change(seen) if seen.channel is Channel.UPDATE else None
 
     def released(flat: Tensor, images: Tensor) -> Tensor:
         parts = zip(shapes.items(), torch.split(flat * unit, sizes), strict=True)
         guessed = {name: part.view(shape) for (name, shape), part in parts}
-        if seen.channel is Channel.UPDATE:
-            guessed |= statistics_change(seen, images)
+        if change is not None:
+            guessed |= change(images)
         payload = chain.without_noise(guessed)
         if payload is guessed:  # nothing is certain of pure noise, and to and fro would cost bits
             return flat
@@ -182,19 +183,27 @@ def defended(match: Matcher, seen: Observation) -> Matcher:
     )
 
 
-@torch.no_grad()
-def statistics_change(seen: Observation, images: Tensor) -> Tensors:
-    """How one forward pass of images (B, C, H, W) changes the floating-point buffers of the observation's model."""
+def statistics_change(seen: Observation) -> Callable[[Tensor], Tensors] | None:
+    """What one forward pass of images (B, C, H, W) adds to the floating-point buffers of the observation's model.
+
+    None where the pass adds nothing, because there are no such buffers or all modules run in eval mode.
+    """
     assert seen.model is not None
-    model = copied(seen.model).to(images.device)
-    left_alone = constant(model) | {name for name, _ in model.named_parameters()}
-    now = {name: v for name, v in model.state_dict().items() if v.is_floating_point() and name not in left_alone}
-    if not now or not seen.spec.training_mode:
-        return {}
-    before = {name: value.clone() for name, value in now.items()}
-    with seeded(0, "attack", "forward"):
-        model(images)
-    return {name: value - before[name] for name, value in model.state_dict().items() if name in before}
+    model = copied(seen.model).to(next(iter(seen.payload.values())).device)
+    no_statistics = constant(model) | {name for name, _ in model.named_parameters()}
+    start = {n: v.clone() for n, v in model.state_dict().items() if n not in no_statistics}
+    if not start or not seen.spec.training_mode:
+        return None
+
+    @torch.no_grad()
+    def change(images: Tensor) -> Tensors:
+        model.load_state_dict(start, strict=False)
+        with seeded(0, "attack", "forward"):
+            model(images)
+        now = model.state_dict()
+        return {name: now[name] - value for name, value in start.items() if value.is_floating_point()}
+
+    return change
 
 
 def total_variation(images: Tensor) -> Tensor:
