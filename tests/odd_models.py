@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 SHAPE, CLASSES = (1, 8, 8), 4
 
@@ -86,6 +88,17 @@ class Drawing(nn.Module):
         return self.head(F.dropout(torch.tanh(self.body(x.flatten(1))), 0.3, self.training))
 
 
+class Looking(nn.Module):
+    """Its path depends on the values that it sees, which vmap cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x if bool(x.mean() > 0) else -x)
+
+
 class Pair(nn.Module):
     """Returns a tuple."""
 
@@ -129,6 +142,37 @@ def frozen_norm_of(image_shape: tuple[int, int, int], classes: int) -> nn.Sequen
     return norm_of(image_shape, classes).eval()
 
 
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * slope * ctx.saved_tensors[0]
+
+
+class _DifferentiableOnce(nn.Module):
+    """An operation of the user's own, without a second derivative."""
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.net = norm_of(image_shape, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Once.apply(self.net(x))
+
+
+def once_of(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return _DifferentiableOnce(image_shape, classes)
+
+
+def all_frozen_of(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return norm_of(image_shape, classes).requires_grad_(False)
+
+
 def pair_of(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Pair()
 
@@ -144,6 +188,7 @@ KNOWN: dict[str, Callable[[], nn.Module]] = {
     "frozen": frozen,
     "unused": Unused,
     "tied": Tied,
+    "looking": Looking,
     "attention": Attention,
     "attention in eval mode": lambda: Attention().eval(),
     "lstm": lambda: Recurrent(nn.LSTM),

@@ -85,3 +85,11 @@ def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="returns a tuple"):
         plan(Experiment.of({**BASE, "dataset": digits, "model": {"name": "odd_models:pair_of"}}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("channel", ["gradient", "update"])
+@pytest.mark.parametrize(("name", "words"), [("once_of", "differentiate twice"), ("all_frozen_of", "nothing to train")])
+def test_a_model_that_no_gradient_attack_can_take_is_refused_before_anything_starts(tmp_path, name, words, channel):
+    with pytest.raises(ValueError, match=words):
+        plan(Experiment.of({**BASE, "channel": channel, "model": {"name": f"odd_models:{name}"}}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -152,7 +152,46 @@ def gradient_matcher(
         return torch.cat([gradients[name].flatten(1) for name in weights], 1)
 
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
-    return one_by_one if victims == 1 or recurrent else together
+    return one_by_one if victims == 1 or recurrent else _first_that_works(together, one_by_one)
+
+
+def _first_that_works(fast: Matcher, slow: Matcher) -> Matcher:
+    """`fast`, but `slow` from the first call on that vmap cannot take, such as a path that depends on values."""
+    chosen = fast
+
+    def match(images: Tensor, targets: Tensor) -> Tensor:
+        nonlocal chosen
+        try:
+            return chosen(images, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if chosen is slow:
+                raise
+        chosen = slow
+        return chosen(images, targets)
+
+    return match
+
+
+def check_matchable(model: nn.Module, images: Tensor, classes: int) -> None:
+    """Take one step of gradient matching, for two victims at once, on images (B, C, H, W); nothing is kept.
+
+    Raises:
+        ValueError: the model has no logits for `classes`, nothing to train, or no second derivatives.
+    """
+    twin = adversary_copy(model, True)
+    guesses = images.repeat(2, 1, 1, 1, 1).requires_grad_()
+    targets = torch.full((2, len(images), classes), 1 / classes)
+    try:
+        loss = gradient_matcher(twin, 2)(guesses, targets).square().sum()
+        torch.autograd.grad(loss, guesses, allow_unused=True)
+    except RuntimeError as error:
+        raise ValueError(
+            "gradients of this model cannot be matched, because a step of the attack fails. It takes logits of "
+            f"{classes} classes and operations that torch can differentiate twice: put others in their place. "
+            f"torch says: {error}"
+        ) from error
 
 
 def defended(match: Matcher, seen: Observation) -> Matcher:

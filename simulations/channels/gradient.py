@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
+from fl_privacy.attacks.matching import check_matchable
 from fl_privacy.client import Party, accuracy, calibrate
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Channel, Observation
@@ -54,6 +55,10 @@ class Gradient(Kind):
 
     def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
         return frozenset({"model"})
+
+    def check_world(self, world: World) -> None:
+        images = world.held_out[0][: world.experiment.batch_size]
+        check_matchable(world.model(), images, world.spec.classes)
 
     def schemas(self, world: World) -> Mapping[str, Schema]:
         return {"train.gradient": gradient_schema(world.model(), max_examples=world.experiment.batch_size)}
