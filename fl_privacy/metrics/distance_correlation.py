@@ -117,7 +117,9 @@ def _ordinary(rows: Tensor) -> Tensor:
     """
     largest = rows.detach().abs().max() if rows.numel() else rows.new_zeros(())
     if not bool(torch.isfinite(largest)):
-        raise ValueError("distance correlation of NaN or infinite values is undefined: look for a training that diverged")
+        raise ValueError(
+            "distance correlation of NaN or infinite values is undefined: look for a training that diverged"
+        )
     limits = torch.finfo(rows.dtype)
     length = (largest * rows.shape[1] ** 0.5).clamp(limits.tiny, limits.max)
     if 1 / ORDINARY <= float(length) <= ORDINARY or not float(largest):
