@@ -54,8 +54,9 @@ def _damaged_idx(build: Callable[..., Any], folder: Path) -> list[Path]:
     Format: two zero bytes, the type (8: bytes), the dimensions, then each as four bytes, the highest first.
     """
     owner = _class_of(build).__name__
+    part = f"emnist-{build.keywords['split']}-" if isinstance(build, partial) else ""
     damaged = []
-    for path in sorted((folder / owner / "raw").glob("*-idx?-ubyte")):
+    for path in sorted((folder / owner / "raw").glob(f"{part}*-idx?-ubyte")):
         dimensions = int(path.name[-7])
         with path.open("rb") as file:
             head = file.read(4 * (dimensions + 1))

@@ -40,9 +40,10 @@ class SplitProtocol:
     a local object in one process, and messages anywhere else.
 
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
-    serving chain. Then every client releases its slice of the training images `victims` (first, end; the last 32 a
-    client by default), `queries` times, each with fresh noise. Accuracy is that on the test images `evaluated` (the
-    first 1,000 by default) under the serving chain; the distance correlation of images with activations is the mean
+    serving chain. Then every client releases its slice of the training images `victims` (first, end; by
+    default 32 a client, drawn within every class from those that nobody trains with, where there are enough, and never
+    from the adversary's), `queries` times, each with fresh noise. Accuracy is that on the test images `evaluated` (by
+    default 1,000, drawn within every class; both draws are the same for every seed) under the serving chain; the distance correlation of images with activations is the mean
     over batches of `dcor_rows` of them, as its value and its floor depend on that number.
 
     `adversary`: which of the three parties of Titcombe et al., appendix A; `white_box` hands it the segment's weights.
