@@ -125,7 +125,7 @@ def test_victims_of_different_models_are_grouped_not_mixed(digits):
 
 
 def test_a_guess_does_not_feel_the_gradients_of_the_others_in_its_call(digits):
-    """The generators of one call are drawn together: how many victims there are matters, what they released does not."""
+    """The generators of one call are drawn together: how many victims there are matters, what they sent does not."""
     (first, other, third), _ = observe(digits, clients=3)
     attack = GRNN(iterations=30)
     beside, elsewhere = (attack([first, each], stream(0))[0] for each in (other, third))

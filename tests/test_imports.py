@@ -39,29 +39,26 @@ def imported(path: Path, root: Path = ROOT) -> set[str]:
     return found
 
 
+def files_of(root: Path) -> dict[str, Path]:
+    """The files of the package below `root`, by module."""
+    return {module_of(path, root): path for path in (root / "fl_privacy").rglob("*.py")}
+
+
 def reached(start: str, root: Path) -> set[str]:
     """The modules below `root` that `start` imports, and those that these import, and so on; `start` included.
 
     A package's __init__.py is followed only where something is imported from itself: it holds the doors for users.
     """
-    files = {module_of(path, root): path for path in root.rglob("*.py")}
-    seen, waiting = set(), [start]
+    files, seen, waiting = files_of(root), set(), [start]
     while waiting:
         name = waiting.pop()
         if name in files and name not in seen:
             seen.add(name)
             names = imported(files[name], root)
-            parents = {
-                each for each in names if any(other.startswith(f"{each}.") and other in files for other in names)
-            }
-            waiting += sorted(names - (parents - own_names(files[name], root)))
+            passed = {each.rpartition(".")[0] for each in names if each in files}
+            used = {each.rpartition(".")[0] for each in names if each not in files}
+            waiting += sorted(names - (passed - used))
     return seen
-
-
-def own_names(path: Path, root: Path) -> set[str]:
-    """The packages from which a file imports something that is no module of them."""
-    files = {module_of(each, root) for each in root.rglob("*.py")}
-    return {each.rpartition(".")[0] for each in imported(path, root) if each not in files}
 
 
 def shows_the_truth(path: Path) -> bool:
@@ -77,8 +74,7 @@ def shows_the_truth(path: Path) -> bool:
 
 def cheats(root: Path) -> set[tuple[str, str]]:
     """(attack's module, module that shows it the truth) for every attack below `root`; dynamic imports count too."""
-    files = {module_of(path, root): path for path in root.rglob("*.py")}
-    wrong = set()
+    files, wrong = files_of(root), set()
     for name in (each for each in files if each.startswith("fl_privacy.attacks")):
         reach = reached(name, root)
         wrong |= {(name, each) for each in reach if each == "fl_privacy.evaluation" or shows_the_truth(files[each])}
