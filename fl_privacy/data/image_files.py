@@ -71,17 +71,19 @@ def _levels(image: Image.Image, grey: bool) -> np.ndarray:
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         raise ValueError(f"it holds {frames} images; save those that you mean as files of their own")
+    # Pillow opens 16 bits as "I" too; which file it was is forgotten by the turned copy
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _eight_bit(image)
+        image = _eight_bit(image, sixteen)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (*GROUND, 255)), layer)
     return np.array(image.convert("L" if grey else "RGB"))
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """A picture of 16-bit integers or of floats in [0, 1] in 256 levels; its one transparent value becomes white.
+def _eight_bit(image: Image.Image, sixteen: bool) -> Image.Image:
+    """A picture of `sixteen`-bit integers, or of floats in [0, 1], in 256 levels; its one clear value becomes white.
 
     Raises:
         ValueError: other floats, or integers of 32 bits, whose largest is not known to mean white.
@@ -92,7 +94,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError(f"its floats, {values.min():g} to {values.max():g}, are not in [0, 1]: scale them first")
         levels = values * 255
-    elif image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # Pillow also opens these as "I"
+    elif sixteen:
         levels = values / 257
     else:
         raise ValueError("it has integers of 32 bits, whose range is not stated: save it with 8 or 16")
