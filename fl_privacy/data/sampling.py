@@ -16,7 +16,7 @@ def class_sample(labels: Tensor, count: int) -> Tensor:
     """
     rng = stream(0, "sample")
     total = min(count, len(labels))
-    members = [(labels == label).nonzero().flatten() for label in labels.unique()]
+    members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
     exact = torch.tensor([len(each) * total / max(1, len(labels)) for each in members], dtype=torch.float64)
     shares = exact.floor().long()
     lots = torch.rand(len(members), generator=rng, dtype=torch.float64)

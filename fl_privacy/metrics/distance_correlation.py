@@ -124,7 +124,8 @@ def _ordinary(rows: Tensor) -> Tensor:
     length = (largest * rows.shape[1] ** 0.5).clamp(limits.tiny, limits.max)
     if 1 / ORDINARY <= float(length) <= ORDINARY or not float(largest):
         return rows
-    return rows * (torch.frexp(length).mantissa / length)
+    mantissa: Tensor = torch.frexp(length).mantissa
+    return rows * (mantissa / length)
 
 
 def _double_centre(d: Tensor) -> Tensor:
