@@ -125,7 +125,8 @@ def _ordinary(rows: Tensor) -> Tensor:
     if 1 / ORDINARY <= float(length) <= ORDINARY or not float(largest):
         return rows
     mantissa: Tensor = torch.frexp(length).mantissa
-    return rows * (mantissa / length)
+    factor: Tensor = mantissa / length
+    return rows * factor
 
 
 def _double_centre(d: Tensor) -> Tensor:
