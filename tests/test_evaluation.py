@@ -79,6 +79,10 @@ def test_controls_never_hold_a_victim():
         assert len(guesses) == 3
         assert all(guess.inputs.shape == (2, 1, 8, 8) for guess in guesses)
     assert torch.allclose(made["mean image"][0].inputs[0], public.inputs.mean(0))
+    for guess in made["random guess"]:
+        for image in guess.inputs:
+            assert (image == public.inputs).flatten(1).all(1).any(), "one of the public images"
+            assert not any((image == truth.inputs).flatten(1).all(1).any() for truth in truths)
 
 
 def test_interval_agrees_with_scipy():
