@@ -11,11 +11,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
-from fl_privacy.metrics import METRICS, label_accuracy, mse
+from fl_privacy.metrics import METRICS, label_accuracy
+from fl_privacy.metrics.base import check_images
 from fl_privacy.observation import Channel, Images, Observation, Reconstruction
 
 ORDERED = frozenset({Channel.ACTIVATION, Channel.OUTPUT})
 """Channels whose messages have a row an image, so that a guess's order is the truth's."""
+
+BLOCK = 1_000_000
+"""Pixels that are compared at once when a batch is matched."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,27 @@ def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
     """The guess with its images (and labels) in the order that fits the truth best: least total squared error.
 
     A batch's order cannot be read from an averaged gradient, so index i of a guess means nothing until it is assigned.
+
+    Raises:
+        ValueError: as `metrics.base.check_images`.
     """
-    count = len(truth.inputs)
-    pairs = mse(guess.inputs.repeat_interleave(count, 0), truth.inputs.repeat(len(guess.inputs), 1, 1, 1)).view(
-        -1, count
-    )
+    check_images(guess.inputs, truth.inputs)
+    pairs = _squared_errors(guess.inputs.flatten(1), truth.inputs.flatten(1))
     rows, columns = linear_sum_assignment(pairs.cpu().numpy())
     order = torch.from_numpy(rows)[torch.from_numpy(columns).argsort()]
     labels = None if guess.labels is None else guess.labels[order]
     return replace(guess, inputs=guess.inputs[order], labels=labels)
+
+
+def _squared_errors(guesses: Tensor, truths: Tensor) -> Tensor:
+    """The mean squared error of every guess (N, D) with every truth (M, D): (N, M), in blocks of bounded memory.
+
+    Differences, not |a|^2 + |b|^2 - 2ab, which has lost its digits where a guess is nearly exact.
+    """
+    several = max(1, BLOCK // max(1, truths.shape[1]))
+    blocks = torch.split(truths, several)
+    rows = [torch.cat([(guess - block).square().mean(1) for block in blocks]) for guess in guesses]
+    return torch.stack(rows) if rows else guesses.new_zeros(0, len(truths))
 
 
 def matched(seen: Observation, guess: Reconstruction, truth: Truth) -> Reconstruction:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fl_privacy.data import DataSet, ImageSet, client_batch, load, partition
+from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load, partition
 from fl_privacy.evaluation import Truth
 from fl_privacy.models import build_model
 from fl_privacy.observation import Images, Spec
@@ -41,9 +41,10 @@ class World:
 
     @property
     def held_out(self) -> tuple[Tensor, Tensor]:
-        """Up to 1,000 test images with their labels: no client has any of them."""
+        """Up to 1,000 test images with their labels, every class with its share: no client has any of them."""
         test = self.data.test
-        return test.images(slice(HELD_OUT)), test.labels[:HELD_OUT]
+        index = class_sample(test.labels, HELD_OUT).sort().values
+        return test.images(index), test.labels[index]
 
     @property
     def held(self) -> ImageSet:

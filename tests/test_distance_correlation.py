@@ -128,3 +128,61 @@ def test_errors_teach():
         distance_correlation(rows(5, 2, "x"), rows(5, 2, "z"), "cosine")
     with pytest.raises(ValueError, match="lower n"):
         measure(rows(5, 2, "x"), rows(5, 2, "z"), stream(0), n=32)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1e-20, 1e-12, 1e-6, 1e-3, 1e3, 1e6, 1e12, 1e20, 1e30, 1e37])
+def test_no_scale_leaves_float32(estimator, scale):
+    x = rows(64, 20, "x").float()
+    z = torch.tanh(x[:, :5]) + rows(64, 5, "z").float()
+    far = z * torch.tensor(scale, dtype=torch.float32)
+    close = 2e-3 if scale < 1e-40 else 1e-5  # the smallest numbers of float32 have few digits
+    assert float(distance_correlation(x, scale * x, estimator)) == pytest.approx(1, abs=close)
+    assert float(distance_correlation(x, far, estimator)) == pytest.approx(
+        oracle(x.double(), z.double(), estimator), abs=close
+    )
+    assert float(distance_correlation(far, far, estimator)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_an_extreme_scale_has_the_gradient_of_an_ordinary_one(estimator):
+    x, z = rows(16, 6, "x").float(), rows(16, 4, "z").float()
+    slopes = []
+    for power in (0, 60, -60):
+        moved = (z * 2.0**power).requires_grad_()
+        distance_correlation(x, moved, estimator).backward()
+        slopes.append(moved.grad * 2.0**power)
+    assert slopes[0].abs().max() > 0
+    assert torch.allclose(slopes[0], slopes[1], rtol=1e-4, atol=1e-9)
+    assert torch.allclose(slopes[0], slopes[2], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_power_of_two_changes_no_bit(estimator):
+    """The digests of models trained with NoPeek hang on the bits of the loss and of its gradient."""
+    x, z = rows(32, 10, "x").float(), rows(32, 7, "z").float()
+    found = []
+    for power in (0, -7, 3, 14):
+        moved = (z * 2.0**power).requires_grad_()
+        value = distance_correlation(x, moved, estimator)
+        value.backward()
+        found.append((value.detach(), moved.grad * 2.0**power))
+    for value, slope in found[1:]:
+        assert torch.equal(value, found[0][0])
+        assert torch.equal(slope, found[0][1])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_large_constant_and_values_that_are_no_numbers(estimator):
+    x = rows(6, 4, "x").float()
+    for constant in (1e30, 3e38, 1e-30, 1e-45):
+        assert float(distance_correlation(x, torch.full((6, 3), constant), estimator)) == 0
+    for wrong in (float("nan"), float("inf")):
+        bad = x.clone()
+        bad[2, 1] = wrong
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            distance_correlation(x, bad, estimator)
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            measure(bad, x, stream(0), n=6, estimator=estimator)
+    with pytest.raises(ValueError, match="needs"):
+        distance_correlation(x[:1], x[:1], estimator)

@@ -1,9 +1,11 @@
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from fl_privacy.evaluation import Truth, align, controls, interval
 from fl_privacy.observation import Images, Reconstruction
@@ -32,6 +34,42 @@ def test_the_assignment_is_the_cheapest_of_all():
         assert cost <= (guess.inputs[list(order)] - truth.inputs).square().mean() + 1e-7
 
 
+def test_matching_equals_every_pair_at_once():
+    truth = Truth(batch(9), torch.zeros(9))
+    guess = Reconstruction(inputs=batch(9, seed=1))
+    pairs = (guess.inputs[:, None] - truth.inputs[None]).square().flatten(2).mean(2)
+    rows, columns = optimize.linear_sum_assignment(pairs.numpy())
+    assert torch.equal(
+        align(guess, truth).inputs, guess.inputs[torch.from_numpy(rows)[torch.from_numpy(columns).argsort()]]
+    )
+
+
+def test_matching_a_batch_needs_little_memory():
+    """100 images of 3x64x64 have 10,000 pairs, of which not all may be there at once."""
+    code = """
+import resource, torch
+from fl_privacy.evaluation import Truth, align
+from fl_privacy.observation import Reconstruction
+torch.set_num_threads(1)
+images = torch.rand(100, 3, 64, 64)
+order = torch.randperm(100)
+align(Reconstruction(inputs=images[:2]), Truth(images[:2], order[:2]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+matched = align(Reconstruction(inputs=images[order]), Truth(images, order))
+assert torch.equal(matched.inputs, images)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 100_000, "kilobytes"
+
+
+def test_what_cannot_be_matched_is_refused():
+    truth = Truth(batch(4), torch.zeros(4))
+    for inputs in (batch(3), 255 * batch(4), batch(4)[..., :4]):
+        with pytest.raises(ValueError, match=r"match them|in \[0, 1\]"):
+            align(Reconstruction(inputs=inputs), truth)
+
+
 def test_controls_never_hold_a_victim():
     public = Images(batch(50, seed=3))
     truths = [Truth(batch(2), torch.tensor([0, 1]))] * 3
@@ -41,6 +79,10 @@ def test_controls_never_hold_a_victim():
         assert len(guesses) == 3
         assert all(guess.inputs.shape == (2, 1, 8, 8) for guess in guesses)
     assert torch.allclose(made["mean image"][0].inputs[0], public.inputs.mean(0))
+    for guess in made["random guess"]:
+        for image in guess.inputs:
+            assert (image == public.inputs).flatten(1).all(1).any(), "one of the public images"
+            assert not any((image == truth.inputs).flatten(1).all(1).any() for truth in truths)
 
 
 def test_interval_agrees_with_scipy():

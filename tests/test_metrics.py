@@ -91,3 +91,26 @@ def test_label_accuracy_is_the_best_matching(labels, random):
             pool.remove(label)
             hits += 1
     assert math.isclose(label_accuracy(torch.tensor(guess), torch.tensor(labels), 5), hits / len(labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_no_metric_can_compare_is_an_error_that_says_so(name):
+    guess, truth = pair()
+    for wrong in (guess[:1], guess[:, :1], guess[..., :1], guess[0]):
+        with pytest.raises(ValueError, match="match them image by image"):
+            METRICS[name](wrong, truth)
+    for three in (guess[0], guess.flatten(1)):
+        with pytest.raises(ValueError, match=r"images \(N, C, H, W\)"):
+            METRICS[name](three, three)
+    for wrong in (255 * guess, guess - 0.5, torch.full_like(guess, math.nan), torch.full_like(guess, math.inf)):
+        with pytest.raises(ValueError, match=r"the guess has pixels .* in \[0, 1\]"):
+            METRICS[name](wrong, truth)
+        with pytest.raises(ValueError, match="the truth has pixels"):
+            METRICS[name](guess, wrong)
+    hair = (truth + 5e-7).clamp(max=1 + 5e-7)
+    assert torch.isfinite(METRICS[name](hair, truth)).all(), "what float32 loses is let through"
+
+
+def test_label_accuracy_refuses_two_numbers_of_labels():
+    with pytest.raises(ValueError, match="match them"):
+        label_accuracy(torch.tensor([1]), torch.tensor([1, 2]), 3)

@@ -112,6 +112,18 @@ def test_real_mnist_shows_the_sensitivity_of_the_published_value():
     assert precise < 0.5 < 0.9 < published < 1.2 < 1.5 < posed
 
 
+def test_samples_that_do_not_fit_are_named():
+    factors, truth = factorise(gaussian()), gaussian(20, seed=1)
+    with pytest.raises(ValueError, match="match them image by image"):
+        risk_per_sample(factors, truth[:1], truth)
+    with pytest.raises(ValueError, match="for 6 values a sample, not 5"):
+        risk_per_sample(factors, truth[:, :5], truth[:, :5])
+    with pytest.raises(ValueError, match="NaN"):
+        risk_per_sample(factors, truth * math.nan, truth)
+    with pytest.raises(ValueError, match="NaN"):
+        factorise(gaussian() * math.inf)
+
+
 def test_degenerate_data_are_named():
     with pytest.raises(ValueError, match="at least 2"):
         factorise(torch.zeros(1, 3))

@@ -15,7 +15,11 @@ from fl_privacy.seeding import seeded
 
 FIRST, DEEPEST, BLOCKS = 32, 4, 3
 LEAST_SIDE = 4
-"""Pixels of a map: the last convolutions reflect three of them at the border."""
+"""Pixels of a map: smaller ones leave nothing to reflect at the border."""
+UNPADDED_SIDE = 8
+"""Pixels of a map from which the first 7x7 convolution, which pads nothing, leaves two."""
+TAIL = 6
+"""Pixels that the last convolutions add to a side: each reflects three, and three of the four take two off."""
 
 
 @ATTACKS.register("autoencoder_as_published")
@@ -28,7 +32,9 @@ class AutoencoderAsPublished(LearnedDecoder):
     folders of images and of activations apart and unsorted: each image then gets the activations of another, and a
     failure to rebuild says nothing about the defence. Where we leave it: it is published for maps of 3 channels, and
     could not read the 64 or 256 that are released; it goes down as long as more than two pixels a side are left (four
-    times at the published 25x25), and up as often as the image needs.
+    times at the published 25x25), and up once more than down, as published, or as often as the image needs; maps of
+    fewer than 8 pixels a side get the three of zeros that the first convolution does without; and the images are
+    resized at the end, where the published network has the size that it has (70x70 from 25x25).
 
     Source: Vepakomma et al. 2020, section 4; tremblerz/nopeek, mystique/.
     """
@@ -73,32 +79,36 @@ class Hourglass(nn.Module):
             )
         self.sides = image_shape[1:]
         width, side = FIRST, min(released[1:])
-        layers: list[nn.Module] = [nn.Conv2d(released[0], width, 7, padding=3), nn.BatchNorm2d(width), nn.ReLU()]
+        padding = 0 if side >= UNPADDED_SIDE else 3
+        # batch normalisation follows, so the published convolutions have no bias
+        layers = _normalised(nn.Conv2d(released[0], width, 7, padding=padding, bias=False))
+        side += 2 * padding - 6
         depth = 0
         while depth < DEEPEST and side > 2:
-            layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU()]
+            layers += _normalised(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False))
             width, side, depth = 2 * width, (side + 1) // 2, depth + 1
         layers += [ReflectedBlock(width) for _ in range(BLOCKS)]
-        while depth > 0 or side < min(self.sides):
+        while depth >= 0 or side + TAIL < min(self.sides):
             narrow = max(FIRST, width // 2)
-            layers += [
-                nn.ConvTranspose2d(width, narrow, 3, 2, 1, output_padding=1), nn.BatchNorm2d(narrow), nn.ReLU()
-            ]  # fmt: skip
+            layers += _normalised(nn.ConvTranspose2d(width, narrow, 3, 2, 1, output_padding=1, bias=False))
             width, side, depth = narrow, 2 * side, depth - 1
         self.body = nn.Sequential(*layers)
         self.leave = nn.Sequential(
             nn.Conv2d(width, 16, 7, padding=3, padding_mode="reflect"),
-            nn.Conv2d(16, 8, 5, padding=2),
-            nn.Conv2d(8, image_shape[0], 5, padding=2),
-            nn.Conv2d(image_shape[0], image_shape[0], 3, padding=1),
+            nn.Conv2d(16, 8, 5, padding=3, padding_mode="reflect"),
+            nn.Conv2d(8, image_shape[0], 5, padding=3, padding_mode="reflect"),
+            nn.Conv2d(image_shape[0], image_shape[0], 5, padding=3, padding_mode="reflect"),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        maps = self.body(z)
-        if tuple(maps.shape[2:]) != self.sides:
-            maps = F.interpolate(maps, self.sides, mode="bilinear", align_corners=False)
-        images: Tensor = self.leave(maps)
+        images: Tensor = self.leave(self.body(z))
+        if tuple(images.shape[2:]) != self.sides:
+            images = F.interpolate(images, self.sides, mode="bilinear", align_corners=False, antialias=True)
         return images
+
+
+def _normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
 
 
 class ReflectedBlock(nn.Module):
@@ -107,10 +117,10 @@ class ReflectedBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect", bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect"),
+            nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect", bias=False),
             nn.BatchNorm2d(width),
         )
 

@@ -40,8 +40,10 @@ class GRNN(Attack):
     multiple of iterations // 30). `patience`: stop once no best loss has improved by 0.001 for so many iterations; 0
     never stops early. `tv_defended` replaces `tv` where a defence is known to be there, and the guess's gradient then
     goes through whatever of that defence is certain (a clip) before it is compared. `restarts` independent generators
-    are joined by how well they match (`selection.joined`), and the loss reported is that of the joined guess. A victim
-    whose loss turns NaN or infinite keeps its best iterate.
+    are joined by how well they match (`selection.joined`), unless the best of them alone has the lower loss; the loss
+    reported is that of the guess. A victim whose loss turns NaN or infinite keeps its best iterate. Victims of one call
+    have generators of their own, drawn from one stream, and stop together: a guess repeats bit for bit in the same
+    call, does not feel what the others' gradients are, but starts elsewhere where there are more or fewer of them.
 
     Works on gradients, and on the update of a single plain SGD step (payload = new - old weights). Of a batch of one
     the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout counts as its mean.
@@ -138,10 +140,12 @@ class GRNN(Attack):
         losses, images, logits = keeper.losses[mine], keeper.images[mine], keeper.logits[mine]
         loss, image, label = float(losses[0]), images[0], logits[0]
         if self.restarts > 1:
-            image, label = joined(images, logits, losses if self.objective == "log" else losses.log())
-            gradient = self._matcher([seen[victim]])(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
-            difference = gradient - observed_gradient(seen[victim])
-            loss = float(self._objective(seen[victim], difference, image.unsqueeze(0)))
+            best = int(losses.argmin())
+            together = joined(images, logits, losses if self.objective == "log" else losses.log())
+            own, alone = (self._own_loss(seen[victim], *each) for each in (together, (images[best], logits[best])))
+            joining = own <= alone or not math.isfinite(alone)
+            image, label = together if joining else (images[best], logits[best])
+            loss = own if joining else alone
         return Reconstruction(
             inputs=image.clamp(0, 1).cpu(),
             labels=label.argmax(-1).cpu(),
@@ -150,6 +154,11 @@ class GRNN(Attack):
             iterations=len(keeper.trace),
             seconds=seconds,
         )
+
+    def _own_loss(self, seen: Observation, image: Tensor, label: Tensor) -> float:
+        """The objective at images (B, C, H, W) and label logits (B, classes)."""
+        gradient = self._matcher([seen])(image.unsqueeze(0), label.softmax(-1).unsqueeze(0)).detach()
+        return float(self._objective(seen, gradient - observed_gradient(seen), image.unsqueeze(0)))
 
     def _stepper(self, generator: nn.Module) -> Callable[[int, Tensor], None]:
         parameters = list(generator.parameters())
@@ -181,7 +190,8 @@ class GRNN(Attack):
 @ATTACKS.register("grnn_as_published")
 @dataclass(frozen=True)
 class GRNNAsPublished(GRNN):
-    """GRNN with every choice of its authors' code, faults included: RMSprop, log(softmax), the image of iteration 990.
+    """GRNN with every choice of its authors' code, faults included: RMSprop, log(softmax), and of 1,000 iterations the
+    image of number 990 with the labels of number 999. The loss reported is that of iteration 990.
 
     `tv` is 1e-3 for a LeNet and 1e-6 for a ResNet-18. What the code calls a Wasserstein distance is ||dg||.
 

@@ -12,7 +12,8 @@ from torch import Tensor
 class Keeper:
     """The kept iterate of every victim: the best by loss, or the latest snapshot.
 
-    `snapshot_every` 0 keeps the best; k > 0 keeps the latest iterate whose number k divides. It is done once no
+    `snapshot_every` 0 keeps the best; k > 0 keeps the latest images whose iteration k divides, with the labels of the
+    last iteration of all: GRNN's code saves pictures now and then, and prints the labels at its end. It is done once no
     victim's best loss has improved by `margin` for `patience` iterations; with patience 0, never.
     """
 
@@ -32,12 +33,13 @@ class Keeper:
             self.losses = losses.nan_to_num(math.inf)
             self.images, self.logits = images.nan_to_num(0.5), logits.clone()
             return
-        chosen = losses < self.losses
+        chosen = labelled = losses < self.losses
         if self._every:
-            chosen = torch.isfinite(losses) & (iteration % self._every == 0)
+            labelled = torch.isfinite(losses)
+            chosen = labelled & (iteration % self._every == 0)
         self.losses[chosen] = losses[chosen]
         self.images[chosen] = images[chosen]
-        self.logits[chosen] = logits[chosen]
+        self.logits[labelled] = logits[labelled]
 
     def done(self) -> bool:
         """Whether the search has come to a plateau for every victim."""

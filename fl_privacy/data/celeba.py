@@ -8,7 +8,7 @@ import torch
 
 from fl_privacy.catalogue import UnknownName
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
-from fl_privacy.data.folder import read_images
+from fl_privacy.data.image_files import read_images
 
 TRAIN, TEST = "0", "2"
 """The codes of list_eval_partition.txt; 1 is the validation split, which is left out."""
@@ -37,19 +37,36 @@ def celeba(
     if not all(table.is_file() for table in tables):
         third = "fetch the aligned images and the two lists of the CelebA project into celeba/ under the data folder"
         raise missing("celeba", f"no {tables[0].name} and {tables[1].name} in {base}", third)
-    _, header, *lines = tables[0].read_text().splitlines()
-    known = header.split()
+    known, rows, part_of = _tables(*tables)
     attributes = attributes or tuple(known)
     for name in (target, *attributes):
         if name not in known:
             raise UnknownName(f"no attribute of celeba is called '{name}'. Known: {', '.join(known)}.")
-    part_of = dict(line.split() for line in tables[1].read_text().splitlines())
     columns = [known.index(name) for name in (target, *attributes)]
-    rows = [line.split() for line in lines if line.strip()]
     train, test = (
         _split(base, [row for row in rows if part_of[row[0]] == part][:limit], columns, size) for part in (TRAIN, TEST)
     )
     return DataSet("celeba", train, test, 2, attributes)
+
+
+def _tables(attributes: Path, partition: Path) -> tuple[list[str], list[list[str]], dict[str, str]]:
+    """The attributes' names, the rows of file names and values, and the split of every file.
+
+    Raises:
+        ValueError: a table of another form, by its path.
+    """
+    _, header, *lines = [*attributes.read_text().splitlines(), "", ""]
+    known, rows = header.split(), [line.split() for line in lines if line.strip()]
+    if not rows or any(len(row) != 1 + len(known) for row in rows):
+        raise ValueError(
+            f"{attributes} has not, below a count and {len(known)} names, a file and as many values a line"
+        )
+    pairs = [line.split() for line in partition.read_text().splitlines()]
+    part_of = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    absent = [row[0] for row in rows if row[0] not in part_of]
+    if absent:
+        raise ValueError(f"{partition} does not say of which split {absent[0]} is, which {attributes} lists")
+    return known, rows, part_of
 
 
 def _split(base: Path, rows: list[list[str]], columns: list[int], size: int | None) -> ImageSet:

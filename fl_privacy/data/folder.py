@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
-from fl_privacy.data.base import DATASETS, DataSet, ImageSet, missing, resized
+from fl_privacy.data.base import DATASETS, DataSet, ImageSet, missing
+from fl_privacy.data.image_files import SUFFIXES, image_files, is_hidden, read_images
 from fl_privacy.seeding import stream
 
 
@@ -28,10 +25,12 @@ def folder(
     """The images of `root`/`path`, one subfolder a class (classes in the order of their names), grey or colour.
 
     Where that folder has `train` and `test`, these are the splits; otherwise `test_share` of every class is drawn for
-    the test by `split_seed`. `size` scales to a square, whatever the aspect; None keeps the size that all share.
+    the test by `split_seed`. `size` scales to a square, whatever the aspect; None keeps the size that all share. Hidden
+    and empty folders are no classes; files are read as `image_files.read_images` says, transparent pixels on white.
 
     Raises:
-        MissingData: no such folder. ValueError: no images in it, sizes that differ, a share outside (0, 1).
+        MissingData: no such folder. ValueError: no images in it, one that cannot be read (by its path), sizes that
+            differ, a share outside (0, 1).
     """
     base = (root or Path()) / path
     if not base.is_dir():
@@ -42,29 +41,11 @@ def folder(
 
 
 def labelled_folder(name: str, base: Path, size: int | None, grey: bool, test_share: float, split_seed: int) -> DataSet:
-    """The ImageFolder `base` as a data set, split within every class."""
+    """The class folders in `base` as a data set, split within every class."""
     paths, labels, classes = listed(base)
     everything = ImageSet(read_images(paths, size, grey), labels)
     train, test = class_split(labels, test_share, split_seed)
     return DataSet(name, everything.chosen(train), everything.chosen(test), len(classes))
-
-
-def read_images(paths: Sequence[Path], size: int | None, grey: bool) -> Tensor:
-    """The image files as bytes (N, 1 or 3, H, W).
-
-    Raises:
-        ValueError: the images are of several sizes and `size` is None.
-    """
-    images = []
-    for path in paths:
-        with Image.open(path) as image:
-            array = np.array(image.convert("L" if grey else "RGB"))
-        pixels = torch.from_numpy(array)
-        images.append(resized(pixels[None, None] if grey else pixels.permute(2, 0, 1)[None], size))
-    sizes = sorted({tuple(image.shape[-2:]) for image in images})
-    if len(sizes) > 1:
-        raise ValueError(f"the images are of several sizes, {sizes[0]} to {sizes[-1]}: set dataset.size, such as 64")
-    return torch.cat(images)
 
 
 def class_split(labels: Tensor, test_share: float, split_seed: int) -> tuple[Tensor, Tensor]:
@@ -89,12 +70,22 @@ def class_split(labels: Tensor, test_share: float, split_seed: int) -> tuple[Ten
 
 
 def listed(base: Path) -> tuple[list[Path], Tensor, list[str]]:
-    """The image files of an ImageFolder, their labels (N,), and the names of the classes."""
-    try:
-        tree = ImageFolder(str(base))
-    except FileNotFoundError as error:
-        raise ValueError(f"{base} is not a folder of images with one subfolder a class: {error}") from error
-    return [Path(path) for path, _ in tree.samples], torch.tensor(tree.targets), tree.classes
+    """The image files of the class folders in `base`, their labels (N,), and the names of the classes.
+
+    A class is a visible folder that holds an image. What is hidden, empty, or holds other files only is none.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    places = sorted(place for place in base.iterdir() if place.is_dir() and not is_hidden(place.name))
+    found = {place.name: files for place in places if (files := list(image_files(place)))}
+    if not found:
+        raise ValueError(
+            f"{base} is not a folder of images with one subfolder a class: no file in any subfolder of it ends in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    labels = [label for label, files in enumerate(found.values()) for _ in files]
+    return [path for files in found.values() for path in files], torch.tensor(labels), list(found)
 
 
 def _given_splits(base: Path, size: int | None, grey: bool) -> DataSet:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
-from fl_privacy.data.folder import listed, read_images
+from fl_privacy.data.folder import listed
+from fl_privacy.data.image_files import read_images
 
 
 @DATASETS.register("tiny_imagenet", embedded=False, places=("tiny-imagenet-200",))
@@ -22,7 +23,11 @@ def tiny_imagenet(root: Path | None, *, size: int | None = None) -> DataSet:
         third = "unpack tiny-imagenet-200.zip of Stanford's CS231n into the data folder"
         raise missing("tiny_imagenet", f"no folder {base}", third)
     paths, labels, classes = listed(base / "train")
-    rows = [line.split("\t")[:2] for line in (base / "val" / "val_annotations.txt").read_text().splitlines()]
+    table = base / "val" / "val_annotations.txt"
+    rows = [line.split("\t")[:2] for line in table.read_text().splitlines()]
+    strange = [row for row in rows if len(row) != 2 or row[1] not in classes]
+    if strange:
+        raise ValueError(f"{table} names no image and class of {base / 'train'} in the line {strange[0]}")
     train = ImageSet(read_images(paths, size, grey=False), labels)
     test = ImageSet(
         read_images([base / "val" / "images" / file for file, _ in rows], size, grey=False),

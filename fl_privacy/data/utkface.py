@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fl_privacy.catalogue import UnknownName
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
-from fl_privacy.data.folder import class_split, read_images
+from fl_privacy.data.folder import class_split
+from fl_privacy.data.image_files import image_files, read_images
 from fl_privacy.seeding import stream
 
 PLACES = ("utkface64", "UTKFace", "utkface")
@@ -123,7 +124,8 @@ def utkface(
 def _people(folder: Path) -> tuple[list[Path], list[Person]]:
     """The files in the order of their names, so that subfolders do not matter, and who is on them."""
     found = [folder / place for place in PLACES if (folder / place).is_dir()]
-    files = sorted(found[0].rglob("*.jpg"), key=lambda path: path.name) if found else []
+    files = [path for path in image_files(found[0]) if path.suffix == ".jpg"] if found else []
+    files.sort(key=lambda path: path.name)
     pairs = [(path, person) for path in files if (person := person_of(path.name)) is not None]
     if not pairs:
         third = "fetch the aligned and cropped faces of the UTKFace project into UTKFace/ under the data folder"

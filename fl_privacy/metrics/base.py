@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fl_privacy.catalogue import Catalogue
@@ -10,3 +11,38 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 """(guess (N, C, H, W), truth (N, C, H, W)), both in [0, 1], to (N,). Entered with `more_is_leak=True|False`."""
 
 METRICS: Catalogue[Metric] = Catalogue("metric")
+
+ROUNDING = 1e-6
+"""How far a pixel may lie outside [0, 1]: what float32 loses on the way."""
+
+
+def check_images(guess: Tensor, truth: Tensor) -> None:
+    """Check that guess and truth are images (N, C, H, W) of one shape, in [0, 1].
+
+    Raises:
+        ValueError: another shape, two shapes, or a pixel that is NaN, infinite or outside [0, 1].
+    """
+    check_shapes(guess, truth)
+    if guess.dim() != 4:
+        raise ValueError(f"a metric compares images (N, C, H, W), not tensors of shape {tuple(guess.shape)}")
+    for name, images in (("guess", guess), ("truth", truth)):
+        if images.numel():
+            low, high = map(float, torch.aminmax(images.detach()))
+            if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # false for NaN too
+                raise ValueError(
+                    f"the {name} has pixels from {low:g} to {high:g}, and metrics take images in [0, 1]: divide bytes "
+                    "by 255, undo any normalisation, or clamp"
+                )
+
+
+def check_shapes(guess: Tensor, truth: Tensor) -> None:
+    """Check that guess and truth have one shape, because others would be broadcast in silence.
+
+    Raises:
+        ValueError: they have two.
+    """
+    if guess.shape != truth.shape:
+        raise ValueError(
+            f"the guess has shape {tuple(guess.shape)} and the truth {tuple(truth.shape)}: match them image by image, "
+            "in one size, before they are compared"
+        )

@@ -10,6 +10,8 @@ from torch import Tensor
 
 Estimator = Literal["euclidean", "squared", "unbiased"]
 LEAST_ROWS: dict[Estimator, int] = {"euclidean": 2, "squared": 2, "unbiased": 4}
+ORDINARY = 512.0
+"""A row's length, and its inverse, beyond which the eighth power of lengths below could leave float32."""
 
 
 def distance_correlation(x: Tensor, z: Tensor, estimator: Estimator = "euclidean") -> Tensor:
@@ -18,10 +20,11 @@ def distance_correlation(x: Tensor, z: Tensor, estimator: Estimator = "euclidean
     'euclidean': the biased V-statistic, rooted, in [0, 1] (NoPeek's loss). 'squared': the same on squared distances,
     which is sqrt(linear CKA) and blind to all but linear dependence (the code of Titcombe et al.). 'unbiased': the
     bias-corrected estimate of the *square*, at most 1 and below zero for some independent samples. Rows that do not
-    vary give 0. The biased two are far above zero for independent data at small n: see `measure`.
+    vary give 0. The biased two are far above zero for independent data at small n: see `measure`. Rows of any finite
+    scale: it does not feel the unit.
 
     Raises:
-        ValueError: the row counts differ or are too small for the estimator.
+        ValueError: the row counts differ or are too small for the estimator, or a value is NaN or infinite.
 
     Source: Szekely, Rizzo and Bakirov 2007 (V); Szekely and Rizzo 2014 (U); Vepakomma et al. 2020, section 3.
     """
@@ -58,7 +61,7 @@ def measure(
     """Measure x (N, ...) against z (N, ...) in consecutive batches of `n` rows, in float64; a short last one drops.
 
     Raises:
-        ValueError: fewer than `n` rows, or too few rows for the estimator.
+        ValueError: fewer than `n` rows, too few rows for the estimator, or a value that is not finite.
     """
     if len(x) < n:
         raise ValueError(f"distance correlation at n = {n} needs that many rows, not {len(x)}: lower n and report it")
@@ -93,9 +96,9 @@ def _centred(x: Tensor, z: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor
 
 def _distances(rows: Tensor, estimator: Estimator) -> Tensor:
     """Pairwise distances (n, n) by one matrix product; their gradient at identical rows is zero."""
-    rows = rows.flatten(1)
+    rows = _ordinary(rows.flatten(1))
     # distances do not feel a shift, but |a|^2 + |b|^2 - 2ab cancels digits in proportion to the norms
-    rows = rows - rows.mean(0).detach()
+    rows = _ordinary(rows - rows.mean(0).detach())
     norms = rows.square().sum(1)
     scale = norms[:, None] + norms[None]
     squared = scale - 2 * (rows @ rows.T)
@@ -105,6 +108,25 @@ def _distances(rows: Tensor, estimator: Estimator) -> Tensor:
     if estimator == "squared":
         return torch.where(apart, squared, 0.0)
     return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+
+
+def _ordinary(rows: Tensor) -> Tensor:
+    """The rows (n, D) times a power of two that brings an extreme scale near 1; ordinary rows as they are.
+
+    A power of two changes no digit, so that only what would overflow or vanish comes out otherwise.
+    """
+    largest = rows.detach().abs().max() if rows.numel() else rows.new_zeros(())
+    if not bool(torch.isfinite(largest)):
+        raise ValueError(
+            "distance correlation of NaN or infinite values is undefined: look for a training that diverged"
+        )
+    limits = torch.finfo(rows.dtype)
+    length = (largest * rows.shape[1] ** 0.5).clamp(limits.tiny, limits.max)
+    if 1 / ORDINARY <= float(length) <= ORDINARY or not float(largest):
+        return rows
+    mantissa: Tensor = torch.frexp(length).mantissa
+    factor: Tensor = mantissa / length
+    return rows * factor
 
 
 def _double_centre(d: Tensor) -> Tensor:

@@ -14,5 +14,8 @@ def psnr(guess: Tensor, truth: Tensor) -> Tensor:
 
     10 log10(1 / MSE) of each image by itself, then averaged by whoever reports: never of a pooled MSE. An exact copy
     would be infinite; it is capped at 100 dB so that means and JSON stay finite.
+
+    Raises:
+        ValueError: as `check_images`.
     """
     return -10.0 * mse(guess, truth).clamp_min(10 ** (-CEILING_DB / 10)).log10()

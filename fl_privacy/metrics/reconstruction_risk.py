@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fl_privacy.metrics.base import check_shapes
+
 CHUNK = 10_000
 
 
@@ -65,7 +67,7 @@ def factorise(
     published measure. A well-posed one states `rtol`, or a `shrinkage` in (0, 1].
 
     Raises:
-        ValueError: fewer than two samples, a setting out of range, or data that do not vary.
+        ValueError: fewer than two samples, a setting out of range, or data that do not vary or are not finite.
 
     Source: Malekzadeh and Gündüz, equations 5 and 6, and main.py of their code.
     """
@@ -74,6 +76,8 @@ def factorise(
     if not 0 <= shrinkage <= 1 or (rtol is not None and not 0 <= rtol < 1):
         raise ValueError(f"shrinkage must be in [0, 1] and rtol in [0, 1), not {shrinkage} and {rtol}")
     mean, covariance = _moments(data.flatten(1))
+    if not bool(torch.isfinite(mean).all()):
+        raise ValueError("the data have NaN or infinite values, and R is undefined")
     dimension = len(mean)
     if shrinkage:
         ridge = shrinkage * covariance.diagonal().mean()
@@ -102,7 +106,16 @@ def risk_per_sample(factors: Factorisation, guess: Tensor, truth: Tensor) -> Ten
     """MD(truth, mean) / MD(truth, guess) for each of (N, ...) samples: (N,), 1 for a guess as good as the mean.
 
     Infinite where the guess equals the truth in every kept direction; 1 where guess, truth and mean all coincide.
+    Any unit, but the same one for the factorised data, the guess and the truth.
+
+    Raises:
+        ValueError: two shapes, samples of another size than the factorised ones, or a value that is not finite.
     """
+    check_shapes(guess, truth)
+    if guess.flatten(1).shape[1] != len(factors.mean):
+        raise ValueError(f"R was factorised for {len(factors.mean)} values a sample, not {guess.flatten(1).shape[1]}")
+    if not bool(torch.isfinite(guess).all() and torch.isfinite(truth).all()):
+        raise ValueError("R of guesses or truths with NaN or infinite values is undefined")
     dtype = factors.mean.dtype
     flat_guess, flat_truth = guess.flatten(1).to(dtype), truth.flatten(1).to(dtype)
     to_mean = ((flat_truth - factors.mean) @ factors.whitening).norm(dim=1)

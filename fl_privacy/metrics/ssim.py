@@ -4,7 +4,7 @@ import torch
 from pytorch_msssim import ssim as gaussian_ssim
 from torch import Tensor
 
-from fl_privacy.metrics.base import METRICS
+from fl_privacy.metrics.base import METRICS, check_images
 
 WINDOW = 11
 
@@ -16,8 +16,12 @@ def ssim(guess: Tensor, truth: Tensor) -> Tensor:
     Inputs in [0, 1]. An image smaller than the window gets the largest odd window that fits; the result is in [-1, 1]
     and 1 only for a perfect copy.
 
+    Raises:
+        ValueError: as `check_images`, or images with a side below 2 pixels.
+
     Source: Wang et al. 2004, equation 13, with k1 = 0.01, k2 = 0.03.
     """
+    check_images(guess, truth)
     if len(guess) == 0:
         return torch.zeros(0)
     window = window_of(guess)

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.decoder import DecoderAsPublished, LearnedDecoder, check_count
+from fl_privacy.data import class_sample
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Channel, Images, Observation
 from fl_privacy.split_rules import SplitParty
@@ -91,7 +92,8 @@ class Activation(Kind):
 
     def strangers(self, world: World) -> Images:
         images, labels = judged(world)
-        return Images(images[:STRANGERS], labels[:STRANGERS])
+        index = class_sample(labels, STRANGERS).sort().values
+        return Images(images[index], labels[index])
 
     def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
         """With the client segment as the arm's adversary has it, its public images, and the defence it knows of."""

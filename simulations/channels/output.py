@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.vicious import Vicious
 from fl_privacy.client import Party
+from fl_privacy.data import class_sample
 from fl_privacy.defences.outputs import ArgMax, Softmax
 from fl_privacy.evaluation import Truth
 from fl_privacy.joint_training import load_pair, outputs
@@ -151,7 +152,8 @@ class Output(Kind):
     def strangers(self, world: World) -> Images:
         """Validation images of the server: no client has one of them, and no decoder was trained on them."""
         own = split(world, world.experiment.rules).validation
-        return Images(own.images(slice(STRANGERS)), own.labels[:STRANGERS])
+        index = class_sample(own.labels, STRANGERS).sort().values
+        return Images(own.images(index), own.labels[index])
 
     def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
         public = world.public()

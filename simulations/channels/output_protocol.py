@@ -30,8 +30,8 @@ class JointServer:
     `compiled` as in `JointSettings`. Trained pairs are kept in `cache`, by all that decides their bits, for other
     experiments to share; without it, in the run's own folder.
 
-    With `labelled` images (the first of the validation images) a user fine-tunes the classifier by the claimed loss to
-    see whether it is vicious; 0 leaves that out.
+    With `labelled` images (of the validation images, every class with its share) a user fine-tunes the classifier by
+    the claimed loss to see whether it is vicious; 0 leaves that out.
 
     Raises:
         UnknownName: no such decoder or setting. ValueError: a value that does not fit.

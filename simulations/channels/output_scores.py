@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
 from fl_privacy.defences.outputs import ArgMax, Rounding, Softmax
 from fl_privacy.detection import FineTuning, viciousness
@@ -77,7 +78,10 @@ def suspicion(world: World, rules: JointServer, classifier: nn.Module) -> dict[s
     """
     if not rules.labelled:
         return {}
-    labelled = split(world, rules).validation.chosen(slice(rules.labelled))
+    own = split(world, rules).validation
+    # in a drawn order the first are a sample
+    chosen = slice(rules.labelled) if rules.shuffled else class_sample(own.labels, rules.labelled)
+    labelled = own.chosen(chosen)
     claimed = JointLoss(task=rules.task, beta_r=0)
     test = world.held.images()
     return {"viciousness": viciousness(classifier, labelled, test, FineTuning(), world.experiment.seed, claimed)}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from torch import Tensor, nn
 
+from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import one_thread, stream, subseed
@@ -172,10 +173,16 @@ class Collection:
     def _correlations(self, clean: Tensor, released: Tensor) -> dict[str, float]:
         """Distance correlation of images with activations: as published before the noise, and of what was released."""
         rng, rows = stream(self.experiment.seed, "dcor"), self.experiment.rules.dcor_rows
-        images = self.images[:MEASURED]
+        chosen = self._measured()
+        images = self.images[chosen]
         with one_thread():
-            row = correlations("dcor", images, clean[:MEASURED], rng, rows)
-            return row | correlations("dcor_released", images, released[:MEASURED], rng, rows)
+            row = correlations("dcor", images, clean[chosen], rng, rows)
+            return row | correlations("dcor_released", images, released[chosen], rng, rows)
+
+    def _measured(self) -> Tensor | slice:
+        """Which evaluated images: the named ones in their order, or a sample, whose batches hold every class."""
+        named = bool(self.experiment.rules.evaluated) and len(self.images) <= MEASURED
+        return slice(None) if named else class_sample(self.labels, MEASURED)
 
 
 def _inference_row(round: int, scores: dict[str, float], exchanges: Sequence[Counts]) -> Row:

@@ -40,10 +40,11 @@ class SplitProtocol:
     a local object in one process, and messages anywhere else.
 
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
-    serving chain. Then every client releases its slice of the training images `victims` (first, end; the last 32 a
-    client by default), `queries` times, each with fresh noise. Accuracy is that on the test images `evaluated` (the
-    first 1,000 by default) under the serving chain; the distance correlation of images with activations is the mean
-    over batches of `dcor_rows` of them, as its value and its floor depend on that number.
+    serving chain. Then every client releases its slice of the training images `victims` (first, end), `queries` times,
+    each with fresh noise; by default 32 a client, never the adversary's, and nobody trains with them where enough
+    others are left. Accuracy is that on the test images `evaluated` (first, end; by default 1,000) under the serving
+    chain. What is not named is drawn within every class, the same for every seed. The distance correlation of images
+    with activations is the mean over batches of `dcor_rows` of them, as its value and its floor depend on that number.
 
     `adversary`: which of the three parties of Titcombe et al., appendix A; `white_box` hands it the segment's weights.
     `preset` ('as-published' or 'paper') only checks that the experiment is that of Titcombe et al. but for its length.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.split_rules import SplitParty
 from fl_privacy.split_training import ServerSegment, client_step, segments
@@ -28,38 +29,45 @@ LEAST_BATCH = 4
 
 def victims(world: World, client: int) -> tuple[Tensor, Tensor]:
     """The images (N, C, H, W) and labels (N,) that `client` releases after training: its slice of the victims."""
-    first, end = victim_range(world)
-    each = (end - first) // world.experiment.clients
-    chosen = slice(first + client * each, first + (client + 1) * each)
+    index = victim_index(world)
+    each = len(index) // world.experiment.clients
+    chosen = index[client * each : (client + 1) * each]
     return world.data.train.images(chosen), world.data.train.labels[chosen]
 
 
-def victim_range(world: World) -> tuple[int, int]:
-    """The first victim among the training images, and the end of them."""
-    count = len(world.data.train)
-    first, end = world.experiment.rules.victims or (count - VICTIMS * world.experiment.clients, count)
-    return first, end
+def victim_index(world: World) -> Tensor:
+    """The victims' positions among the training images: those that are named, or else 32 a client by `class_sample`.
+
+    Unnamed ones are not the adversary's, and nobody trains with them where enough others are left.
+    """
+    if named := world.experiment.rules.victims:
+        return torch.arange(*named)
+    free, wanted = _unowned(world, "train"), VICTIMS * world.experiment.clients
+    untouched = free[~torch.isin(free, torch.cat(world.parts))]
+    pool = untouched if len(untouched) >= wanted else free
+    return pool[class_sample(world.data.train.labels[pool], wanted)]
 
 
 def evaluated(world: World) -> tuple[Tensor, Tensor]:
-    """The test images (N, C, H, W) and labels (N,) on which accuracy is measured."""
-    first, end = world.experiment.rules.evaluated or (0, EVALUATED)
-    return world.data.test.images(slice(first, end)), world.data.test.labels[first:end]
+    """The test images (N, C, H, W) and labels (N,) on which accuracy is measured: the named ones, or a sample."""
+    test, named = world.data.test, world.experiment.rules.evaluated
+    index = torch.arange(*named) if named else class_sample(test.labels, EVALUATED).sort().values
+    return test.images(index), test.labels[index]
 
 
 def judged(world: World) -> tuple[Tensor, Tensor]:
     """Test images (N, C, H, W) and labels (N,) that the evaluator alone has: the adversary's own are left out."""
-    index = _unowned(world)
+    index = _unowned(world, "test")
     return world.data.test.images(index), world.data.test.labels[index]
 
 
-def _unowned(world: World) -> Tensor:
-    """The positions of the test images that the adversary does not own."""
-    test, public = world.data.test, world.experiment.public
-    kept = torch.ones(len(test), dtype=torch.bool)
-    if _same_set(world.experiment) and public.get("split", "train") == "test":
+def _unowned(world: World, split: Literal["train", "test"]) -> Tensor:
+    """The positions of the images of a split that the adversary does not own."""
+    images, public = getattr(world.data, split), world.experiment.public
+    kept = torch.ones(len(images), dtype=torch.bool)
+    if _same_set(world.experiment) and public.get("split", "train") == split:
         first = public.get("first", 0)
-        kept[first : first + public.get("count", len(test))] = False
+        kept[first : first + public.get("count", len(images))] = False
     return kept.nonzero().flatten()
 
 
@@ -92,28 +100,27 @@ def check_images(world: World) -> None:
     Raises:
         ValueError: what is wrong.
     """
-    (first, end), train, test = victim_range(world), len(world.data.train), len(world.data.test)
+    train, test = len(world.data.train), len(world.data.test)
+    first, end = world.experiment.rules.victims or (0, len(victim_index(world)))
     if not 0 <= first < end <= train or end - first < world.experiment.clients:
         raise ValueError(
             f"'protocol.victims' takes images {first} to {end} for {world.experiment.clients} clients, and "
-            f"'{world.data.name}' has {train} to train with"
+            f"'{world.data.name}' has {train} to train with, of which the adversary owns "
+            f"{train - len(_unowned(world, 'train'))}"
         )
-    _, stop = world.experiment.rules.evaluated or (0, min(EVALUATED, test))
+    _, stop = world.experiment.rules.evaluated or (0, 0)
     if stop > test:
         raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{world.data.name}' has {test} test images")
-    if not len(_unowned(world)):
+    if not len(_unowned(world, "test")):
         raise ValueError(
             "the adversary's 'public' images are all of the test images, and scores need some that nobody else has: "
             "set public.count, or let public.split be train and keep the clients to others with 'train_images'"
         )
-    public = world.experiment.public
-    if _same_set(world.experiment) and public.get("split", "train") == "train":
-        start = public.get("first", 0)
-        if start < end and first < start + public.get("count", train):
-            raise ValueError(
-                f"the adversary's 'public' images from {start} on include the victims ({first} to {end}), which it "
-                "must never have: set public.first and public.count, or protocol.victims"
-            )
+    if not bool(torch.isin(victim_index(world), _unowned(world, "train")).all()):
+        raise ValueError(
+            f"the adversary's 'public' images from {world.experiment.public.get('first', 0)} on include the victims "
+            f"({first} to {end}), which it must never have: set public.first and public.count, or protocol.victims"
+        )
 
 
 def mini_batch(world: World, arm: int, client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
