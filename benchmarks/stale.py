@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiment import shared_settings
+from fl_privacy.catalogue import UnknownName
 from simulations.provenance import installed
 from simulations.settings import load_experiment
 
@@ -21,7 +22,7 @@ def changed(record: dict[str, Any], source: str) -> list[str]:
         return found
     try:
         now = shared_settings(load_experiment(words[3], record.get("changes", [])))
-    except (ValueError, OSError) as error:
+    except (UnknownName, ValueError, OSError) as error:
         return [*found, f"the experiment does not load any more: {error}"]
     differing = sorted(key for key in now.keys() | settings.keys() if now.get(key) != settings.get(key))
     return [*found, *([f"settings: {', '.join(differing)}"] if differing else [])]
