@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.record import write
+from benchmarks.record import options, write
 from benchmarks.table_parts import Row
 from benchmarks.textbook import Generator, attack_step
 from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
@@ -85,7 +85,7 @@ def main() -> None:
                 row |= {"max": round(1e3 * max(values), 3), "times_faster_than_textbook": round(base / median, 2)}
                 rows.append(row)
                 print(row, flush=True)
-    write(arguments.out, rows, seeds=[0], repeats=arguments.repeats, iterations=arguments.iterations, threads=1)
+    write(arguments.out, rows, settings=options(arguments), seeds=[0], threads=1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.detection_summary import summary
-from benchmarks.record import write
+from benchmarks.record import options, write
 from fl_privacy.data import DataSet, ImageSet, data_root, load
 from fl_privacy.detection import FineTuning, fine_tuned, output_entropy, similarity
 from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec, Trained, outputs, train
@@ -120,7 +120,8 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
         facts = {"training": asdict(TRAINING), "user": asdict(USER), "networks": WIDTHS}
         sizes = {"trained_on": TRAINED, "labelled": LABELLED, "tested_on": TESTED}
-        write(arguments.out, summary(rows) + rows, seeds=f"0 to {round_}", threads=1, **facts, **sizes)
+        settings = options(arguments) | facts | sizes
+        write(arguments.out, summary(rows) + rows, settings=settings, seeds=f"0 to {round_}", threads=1)
 
 
 if __name__ == "__main__":

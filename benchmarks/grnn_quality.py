@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import write
+from benchmarks.record import options, write
 from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
 from fl_privacy.client import gradient
 from fl_privacy.data import data_root, load
@@ -96,7 +96,7 @@ def main() -> None:
             rows.append(shared | {"attack": name} | measure(attack, seen, truths, seed))
             print({key: value for key, value in rows[-1].items() if key != "psnr"}, flush=True)
         rows += [shared | row for row in control_rows(data.train.images(slice(0, 2000)), truths, seed)]
-        write(arguments.out, rows, seeds=arguments.seeds, threads=1)
+        write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
 
 
 def control_rows(public: torch.Tensor, truths: list[Truth], seed: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from pytorch_msssim import ssim
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.record import write
+from benchmarks.record import options, write
 from benchmarks.textbook_pair import textbook_pair
 from fl_privacy.allocator import keep_freed_memory
 from fl_privacy.joint_training import JointLoss, Pair, PairSpec, augment, build_pair, compile_pair, joint_loss
@@ -165,7 +165,7 @@ def main() -> None:
     rows += risk_rows()
     for row in rows:
         print(row)
-    write(arguments.out, rows, seeds=[0], repeats=arguments.repeats, faster="by processor seconds, medians")
+    write(arguments.out, rows, settings=options(arguments), seeds=[0], faster="by processor seconds, medians")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How a measurement is written down: command, seeds, versions, hardware, rows."""
 
+import argparse
 import json
 import os
 import platform
@@ -8,6 +9,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from simulations.provenance import provenance
 
 
 def hardware() -> dict[str, Any]:
@@ -24,14 +27,16 @@ def hardware() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "gpu": gpu, "torch_threads": torch.get_num_threads()}
 
 
-def write(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Write rows with all that is needed to make them again, atomically."""
+def write(path: Path, rows: list[dict[str, Any]], *, settings: dict[str, Any], **facts: Any) -> None:
+    """Write rows with all that is needed to make them again, atomically: settings, code, versions, hardware."""
     import torch
 
     names = ["flwr", "ray", "torchvision", "numpy", "pytorch-msssim"]
     record = {
         "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
+        "settings": settings,
         **facts,
+        "provenance": provenance(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, **{n: version(n) for n in names}},
         "hardware": hardware(),
         "rows": rows,
@@ -40,6 +45,11 @@ def write(path: Path, rows: list[dict[str, Any]], **facts: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(partial, path)
+
+
+def options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The command's own settings: all that was asked for but for where things lie."""
+    return {key: value for key, value in vars(arguments).items() if key not in ("out", "data_root", "cache")}
 
 
 def _module() -> str:

@@ -16,7 +16,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from benchmarks.record import write
+from benchmarks.record import options, write
 from benchmarks.split_world import RULES, bare_loop, clients, model
 from benchmarks.table_parts import Row
 from benchmarks.textbook_dcor import distance_correlation_by_pairs
@@ -142,7 +142,7 @@ def main() -> None:
     rows = [*correlation_rows(), nopeek_row(), *link_rows(arguments.steps)]
     for row in rows:
         print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
-    write(arguments.out, rows, seeds=[0], steps=arguments.steps)
+    write(arguments.out, rows, settings=options(arguments), seeds=[0])
 
 
 if __name__ == "__main__":

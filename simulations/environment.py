@@ -1,16 +1,17 @@
-"""What a run ran on: versions, hardware, code revision."""
+"""What a run ran on: versions, hardware, code."""
 
 from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from simulations.provenance import provenance
 
 PACKAGES = ("fl-privacy", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pytorch-msssim")
 
@@ -45,22 +46,6 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def revision() -> str | None:
-    """The git revision of this code, with '+changes' where files differ from it; None outside a repository."""
-    folder = Path(__file__).parent
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+changes" if changes else "")
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
-
-
 def describe() -> dict[str, Any]:
     """Everything above, as config.json keeps it."""
-    return {"versions": versions(), "hardware": hardware(), "git": revision(), "command": sys.argv}
+    return {"versions": versions(), "hardware": hardware(), "provenance": provenance(), "command": sys.argv}

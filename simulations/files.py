@@ -65,12 +65,12 @@ def write_atomic(path: Path, content: bytes) -> Path:
 
 def write_json(path: Path, value: object) -> Path:
     """Write JSON that any reader takes: NaN and infinities, which JSON has not, become null."""
-    return write_atomic(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+    return write_atomic(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write one JSON object a line."""
-    lines = [json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows]
+    lines = [json.dumps(plain(row), allow_nan=False) + "\n" for row in rows]
     return write_atomic(path, "".join(lines).encode())
 
 
@@ -88,13 +88,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as JSON holds it: NaN and infinities become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

@@ -75,7 +75,7 @@ def test_the_config_says_what_ran_where(tiny):
     assert config["backend"] == "local"
     assert config["versions"]["flwr"]
     assert config["hardware"]["cores"] >= 1
-    assert "git" in config
+    assert {"version", "source", "commit"} <= config["provenance"].keys()
 
 
 def test_samples_have_one_row_an_image(tiny):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -63,6 +64,7 @@ class Run:
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         facts = {"identity": self.identity, "spec": asdict(self.spec), "history": [asdict(r) for r in self.history]}
+        facts["digest"] = _digest(tensors, facts)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         save_file(tensors, partial, {name: json.dumps(value) for name, value in facts.items()})
@@ -111,9 +113,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole checkpoint ({error}): delete it to start over") from error
+    if (digest := facts.pop("digest", None)) is not None and digest != _digest(tensors, facts):
+        raise ValueError(f"{path} is damaged: delete it to start over")
     if not {"identity", "spec", "history"} <= facts.keys():
         raise ValueError(f"{path} is not a checkpoint of a joint training: delete it, or name another file")
     return tensors, facts
+
+
+def _digest(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    """SHA-256 over what a checkpoint holds: a flipped bit leaves the file readable."""
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        total.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +11,10 @@ import torch
 
 from fl_privacy.data import ImageSet
 from fl_privacy.defences import Chain
-from fl_privacy.joint_training import EpochReport, train
+from fl_privacy.joint_training import EpochReport, load_pair, train
 from fl_privacy.joint_training.scores import targets
 from fl_privacy.seeding import one_thread, stream
+from simulations import training_cache
 from simulations.attacking import Note
 from simulations.channels.output_protocol import JointServer
 from simulations.files import read_json, write_json
@@ -106,7 +102,7 @@ def pair_of(folder: Path, arm: int) -> dict[str, Any]:
 def identity(world: World, rules: JointServer, law: Chain) -> dict[str, Any]:
     """All that decides the bits of a pair; processor and torch version are part of it."""
     experiment = world.experiment
-    return {
+    settings = {
         "dataset": {**experiment.dataset, "name": world.data.name},
         "images": [rules.images, rules.validation, rules.shuffled],
         "outputs": list(rules.names(world.data)),
@@ -117,10 +113,11 @@ def identity(world: World, rules: JointServer, law: Chain) -> dict[str, Any]:
         "device": torch.device(experiment.device).type,
         "torch": torch.__version__,
     }
+    return training_cache.identity(settings, law.defences)
 
 
 def _name(world: World, rules: JointServer, facts: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    digest = training_cache.key(facts)
     ratio = f"{rules.beta_r:g}to{rules.beta_c:g}"
     return f"{world.data.name}_{ratio}_seed{world.experiment.seed}_{digest}.safetensors"
 
@@ -132,7 +129,8 @@ def _train(
     own = split(world, rules)
     note(f"training {label} on {len(own.train)} images, {rules.epochs} epochs: {path}")
     settings, spec = rules.training, rules.spec(world.data, world.experiment.model)
-    with _alone(path, note), one_thread():
+    with training_cache.alone(path, note), one_thread():
+        training_cache.sound(path, load_pair, note)
         trained = train(
             spec,
             settings,
@@ -169,16 +167,3 @@ def _progress(label: str, note: Note, report: EpochReport) -> None:
         f"{label}: epoch {report.epoch + 1} of {report.epochs}, {report.seconds:.0f} s, loss {report.train_loss:.4f}, "
         f"validation accuracy {scores.accuracy:.2%}{leak}{best}"
     )
-
-
-@contextmanager
-def _alone(path: Path, note: Note) -> Iterator[None]:
-    """Hold a checkpoint for this process: two runs that share a cache would write over each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"another run is training this pair; waiting for {path.name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -22,11 +22,12 @@ from fl_privacy.split_training import ACTIVATION, SERVED_AT_ONCE
 from fl_privacy.splitting import cut
 from simulations import files
 from simulations.channels.base import Place, Row, Sink, round_rows, summed, told
-from simulations.channels.split_cache import keep, recall
+from simulations.channels.split_cache import entry, identity, keep, recall
 from simulations.channels.split_protocol import SplitProtocol, trainings
 from simulations.channels.split_scores import correlations
 from simulations.channels.split_world import evaluated
 from simulations.local import LocalGrid
+from simulations.training_cache import alone
 from strategies.links import LinkKind
 from strategies.messages import Counts, OrderlyGrid, pack, unpack
 from strategies.split import SplitLearning, SplitSettings
@@ -70,13 +71,22 @@ class Collection:
         return [self._serve(arm, trained, rows, clean) for arm in arms]
 
     def _trained(self) -> tuple[ArrayRecord, list[Row]]:
-        known = recall(self.world, self.training)
-        if known is not None:
-            self.place.note(f"{self.experiment.each_arm[self.training].trained.label}: trained before, in the cache")
-            return pack(known[0]), known[1]
-        trained, rows = self._learn(self.training, self.experiment.rounds, pack(self.world.model().state_dict()))
-        keep(self.world, self.training, unpack(trained), rows)
-        return trained, rows
+        path = entry(self.world, self.training)
+        if path is None:
+            return self._fresh()
+        with alone(path, self.place.note):
+            known = recall(path, self.place.note)
+            if known is not None:
+                self.place.note(
+                    f"{self.experiment.each_arm[self.training].trained.label}: trained before, in the cache"
+                )
+                return pack(known[0]), known[1]
+            trained, rows = self._fresh()
+            keep(path, identity(self.world, self.training), unpack(trained), rows)
+            return trained, rows
+
+    def _fresh(self) -> tuple[ArrayRecord, list[Row]]:
+        return self._learn(self.training, self.experiment.rounds, pack(self.world.model().state_dict()))
 
     def _serve(self, arm: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
         chosen = self.experiment.each_arm[arm]
