@@ -17,6 +17,7 @@ from simulations import files, storage
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.gallery import draw
+from simulations.saved import read_saved
 from simulations.scoring import CONTROL, Scored, rows, summary
 from simulations.storage import Key
 from simulations.world import World
@@ -45,14 +46,14 @@ class Result:
     digests: Mapping[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> Result:
-        """The result in a run folder.
+    def read(cls, folder: Path, trust: bool = False) -> Result:
+        """The result in a run folder; `trust` lets its config name code, `module:name`, which is then imported.
 
         Raises:
-            ValueError: it holds no finished run.
+            ValueError: it holds no finished run. UntrustedCode: it names code.
         """
         results = files.read_json(folder / files.RESULTS)
-        experiment = Experiment.of(files.read_json(folder / files.CONFIG)["experiment"])
+        experiment = read_saved(folder, trust).experiment
         return cls(folder, experiment, results["arms"], results["summary"], results["digests"])
 
     @property
@@ -135,7 +136,7 @@ def write(
     files.write_jsonl(folder / files.SAMPLES, samples)
     draw(world, folder, scored, averages, originals)
     files.write_json(folder / files.RESULTS, results)
-    return Result.read(folder)
+    return Result(folder, world.experiment, arms, averages, results["digests"])
 
 
 def _digests(

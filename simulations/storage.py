@@ -63,22 +63,25 @@ def load_observations(
     observations: dict[Key, Observation] = {}
     for path in folder.glob("*_r*_c*.json"):
         facts = read_json(path)
-        key = _key(facts)
+        key = _key(path, facts)
+        if key.arm >= len(chains):
+            raise ValueError(f"{path} is of arm {key.arm}, and the experiment of this run has {len(chains)} arms")
         spec = Spec(**{**facts["spec"], "image_shape": tuple(facts["spec"]["image_shape"])})
         loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         payload = {name: loaded[name] for name in facts["names"]}
         if digest(payload) != facts["sha256"]:
             raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
-        if facts["model"] is not None and facts["model"] not in models:
-            models[facts["model"]] = blank(spec)
-            models[facts["model"]].load_state_dict(safetensors.torch.load_file(folder / facts["model"]))
+        weights = None if facts["model"] is None else _weights(key)  # never a path that stands in the file
+        if weights is not None and weights not in models:
+            models[weights] = blank(spec)
+            models[weights].load_state_dict(safetensors.torch.load_file(folder / weights))
         observations[key] = Observation(
             channel=Channel(facts["channel"]),
             payload=payload,
             spec=spec,
             round=key.round,
             client=key.client,
-            model=models.get(facts["model"]),
+            model=None if weights is None else models[weights],
             defence=chains[key.arm],
         )
     return dict(sorted(observations.items()))
@@ -114,12 +117,15 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
             seconds=facts["seconds"],
             loss=math.nan if facts["loss"] is None else facts["loss"],
         )
-        guesses[_key(facts)] = guess
+        guesses[_key(path, facts)] = guess
     return dict(sorted(guesses.items()))
 
 
-def _key(facts: Mapping[str, Any]) -> Key:
-    return Key(facts["arm"], facts["round"], facts["client"])
+def _key(path: Path, facts: Mapping[str, Any]) -> Key:
+    key = Key(facts["arm"], facts["round"], facts["client"])
+    if not all(type(part) is int and part >= 0 for part in asdict(key).values()) or key.stem != path.stem:
+        raise ValueError(f"{path} is damaged: it says that it is {key}")
+    return key
 
 
 def _weights(key: Key) -> str:

@@ -61,5 +61,5 @@ def _path(world: World, training: int) -> Path | None:
         return None
     text = json.dumps(identity(world, training), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    name = f"{world.experiment.dataset['name']}_seed{world.experiment.seed}_{digest}.safetensors"
+    name = f"{files.slug(world.experiment.dataset['name'])}_seed{world.experiment.seed}_{digest}.safetensors"
     return Path(folder).expanduser().absolute() / name
