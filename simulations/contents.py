@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -84,14 +84,12 @@ def _bytes(path: Path) -> str:
 
 
 def _code(world: World) -> Mapping[str, str]:
-    """The digest of the source of every module that the experiment names, by the name."""
+    """The digest of the source of every module that the experiment names and has imported, by the name."""
     settings = {key: value for key, value in asdict(world.experiment).items() if key in CODE}
     found = {}
     for _, name in named_code(settings):
-        try:
-            source = inspect.getsourcefile(importlib.import_module(name.partition(":")[0]))
-        except (ImportError, TypeError, ValueError):  # a text with a colon that names no module, or one without source
-            continue
+        module = sys.modules.get(name.partition(":")[0])  # nothing is imported to be digested
+        source = inspect.getsourcefile(module) if getattr(module, "__file__", None) and module else None
         if source is not None and Path(source).is_file():
             found[name] = _bytes(Path(source))
     return found

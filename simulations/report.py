@@ -52,8 +52,13 @@ class Result:
         Raises:
             ValueError: it holds no finished run. UntrustedCode: it names code.
         """
+        files.read_json(folder / files.RESULTS)  # first, because its absence says most
+        return cls.of(folder, read_saved(folder, trust).experiment)
+
+    @classmethod
+    def of(cls, folder: Path, experiment: Experiment) -> Result:
+        """The result in the folder of a run of this experiment."""
         results = files.read_json(folder / files.RESULTS)
-        experiment = read_saved(folder, trust).experiment
         return cls(folder, experiment, results["arms"], results["summary"], results["digests"])
 
     @property
@@ -136,7 +141,7 @@ def write(
     files.write_jsonl(folder / files.SAMPLES, samples)
     draw(world, folder, scored, averages, originals)
     files.write_json(folder / files.RESULTS, results)
-    return Result(folder, world.experiment, arms, averages, results["digests"])
+    return Result.of(folder, world.experiment)
 
 
 def _digests(

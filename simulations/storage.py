@@ -108,6 +108,7 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
     guesses: dict[Key, Reconstruction] = {}
     for path in folder.glob("*_r*_c*.json"):
         facts = read_json(path)
+        key = _key(path, facts)
         tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         guess = Reconstruction(
             inputs=tensors["inputs"],
@@ -117,7 +118,7 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
             seconds=facts["seconds"],
             loss=math.nan if facts["loss"] is None else facts["loss"],
         )
-        guesses[_key(path, facts)] = guess
+        guesses[key] = guess
     return dict(sorted(guesses.items()))
 
 
