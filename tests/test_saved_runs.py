@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from fl_privacy.data import load as load_set
@@ -202,6 +203,21 @@ def test_data_that_are_not_those_of_the_run_are_refused(probe, monkeypatch):
         done = CliRunner().invoke(app, words)
         assert (done.exit_code, "not those of the run" in done.output) == (2, True)
     assert not (run / "attacks").exists(), "no folder is left behind"
+
+
+def test_a_picture_that_was_added_to_the_folder_is_noticed(probe):
+    for number in range(12):
+        (probe / "images" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(probe / "images" / str(number % 2) / f"{number:02}.png")
+    mine = dataclasses.replace(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
+    simulate(mine, out=probe / "run", data_root=probe, backend="local", note=quiet)
+    world_of.cache_clear()
+    assert plan_again(probe / "run", data_root=probe, out=probe / "again")
+    shutil.copy(probe / "images" / "0" / "00.png", probe / "images" / "0" / "copy.png")
+    world_of.cache_clear()
+    with pytest.raises(ValueError, match="the data are not those of the run"):
+        plan_again(probe / "run", data_root=probe)
 
 
 def test_other_weights_are_refused(runs, tmp_path):
