@@ -14,6 +14,7 @@ from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
 from simulations.channels import CHANNELS
+from simulations.files import slug
 
 if TYPE_CHECKING:
     from simulations.experiment import Experiment
@@ -63,7 +64,9 @@ def check(experiment: Experiment) -> None:
         raise ValueError("'protocol' takes a table, 'variants' and 'expected' a list of tables")
     if any("label" not in variant for variant in experiment.variants):
         raise ValueError("every one of the 'variants' needs a 'label', by which tables name it")
-    _check_unique("variants", "label", [str(variant["label"]) for variant in experiment.variants])
+    labels = [str(variant["label"]) for variant in experiment.variants]
+    _check_unique("variants", "label", labels)
+    _check_labels("variants", labels)
     experiment.each_arm  # noqa: B018 (a wrong setting is named when it is read)
     CHANNELS[experiment.channel].check(experiment)
     _check_attacks(experiment)
@@ -130,10 +133,23 @@ def _check_unique(key: str, what: str, labels: Sequence[str]) -> None:
         raise ValueError(f"'{key}' has the same {what} twice: {', '.join(twice)}")
 
 
+def _check_labels(key: str, labels: Sequence[str]) -> None:
+    """Labels become folder names: those that differ only where a folder cannot would share one."""
+    folders: dict[str, str] = {}
+    for label in labels:
+        folder = slug(label).casefold()  # some file systems take upper and lower case for the same
+        if (other := folders.setdefault(folder, label)) != label:
+            raise ValueError(
+                f"'{key}': the labels {other!r} and {label!r} both become the folder '{folder}', where one would show "
+                "the other's numbers: choose labels that differ in letters or digits, not only in spaces, signs or case"
+            )
+
+
 def _check_attacks(experiment: Experiment) -> None:
     components = (experiment.attack, *experiment.also)
     labels = [str(each.get("label", each["name"])) for each in components]
     _check_unique("also", "attack (give one of them a 'label')", labels)
+    _check_labels("also", labels)
     for each, (label, attack) in zip(components, experiment.attacks.items(), strict=True):
         _check_only(experiment, each.get("only", []))
         _check_attack(experiment, each["name"], label, attack)

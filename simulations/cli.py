@@ -39,6 +39,9 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting,
 Out = Annotated[Path | None, typer.Option(help="Run folder; it must be new or empty.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets; else FL_PRIVACY_DATA.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto: where the attack runs.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code (module:name) that the run folder names: only if you know it.")
+]
 RunDir = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 
 
@@ -74,24 +77,25 @@ def attack(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = None,
+    trust: Trust = False,
 ) -> None:
     """Attack a run's saved observations again; nothing is simulated."""
     with _bad_input():
         from simulations.reattack import execute_again, plan_again
 
-        checked = plan_again(run_dir, attack, changes or (), out, data_root, device)
+        checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
     with _failure(checked.out), _progress() as note:
         result = execute_again(checked, note)
     _show(result)
 
 
 @app.command()
-def report(run_dir: RunDir, data_root: DataRoot = None) -> None:
+def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) -> None:
     """Print a finished run's table and draw its figure again, from its files."""
     with _bad_input():
         from simulations.reattack import reopen
 
-        result = reopen(run_dir, data_root)
+        result = reopen(run_dir, data_root, trust)
     _show(result)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -20,16 +21,36 @@ from fl_privacy.observation import Tensors
 
 CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
 OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
+LONGEST = 80  # characters of a name that becomes a path; what is longer ends in a digest
 
 
 def default_folder(name: str, seed: int) -> Path:
     """Where a run goes that names no folder: outputs/NAME/TIME_SEED."""
-    return Path("outputs") / name / f"{time.strftime('%Y%m%d-%H%M%S')}_{seed}"
+    return Path("outputs") / slug(name) / f"{time.strftime('%Y%m%d-%H%M%S')}_{seed}"
+
+
+def slug(name: str) -> str:
+    """The one way from a name of any kind to a single path component: letters, digits, '_', '-', '.', no dot first.
+
+    Names that differ may have the same slug: whoever keeps several of a kind refuses that (`checks.check`).
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    safe = re.sub(r"^\.+", "_", safe) or "_"
+    if len(safe) > LONGEST:
+        return f"{safe[:LONGEST]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    return safe
 
 
 def guesses_folder(folder: Path, label: str) -> Path:
     """Where the reconstructions of the attack of this label lie."""
-    return folder / GUESSES / label.replace(" ", "_")
+    return folder / GUESSES / slug(label)
+
+
+def path_inside(path: Path, folder: Path) -> str:
+    """How a run in `folder` writes `path` down: relative where one lies inside the other, so that both can move."""
+    path, folder = path.absolute(), folder.absolute()
+    near = path.is_relative_to(folder) or folder.is_relative_to(path)
+    return os.path.relpath(path, folder) if near else str(path)
 
 
 def new_folder(path: Path) -> Path:

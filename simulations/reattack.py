@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.data import data_root as find_root
-from simulations import files
+from simulations import contents, files
 from simulations.attacking import Note, run_here
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.report import Result
 from simulations.run import resolved_device
+from simulations.saved import read_saved
 from simulations.settings import changed
 from simulations.stages import finish, redraw, write_config
 from simulations.world import World, world_of
@@ -40,25 +41,34 @@ def plan_again(
     out: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     device: str | None = None,
+    trust: bool = False,
 ) -> Replan:
     """Check another attack on a finished run and make its folder, below the run's own unless `out` names one.
 
+    The run folder is data: code that it names, `module:name`, is refused unless `trust` says so; what `attack` and
+    `changes` name is the caller's own word.
+
     Raises:
         UnknownName, ValueError: not a run, or a setting that does not fit or that only a new run can change.
+            Also where the data are no longer those of the run.
         MissingData: the run's data set, which the scores need, is not there.
     """
-    source = Path(run_dir).absolute()
-    experiment = _reattack(Result.read(source).experiment, attack, changes)
+    folder = Path(run_dir).absolute()
+    files.read_json(folder / files.RESULTS)
+    saved = read_saved(folder, trust)
+    source = saved.source
+    experiment = _reattack(saved.experiment, attack, changes)
     experiment = replace(experiment, device=resolved_device(device or experiment.device))
     world = world_of(experiment.to_json(), find_root(data_root))
     CHANNELS[experiment.channel].check_world(world)
-    below = source / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{experiment.attack['name']}"
+    contents.check(world, source)
+    below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attack['name'])}"
     return Replan(world, source, files.new_folder(Path(out) if out else below))
 
 
 def execute_again(checked: Replan, note: Note = print) -> Result:
     """Attack the saved observations, score the guesses, write the report; nothing is simulated."""
-    write_config(checked.world, checked.out, observations=str(checked.source))
+    write_config(checked.world, checked.out, observations=files.path_inside(checked.source, checked.out))
     return finish(checked.world, checked.out, note, run_here, checked.source)
 
 
@@ -76,10 +86,18 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
     return changed(alone, [*chosen, *changes])
 
 
-def reopen(run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None) -> Result:
-    """The result of a finished run, with its figures drawn again from its files."""
+def reopen(
+    run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None, trust: bool = False
+) -> Result:
+    """The result of a finished run, with its figures drawn again from its files.
+
+    Raises:
+        ValueError: no finished run, or the data are no longer those of the run. UntrustedCode: it names code, and
+            `trust` does not allow that.
+    """
     folder = Path(run_dir).absolute()
-    result = Result.read(folder)
-    source = Path(files.read_json(folder / files.CONFIG).get("observations", folder))
-    redraw(world_of(result.experiment.to_json(), find_root(data_root)), folder, source)
+    result, source = Result.read(folder, trust), read_saved(folder, trust).source
+    world = world_of(result.experiment.to_json(), find_root(data_root))
+    contents.check(world, source)
+    redraw(world, folder, source)
     return result

@@ -17,6 +17,7 @@ from simulations import files, storage
 from simulations.channels import CHANNELS
 from simulations.experiment import Experiment
 from simulations.gallery import draw
+from simulations.saved import read_saved
 from simulations.scoring import CONTROL, Scored, faults, rows, summary
 from simulations.storage import Key
 from simulations.world import World
@@ -47,14 +48,19 @@ class Result:
     """Why the table says nothing, where the attack was given another protocol than the one that ran."""
 
     @classmethod
-    def read(cls, folder: Path) -> Result:
-        """The result in a run folder.
+    def read(cls, folder: Path, trust: bool = False) -> Result:
+        """The result in a run folder; `trust` lets its config name code, `module:name`, which is then imported.
 
         Raises:
-            ValueError: it holds no finished run.
+            ValueError: it holds no finished run. UntrustedCode: it names code.
         """
+        files.read_json(folder / files.RESULTS)  # first, because its absence says most
+        return cls.of(folder, read_saved(folder, trust).experiment)
+
+    @classmethod
+    def of(cls, folder: Path, experiment: Experiment) -> Result:
+        """The result in the folder of a run of this experiment."""
         results = files.read_json(folder / files.RESULTS)
-        experiment = Experiment.of(files.read_json(folder / files.CONFIG)["experiment"])
         return cls(
             folder, experiment, results["arms"], results["summary"], results["digests"], results.get("not_valid", ())
         )
@@ -142,7 +148,7 @@ def write(
     files.write_jsonl(folder / files.SAMPLES, samples)
     draw(world, folder, scored, averages, originals)
     files.write_json(folder / files.RESULTS, results)
-    return Result.read(folder)
+    return Result.of(folder, world.experiment)
 
 
 def _digests(

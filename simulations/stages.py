@@ -10,7 +10,7 @@ from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
-from simulations import environment, files, report, storage
+from simulations import contents, environment, files, report, storage
 from simulations.attacking import Note, Runner, jobs
 from simulations.channels import CHANNELS
 from simulations.channels.base import told
@@ -40,6 +40,8 @@ def finish(
         RuntimeError: there is nothing to attack, because no client's message arrived.
         ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
     """
+    if source is None:
+        contents.write(world, folder)
     experiment, source = world.experiment, source or folder
     arms = files.read_json(source / files.ROUNDS)
     seen = observed(world, source)
@@ -102,4 +104,4 @@ def redraw(world: World, folder: Path, source: Path) -> None:
     experiment = world.experiment
     scored = score_all(world, observed(world, source), _guesses(folder, experiment.attacks))
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
-    draw(world, folder, scored, report.Result.read(folder).summary, originals)
+    draw(world, folder, scored, files.read_json(folder / files.RESULTS)["summary"], originals)

@@ -65,15 +65,18 @@ def load_observations(
     observations: dict[Key, Observation] = {}
     for path in folder.glob("*_r*_c*.json"):
         facts = read_json(path)
-        key = _key(facts)
+        key = _key(path, facts)
+        if key.arm >= len(chains):
+            raise ValueError(f"{path} is of arm {key.arm}, and the experiment of this run has {len(chains)} arms")
         spec = Spec(**{**facts["spec"], "image_shape": tuple(facts["spec"]["image_shape"])})
         loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         payload = {name: loaded[name] for name in facts["names"]}
         if digest(payload) != facts["sha256"]:
             raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
-        if facts["model"] is not None and facts["model"] not in models:
-            models[facts["model"]] = model = blank(spec)
-            load_weights(model, safetensors.torch.load_file(folder / facts["model"]))
+        weights = None if facts["model"] is None else _weights(key)  # never a path that stands in the file
+        if weights is not None and weights not in models:
+            models[weights] = model = blank(spec)
+            load_weights(model, safetensors.torch.load_file(folder / weights))
             _set_modes(model, facts.get("training"))
         observations[key] = Observation(
             channel=Channel(facts["channel"]),
@@ -81,7 +84,7 @@ def load_observations(
             spec=spec,
             round=key.round,
             client=key.client,
-            model=models.get(facts["model"]),
+            model=None if weights is None else models[weights],
             defence=chains[key.arm],
         )
     return dict(sorted(observations.items()))
@@ -116,6 +119,7 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
     guesses: dict[Key, Reconstruction] = {}
     for path in folder.glob("*_r*_c*.json"):
         facts = read_json(path)
+        key = _key(path, facts)
         tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         guess = Reconstruction(
             inputs=tensors["inputs"],
@@ -125,12 +129,15 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
             seconds=facts["seconds"],
             loss=math.nan if facts["loss"] is None else facts["loss"],
         )
-        guesses[_key(facts)] = guess
+        guesses[key] = guess
     return dict(sorted(guesses.items()))
 
 
-def _key(facts: Mapping[str, Any]) -> Key:
-    return Key(facts["arm"], facts["round"], facts["client"])
+def _key(path: Path, facts: Mapping[str, Any]) -> Key:
+    key = Key(facts["arm"], facts["round"], facts["client"])
+    if not all(type(part) is int and part >= 0 for part in asdict(key).values()) or key.stem != path.stem:
+        raise ValueError(f"{path} is damaged: it says that it is {key}")
+    return key
 
 
 def _weights(key: Key) -> str:

@@ -96,7 +96,7 @@ def test_the_server_sees_the_defended_answers_of_the_trained_classifier(tiny, wo
     assert len(seen) == 8 * 4
     checkpoints = [pair["checkpoint"] for pair in read_json(tiny.folder / "pairs.json")]
     for key, each in seen.items():
-        clean = outputs(load_pair(checkpoints[key.arm]).classifier, world.batch(key.client, 1)[0])
+        clean = outputs(load_pair(tiny.folder / checkpoints[key.arm]).classifier, world.batch(key.client, 1)[0])
         seed = subseed(subseed(0, "party", key.arm), "release", key.client, 1)
         released = TINY.chains[key.arm].on_release({"outputs": clean}, seed)["outputs"]
         assert torch.equal(each.payload["outputs"], released)

@@ -61,17 +61,19 @@ class Vicious(OutputAttack):
     """The server's own decoder G, trained together with the classifier that it handed out.
 
     `checkpoint`: the file that `joint_training.train` left. Nothing is learnt here, and nothing else is needed: an
-    observation of that classifier's outputs is enough.
+    observation of that classifier's outputs is enough. `trusted`: networks of your own, `module:function`, that the
+    checkpoint may name.
 
     Source: Malekzadeh and Gündüz, section 3.
     """
 
     checkpoint: str = ""
+    trusted: tuple[str, ...] = ()
 
     def learn(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         if not self.checkpoint:
             raise ValueError("the attack 'vicious' needs a 'checkpoint': the file that a joint training left")
-        decoder: nn.Module = load_pair(self.checkpoint).decoder
+        decoder: nn.Module = load_pair(self.checkpoint, self.trusted).decoder
         return decoder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from fl_privacy.joint_training.pair import Pair, PairSpec, build_pair
 from fl_privacy.joint_training.scores import Scores
+from fl_privacy.models import MODELS
+from fl_privacy.models.decoders import DECODERS
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,23 @@ class Run:
         self.optimiser.load_state_dict(state)
 
 
-def load_pair(path: str | os.PathLike[str]) -> Pair:
+def load_pair(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Pair:
     """The pair of a checkpoint, built anew with the weights of its best epoch, on the CPU in eval mode.
 
+    A checkpoint is data: a network that it calls `module:function` is imported only if that name is in `trusted`.
+
     Raises:
-        FileNotFoundError: no such file. ValueError: it is not a whole checkpoint of a joint training.
+        FileNotFoundError: no such file. ValueError: it is not a whole checkpoint of a joint training, or it names code
+            that is not trusted.
     """
     tensors, facts = _read(Path(path))
     spec = facts["spec"]
+    for key, catalogue in (("classifier", MODELS), ("decoder", DECODERS)):
+        if spec[key] not in catalogue and spec[key] not in trusted:
+            raise ValueError(
+                f"the checkpoint {path} asks for the {catalogue.kind} {spec[key]!r}, which is code of somebody's own: "
+                "loading it would run that. Name it in 'trusted' if you trust it"
+            )
     pair = build_pair(PairSpec(**{**spec, "image_shape": tuple(spec["image_shape"])}), seed=0)
     pair.load_state_dict(_under("best.", tensors))
     return pair.eval()

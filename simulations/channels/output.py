@@ -103,7 +103,7 @@ class Output(Kind):
         rows = []
         for index, arm in enumerate(world.experiment.each_arm):
             checkpoint = pair_of(place.folder, index)["checkpoint"]
-            classifier: nn.Module = load_pair(checkpoint).classifier
+            classifier: nn.Module = load_pair(checkpoint, networks(world, arm)).classifier
             if checkpoint not in suspicions:
                 suspicions[checkpoint] = suspicion(world, arm.rules, classifier)
             rows.append(self._run_arm(world, index, classifier, suspicions[checkpoint], grid, sink))
@@ -169,7 +169,8 @@ class Output(Kind):
             return attack
         if world.experiment.each_arm[arm].rules.honest:
             return None
-        return dataclasses.replace(attack, checkpoint=pair_of(folder, arm)["checkpoint"])
+        trusted = networks(world, world.experiment.each_arm[arm])
+        return dataclasses.replace(attack, checkpoint=pair_of(folder, arm)["checkpoint"], trusted=trusted)
 
     def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         return (key.arm,)
@@ -194,6 +195,12 @@ class Output(Kind):
 def _ask(model: nn.Module, images: Tensor) -> Tensor:
     """The classifier's answers, computed where the images are."""
     return outputs(model.to(images.device), images)
+
+
+def networks(world: World, arm: Arm) -> tuple[str, str]:
+    """The networks that the experiment itself names, and so the only code that an arm's checkpoint may ask for."""
+    spec = arm.rules.spec(world.data, world.experiment.model)
+    return spec.classifier, spec.decoder
 
 
 def answers_of(world: World, arm: Arm) -> Spec:

@@ -17,7 +17,7 @@ from fl_privacy.seeding import one_thread, stream
 from simulations import training_cache
 from simulations.attacking import Note
 from simulations.channels.output_protocol import JointServer
-from simulations.files import read_json, write_json
+from simulations.files import path_inside, read_json, slug, write_json
 
 if TYPE_CHECKING:
     from simulations.channels.base import Place
@@ -81,7 +81,7 @@ def train_pairs(world: World, place: Place) -> None:
         if name not in found:
             folder = Path(arm.rules.cache).expanduser() if arm.rules.cache else place.folder / MODELS
             found[name] = _train(world, arm.rules, law, facts, folder.absolute() / name, place.note)
-        rows.append(found[name])
+        rows.append({**found[name], "checkpoint": path_inside(Path(found[name]["checkpoint"]), place.folder)})
     write_json(place.folder / PAIRS, rows)
 
 
@@ -93,7 +93,7 @@ def pair_of(folder: Path, arm: int) -> dict[str, Any]:
     """
     pair: dict[str, Any] = read_json(folder / PAIRS)[arm]
     # a run's own models move with its folder
-    for path in (Path(pair["checkpoint"]), folder / MODELS / Path(pair["checkpoint"]).name):
+    for path in (folder / pair["checkpoint"], folder / MODELS / Path(pair["checkpoint"]).name):
         if path.is_file():
             return {**pair, "checkpoint": str(path)}
     raise ValueError(f"the trained pair {pair['checkpoint']} of this run is gone: put it back, or run anew")
@@ -119,7 +119,7 @@ def identity(world: World, rules: JointServer, law: Chain) -> dict[str, Any]:
 def _name(world: World, rules: JointServer, facts: dict[str, Any]) -> str:
     digest = training_cache.key(facts)
     ratio = f"{rules.beta_r:g}to{rules.beta_c:g}"
-    return f"{world.data.name}_{ratio}_seed{world.experiment.seed}_{digest}.safetensors"
+    return f"{slug(world.data.name)}_{ratio}_seed{world.experiment.seed}_{digest}.safetensors"
 
 
 def _train(

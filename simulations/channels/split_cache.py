@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fl_privacy.observation import Tensors
-from simulations import training_cache
+from simulations import files, training_cache
 from simulations.attacking import Note
 from simulations.channels.base import Row
 from simulations.channels.split_protocol import TRAINING, batch_size
@@ -55,5 +55,5 @@ def entry(world: World, training: int) -> Path | None:
     if not folder:
         return None
     digest = training_cache.key(identity(world, training))
-    name = f"{world.experiment.dataset['name']}_seed{world.experiment.seed}_{digest}.safetensors"
+    name = f"{files.slug(world.experiment.dataset['name'])}_seed{world.experiment.seed}_{digest}.safetensors"
     return Path(folder).expanduser().absolute() / name

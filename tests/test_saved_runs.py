@@ -1,0 +1,243 @@
+"""A run folder is data: nothing in it runs, it may move, and its names still stand for what they stood for."""
+
+import copy
+import dataclasses
+import json
+import os
+import shutil
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from fl_privacy.data import load as load_set
+from fl_privacy.joint_training import JointSettings, load_pair, train
+from fl_privacy.joint_training.pair import PairSpec
+from simulations import files
+from simulations.channels.output_pairs import pair_of
+from simulations.cli import app
+from simulations.experiment import Experiment
+from simulations.reattack import attack_again, plan_again, reopen
+from simulations.report import Result
+from simulations.run import simulate
+from simulations.saved import PROSE, UntrustedCode
+from simulations.world import world_of
+
+GRADIENT = Experiment(
+    name="tiny",
+    dataset={"name": "digits", "size": 16},
+    model={"name": "lenet_dlg", "init": "wide"},
+    attack={"name": "grnn", "iterations": 1, "width": 4},
+    also=({"name": "grnn_as_published", "label": "as: published", "iterations": 1},),
+    defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
+    clients=2,
+    clients_per_round=2,
+)
+OUTPUT = Experiment(
+    name="tiny",
+    channel="output",
+    dataset={"name": "digits", "size": 8},
+    model={"name": "vicious_small", "width": 4, "hidden": 16},
+    attack={"name": "vicious"},
+    also=({"name": "output_decoder", "steps": 1, "batch_size": 8, "decoder": "small"},),
+    public={"name": "digits", "size": 8, "count": 50},
+    serving=([], [{"name": "softmax"}]),
+    variants=({"label": "vicious", "decoder": {"name": "small", "width": 4, "hidden": 16}},),
+    protocol={
+        "decoder": {"name": "small", "width": 4, "hidden": 16},
+        **{"epochs": 1, "pair_batch": 50, "images": 100, "validation": 50, "labelled": 50},
+    },
+    clients=2,
+    clients_per_round=2,
+    batch_size=20,
+)
+PROBE = """
+from pathlib import Path
+
+from fl_privacy.models import MODELS
+
+Path(__file__).with_name("ran").touch()
+
+
+def function(image_shape, classes, *more, **others):
+    return MODELS["lenet_dlg"](image_shape, classes)
+"""
+
+
+def quiet(text):
+    """Progress that nobody reads."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, experiment in (("gradient", GRADIENT), ("output", OUTPUT)):
+        simulate(experiment, out=folder / name, backend="local", note=quiet)
+    return folder
+
+
+@pytest.fixture
+def probe(tmp_path, monkeypatch):
+    """A working directory with a module that leaves the file `ran` when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "probe.py").write_text(PROBE)
+    yield tmp_path
+    sys.modules.pop("probe", None)
+    world_of.cache_clear()
+
+
+def name_fields(settings, at=()):
+    """The places of every text in an experiment that is looked up somewhere."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            if key not in PROSE:
+                yield from name_fields(value, (*at, key))
+    elif isinstance(settings, list):
+        for index, value in enumerate(settings):
+            yield from name_fields(value, (*at, index))
+    elif isinstance(settings, str):
+        yield at
+
+
+def planted(settings, at):
+    changed = copy.deepcopy(settings)
+    part = changed
+    for key in at[:-1]:
+        part = part[key]
+    part[at[-1]] = "probe:function"
+    return changed
+
+
+@pytest.mark.parametrize("channel", ["gradient", "output"])
+def test_code_in_any_field_of_a_strangers_run_is_refused_and_never_runs(runs, probe, channel):
+    run = shutil.copytree(runs / channel, probe / "run")
+    config = json.loads((run / "config.json").read_text())
+    places = list(name_fields(config["experiment"]))
+    whole = [("dataset",), ("partition",), ("model",), ("attack",), ("public",), ("also", 0), ("defences", 0)]
+    heads = {at[0] for at in places}
+    assert heads >= {"dataset", "partition", "model", "attack", "also"}
+    assert heads >= ({"public", "serving", "protocol", "variants"} if channel == "output" else {"defences"})
+    for at in [*places, *whole]:
+        files.write_json(run / "config.json", {**config, "experiment": planted(config["experiment"], at)})
+        for read in (Result.read, reopen, plan_again):
+            with pytest.raises(UntrustedCode, match=r"probe:function.*--trust.*trust=True"):
+                read(run)
+        for words in (["report", "run"], ["attack", "run"], ["attack", "run", "--attack", "grnn"]):
+            done = CliRunner().invoke(app, words)
+            assert (done.exit_code, "probe:function" in done.output) == (2, True), (at, words, done.output)
+        assert not (probe / "ran").exists(), at
+    assert "probe" not in sys.modules
+
+
+def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs, probe):
+    mine = dataclasses.replace(GRADIENT, model={"name": "probe:function"}, also=())
+    simulate(mine, out=probe / "run", backend="local", note=quiet)
+    assert (probe / "ran").exists()
+    assert CliRunner().invoke(app, ["report", "run"]).exit_code == 2
+    done = CliRunner().invoke(app, ["report", "run", "--trust"])
+    assert done.exit_code == 0, done.output
+    assert Result.read(probe / "run", trust=True).experiment == mine
+    done = CliRunner().invoke(app, ["attack", "run", "--trust", "--set", "attack.iterations=2"])
+    assert done.exit_code == 0, done.output
+    (probe / "own.py").write_text("from fl_privacy.attacks.grnn import GRNN\n")
+    done = CliRunner().invoke(app, ["attack", str(runs / "gradient"), "--attack", "own:GRNN", "--out", "again"])
+    assert "names code" not in done.output
+    assert json.loads((probe / "again" / "config.json").read_text())["experiment"]["attack"]["name"] == "own:GRNN"
+
+
+def test_a_checkpoint_that_names_code_is_refused(runs, probe):
+    data = load_set("digits", None, {"size": 16})
+    spec = PairSpec((1, 16, 16), 10, "probe:function", "small", {}, {"width": 4, "hidden": 16})
+    settings = JointSettings(epochs=1, batch_size=50)
+    some = data.train.chosen(torch.arange(100))
+    train(spec, settings, some, some, seed=0, checkpoint=probe / "pair.safetensors")
+    (probe / "ran").unlink()
+    sys.modules.pop("probe")
+    with pytest.raises(ValueError, match=r"asks for the model 'probe:function'.*trusted"):
+        load_pair(probe / "pair.safetensors")
+    run = shutil.copytree(runs / "output", probe / "run")
+    shutil.copy(probe / "pair.safetensors", pair_of(run, 0)["checkpoint"])
+    (run / "contents.json").unlink()
+    with pytest.raises(ValueError, match="asks for the model 'probe:function'"):
+        attack_again(run, note=quiet)
+    assert not (probe / "ran").exists()
+    assert load_pair(probe / "pair.safetensors", ["probe:function"])
+
+
+def test_a_run_and_the_attack_inside_it_may_move(runs, tmp_path):
+    run = shutil.copytree(runs / "output", tmp_path / "run")
+    inner = attack_again(run, note=quiet).folder
+    assert not os.path.isabs(json.loads((inner / "config.json").read_text())["observations"])
+    moved = run.rename(tmp_path / "moved")
+    again = moved / inner.relative_to(run)
+    assert reopen(again).summary == Result.read(again).summary
+    assert attack_again(again, note=quiet).digests == Result.read(again).digests
+    assert pair_of(moved, 0)["checkpoint"].startswith(str(moved))
+
+
+def test_runs_of_older_versions_name_their_source_by_an_absolute_path(runs, tmp_path):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    inner = attack_again(run, note=quiet).folder
+    config = json.loads((inner / "config.json").read_text())
+    files.write_json(inner / "config.json", {**config, "observations": "/gone/run"})
+    assert reopen(inner).summary
+    alone = shutil.copytree(inner, tmp_path / "far" / "away" / "alone")
+    with pytest.raises(ValueError, match=r"observations of /gone/run, which are gone: put that folder"):
+        reopen(alone)
+
+
+def test_data_that_are_not_those_of_the_run_are_refused(probe, monkeypatch):
+    run = probe / "run"
+    simulate(GRADIENT, out=run, backend="local", note=quiet)
+    assert reopen(run)
+    world = world_of(Result.read(run).experiment.to_json(), None)
+    changed = dataclasses.replace(world, parts=tuple(reversed(world.parts)))
+    monkeypatch.setattr("simulations.reattack.world_of", lambda *_: changed)
+    for read in (reopen, plan_again):
+        with pytest.raises(ValueError, match="the data are not those of the run"):
+            read(run)
+    for words in (["report", "run"], ["attack", "run"]):
+        done = CliRunner().invoke(app, words)
+        assert (done.exit_code, "not those of the run" in done.output) == (2, True)
+    assert not (run / "attacks").exists(), "no folder is left behind"
+
+
+def test_a_picture_that_was_added_to_the_folder_is_noticed(probe):
+    for number in range(12):
+        (probe / "images" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(probe / "images" / str(number % 2) / f"{number:02}.png")
+    mine = dataclasses.replace(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
+    simulate(mine, out=probe / "run", data_root=probe, backend="local", note=quiet)
+    world_of.cache_clear()
+    assert plan_again(probe / "run", data_root=probe, out=probe / "again")
+    shutil.copy(probe / "images" / "0" / "00.png", probe / "images" / "0" / "copy.png")
+    world_of.cache_clear()
+    with pytest.raises(ValueError, match="the data are not those of the run"):
+        plan_again(probe / "run", data_root=probe)
+
+
+def test_other_weights_are_refused(runs, tmp_path):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    weights = next((run / "observations").glob("*_model.safetensors"))
+    shutil.copy(next(path for path in (run / "observations").glob("1_r1_c*.safetensors")), weights)
+    with pytest.raises(ValueError, match="not the weights of the run"):
+        plan_again(run)
+
+
+def test_a_users_changed_module_is_refused(probe):
+    mine = dataclasses.replace(GRADIENT, model={"name": "probe:function"}, also=())
+    simulate(mine, out=probe / "run", backend="local", note=quiet)
+    assert reopen(probe / "run", trust=True)
+    (probe / "probe.py").write_text(PROBE + "\n# another\n")
+    with pytest.raises(ValueError, match="the source of 'probe:function' is not that of the run"):
+        reopen(probe / "run", trust=True)
+
+
+def test_contents_hold_digests_and_no_image(runs):
+    contents = json.loads((runs / "gradient" / "contents.json").read_text())
+    assert set(contents["truths"]) == {"1_c0", "1_c1"}
+    assert all(len(digest) == 64 for part in contents.values() for digest in part.values())
