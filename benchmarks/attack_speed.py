@@ -15,10 +15,10 @@ import torch
 from benchmarks.record import options, write
 from benchmarks.table_parts import Row
 from benchmarks.textbook import Generator, attack_step
-from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
-from fl_privacy.client import gradient
+from fl_privacy.attacks.gradient.grnn import GRNN, GRNNAsPublished
+from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import Channel, Observation, Spec
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import stream
 
 
@@ -31,7 +31,7 @@ def victims(model: torch.nn.Module, count: int, batch: int) -> list[Observation]
         x, y = torch.rand(batch, 3, 32, 32, generator=rng), torch.randint(10, (batch,), generator=rng)
         payload, _ = gradient(model, x, y)
         seen.append(
-            Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
+            Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
         )
     return seen
 

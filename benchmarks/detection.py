@@ -20,8 +20,8 @@ import torch
 from benchmarks.detection_summary import summary
 from benchmarks.record import options, write
 from fl_privacy.data import DataSet, ImageSet, data_root, load
-from fl_privacy.detection import FineTuning, fine_tuned, output_entropy, similarity
 from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec, Trained, outputs, train
+from fl_privacy.joint_training.detection import FineTuning, fine_tuned, output_entropy, similarity
 from fl_privacy.seeding import stream, subseed
 
 TRAINED, VALIDATION = 3000, 200

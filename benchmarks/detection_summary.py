@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from fl_privacy.detection import auroc, auroc_interval, flagged, threshold
+from fl_privacy.joint_training.detection import auroc, auroc_interval, flagged, threshold
 
 Row = dict[str, Any]
 DETECTORS = ("likelihood", "entropy")

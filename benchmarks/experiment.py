@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write
-from simulations.experiment import Experiment
-from simulations.files import RESULTS
-from simulations.run import simulate
-from simulations.settings import load_experiment
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.results.files import RESULTS
+from fl_privacy.simulations.run.pipeline import simulate
 
 
 def shared_settings(experiment: Experiment) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from benchmarks.record import options, write
-from fl_privacy.attacks.grnn import GRNN, GRNNAsPublished
-from fl_privacy.client import gradient
+from fl_privacy.attacks.gradient.grnn import GRNN, GRNNAsPublished
 from fl_privacy.data import data_root, load
 from fl_privacy.evaluation import Truth, align, controls, interval, score
+from fl_privacy.federated.client import gradient
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
-from fl_privacy.observation import Channel, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import stream, subseed
 
 TUNED_ON = 16
@@ -38,7 +38,7 @@ def victims(
         index = order[client * batch : (client + 1) * batch]
         payload, _ = gradient(model, images[index], labels[index])
         seen.append(
-            Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
+            Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
         )
         truths.append(Truth(images[index], labels[index]))
     return seen, truths

@@ -3,9 +3,10 @@
     python -m benchmarks.joint_training --out results/joint_training.json
 
 The textbook step is kept here and in textbook_pair.py: the published networks in plain operations, torchvision's
-augmentation image by image, pytorch-msssim, an Adam for each network. Each arm has a process of its own, because what
-the allocator does with freed memory is settled once a process: our simulations keep it, plain Python gives it back.
-Wall-clock seconds suffer from other work on the machine, processor seconds hardly: both are written down.
+augmentation image by image, pytorch-msssim, an Adam for each network. Each condition has a process of its own,
+because what the allocator does with freed memory is settled once a process: our simulations keep it, plain Python
+gives it back. Wall-clock seconds suffer from other work on the machine, processor seconds hardly: both are written
+down.
 """
 
 import argparse
@@ -25,10 +26,10 @@ from torchvision import transforms
 
 from benchmarks.record import options, write
 from benchmarks.textbook_pair import textbook_pair
-from fl_privacy.allocator import keep_freed_memory
 from fl_privacy.joint_training import JointLoss, Pair, PairSpec, augment, build_pair, compile_pair, joint_loss
 from fl_privacy.metrics import factorise, reconstruction_risk
 from fl_privacy.seeding import stream
+from fl_privacy.simulations.backends.allocator import keep_freed_memory
 
 MEAN, STD = (0.1311,), (0.2895,)
 WIDTH_1 = PairSpec((1, 32, 32), 10, "wide_resnet", "wide_resnet", {"width": 1, "mean": MEAN, "std": STD}, {"width": 1})
@@ -102,7 +103,7 @@ ARMS = {
 
 
 def serve(orders: Connection, kind: str, kept: bool) -> None:
-    """The process of one arm: a step, clocked, for every order."""
+    """The process of one condition: a step, clocked, for every order."""
     torch.set_num_threads(1)
     random.seed(0)
     torch.manual_seed(0)  # torchvision's transforms draw from the global generator

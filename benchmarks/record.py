@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from simulations.provenance import provenance
+from fl_privacy.simulations.results.provenance import provenance
 
 
 def hardware() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from benchmarks.record import options, write
-from benchmarks.split_world import RULES, bare_loop, clients, model
+from benchmarks.split_federation import RULES, bare_loop, clients, model
 from benchmarks.table_parts import Row
 from benchmarks.textbook_dcor import distance_correlation_by_pairs
 from fl_privacy.defences.base import Chain
@@ -26,12 +26,12 @@ from fl_privacy.metrics.distance_correlation import distance_correlation
 from fl_privacy.models import build_model
 from fl_privacy.observation import Spec
 from fl_privacy.seeding import stream
-from fl_privacy.split_rules import SplitRules
-from fl_privacy.split_training import ServerSegment, client_step, segments
-from simulations.ray_backend import run_ray
-from strategies.links import LinkKind
-from strategies.messages import OrderlyGrid, pack
-from strategies.split import SplitLearning, SplitSettings, split_schemas
+from fl_privacy.simulations.backends.ray import run_ray
+from fl_privacy.split.rules import SplitRules
+from fl_privacy.split.segments import ServerSegment, client_step, segments
+from fl_privacy.strategies.records import ValidatingGrid, pack
+from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings, split_schemas
+from fl_privacy.strategies.split.transport import LinkKind
 
 BARE_STEPS = 500
 
@@ -106,9 +106,9 @@ def rates(link: LinkKind, count: int, steps: int, rounds: int) -> list[tuple[flo
     def main(grid: Grid, context: Context) -> None:
         settings = SplitSettings(link=link, clients_per_round=count, parallel=True, together=count)
         strategy = Timed(model, RULES, settings, Spec(image_shape=(1, 28, 28), classes=10, batch_size=32))
-        orderly = OrderlyGrid(grid, count, schemas=split_schemas())
-        strategy.start(orderly, pack(model().state_dict()), rounds)
-        assert all(counts.received == counts.expected for counts in orderly.rounds)
+        validating = ValidatingGrid(grid, count, schemas=split_schemas())
+        strategy.start(validating, pack(model().state_dict()), rounds)
+        assert all(counts.received == counts.expected for counts in validating.rounds)
 
     functools.partial(run_ray, workers=count)(server, clients(steps), count)
     return found[1:]

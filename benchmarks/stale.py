@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiment import shared_settings
-from fl_privacy.catalogue import UnknownName
-from simulations.provenance import installed
-from simulations.settings import load_experiment
+from fl_privacy.registry import UnknownName
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.results.provenance import installed
 
 
 def changed(record: dict[str, Any], source: str) -> list[str]:

@@ -23,11 +23,11 @@ def rows(name: str) -> list[Row]:
 
 
 def by_arm(name: str) -> dict[tuple[str, str], list[Row]]:
-    """The rows of an experiment by arm and attack: one a seed."""
-    arms: dict[tuple[str, str], list[Row]] = {}
+    """The rows of an experiment by condition and attack: one a seed."""
+    conditions: dict[tuple[str, str], list[Row]] = {}
     for row in rows(name):
-        arms.setdefault((row["defence"], row["attack"]), []).append(row)
-    return arms
+        conditions.setdefault((row["defence"], row["attack"]), []).append(row)
+    return conditions
 
 
 def markdown(header: list[str], body: Iterable[list[str]]) -> str:
@@ -38,7 +38,7 @@ def markdown(header: list[str], body: Iterable[list[str]]) -> str:
 
 
 def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
-    """One line an arm and attack of these experiments, each value as mean over the seeds; published rows beneath.
+    """One line a condition and attack of these experiments, each value as mean over the seeds; published rows beneath.
 
     `columns`: heading to (key, format).
     """
@@ -48,15 +48,15 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
         for (defence, attack), mine in by_arm(name).items():
             blind = attack.startswith("control")
             label = ["", attack] if blind else [defence, attack]
-            body += told([name, *label, str(len(mine))], cells(mine, columns))
+            body += summarise_reasons([name, *label, str(len(mine))], cells(mine, columns))
             for published in expected if not blind else []:
                 if published["defence"] == defence and published.get("attack", attack) == attack:
                     body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
         body += ceiling(name, columns)
-    return markdown(["experiment", "arm", "attack", "seeds", *columns], body)
+    return markdown(["experiment", "condition", "attack", "seeds", *columns], body)
 
 
-def told(label: list[str], found: list[str]) -> list[list[str]]:
+def summarise_reasons(label: list[str], found: list[str]) -> list[list[str]]:
     """A line of a table; none where it would say nothing."""
     return [[*label, *found]] if any(found) else []
 
@@ -65,7 +65,7 @@ def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
     """What can be read in the private images themselves, for the table's last line, where somebody measured it."""
     by_seed = {row["seed"]: row["class_read_originals"] for row in rows(name) if "class_read_originals" in row}
     found = cells([{"class_read": value} for value in by_seed.values()], columns)
-    return told([name, "", "the private images themselves", str(len(by_seed))], found)
+    return summarise_reasons([name, "", "the private images themselves", str(len(by_seed))], found)
 
 
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
@@ -93,9 +93,9 @@ def grid(corner: str, found: Iterable[tuple[str, str, str]]) -> str:
 
 
 def means(name: str, form: str, *keys: str) -> dict[tuple[str, str], str]:
-    """By arm and attack of an experiment: the means of these values over the seeds, written by `form`."""
+    """By condition and attack of an experiment: the means of these values over the seeds, written by `form`."""
     return {
-        arm: form.format(*(statistics.fmean(row[key] for row in mine) for key in keys))
-        for arm, mine in by_arm(name).items()
+        condition: form.format(*(statistics.fmean(row[key] for row in mine) for key in keys))
+        for condition, mine in by_arm(name).items()
         if all(row.get(key) is not None for row in mine for key in keys)
     }

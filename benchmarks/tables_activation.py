@@ -66,11 +66,11 @@ def titcombe_retrained() -> str:
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
     found, blind = [], []
-    for (arm, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
+    for (condition, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
         if attack.startswith("control"):
             blind.append((attack, cell))
         else:
-            weight, scale = arm.split("; serving ")
+            weight, scale = condition.split("; serving ")
             found.append((f"{attack}, trained with {weight}", scale, cell))
     scales = dict.fromkeys(scale for _, scale, _ in found)
     return grid("attack", [*found, *((attack, scale, cell) for attack, cell in blind for scale in scales)])
@@ -81,9 +81,9 @@ def noise_scales() -> str:
     expected = record("titcombe_figure4")["expected"]
     theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
     body = []
-    for (arm, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
-        weight, scale = arm.split("; serving ")
-        body.append((scale, f"trained with: {weight} (published)", f"{accuracy} ({theirs[arm]})"))
+    for (condition, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
+        weight, scale = condition.split("; serving ")
+        body.append((scale, f"trained with: {weight} (published)", f"{accuracy} ({theirs[condition]})"))
     return grid("served with", body)
 
 
@@ -94,11 +94,11 @@ def averaging() -> str:
 def averaging_short() -> str:
     """Of `averaging` the PSNR and the classes read, one line an attack, one column a scale of the noise."""
     found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_read")
-    scales = list(dict.fromkeys(arm for arm, attack in found if not attack.startswith("control")))
+    scales = list(dict.fromkeys(condition for condition, attack in found if not attack.startswith("control")))
     body = [
         (attack, scale.removeprefix("serving "), cell)
-        for (arm, attack), cell in found.items()
-        for scale in ([arm] if arm in scales else scales)
+        for (condition, attack), cell in found.items()
+        for scale in ([condition] if condition in scales else scales)
     ]
     return grid("attack", body)
 
@@ -124,6 +124,6 @@ def split_speed() -> str:
             "from {share_least:.2f} to {share_greatest:.2f} in {rounds} rounds",
             "ray_times_faster": "the Ray link is {ray_times_faster:.0f} times faster",
         }
-        told = [form.format(**row) for key, form in ratios.items() if key in row]
-        body.append([row["what"], unit, *(told or [""]), row.get("target", "")])
+        summarise_reasons = [form.format(**row) for key, form in ratios.items() if key in row]
+        body.append([row["what"], unit, *(summarise_reasons or [""]), row.get("target", "")])
     return markdown(["what", "measured", "ratio", "wanted"], body)

@@ -26,13 +26,13 @@ def vicious_ratios_short() -> str:
     """Of `vicious_ratios` the PSNR alone, one line a data set and form of the answers."""
     found = []
     for data in ("mnist", "fashion", "cifar10", "cifar100"):
-        for (arm, attack), decibels in means(f"vicious_table1_{data}", "{:.1f}", "psnr").items():
+        for (condition, attack), decibels in means(f"vicious_table1_{data}", "{:.1f}", "psnr").items():
             for sent in ("none", "softmax"):
                 line = f"{data}, {'logits' if sent == 'none' else sent}"
                 if attack.startswith("control"):
                     found.append((line, attack.removeprefix("control: "), decibels))
-                elif arm.endswith(f"; {sent}"):
-                    found.append((line, arm.split(";")[0], decibels))
+                elif condition.endswith(f"; {sent}"):
+                    found.append((line, condition.split(";")[0], decibels))
     columns = ["0/1", "1/1", "3/1", "5/1", "1/0", "mean image", "random guess"]
     return grid("data, what is sent", sorted(found, key=lambda cell: columns.index(cell[1])))
 
@@ -47,9 +47,11 @@ def vicious_answers_short() -> str:
     """Of `vicious_answers` the accuracy and the PSNR of each attack, one line a chain of defences."""
     accuracies = means("vicious_table8", "{:.2%}", "model_accuracy")
     decibels = means("vicious_table8", "{:.1f}", "psnr")
-    found = [(arm, "accuracy", cell) for (arm, _), cell in accuracies.items()]
-    found += [(arm, attack, cell) for (arm, attack), cell in decibels.items() if not attack.startswith("control")]
-    return grid("what is sent", [(arm.split("; serving ")[1], column, cell) for arm, column, cell in found])
+    found = [(condition, "accuracy", cell) for (condition, _), cell in accuracies.items()]
+    found += [
+        (condition, attack, cell) for (condition, attack), cell in decibels.items() if not attack.startswith("control")
+    ]
+    return grid("what is sent", [(condition.split("; serving ")[1], column, cell) for condition, column, cell in found])
 
 
 def vicious_losses() -> str:
@@ -66,8 +68,8 @@ def vicious_tasks() -> str:
     """Table 7's question: one classifier of many attributes, or one for each."""
     found = {row["defence"]: row for row in rows("vicious_table7") if not row["attack"].startswith("control")}
     body = []
-    for arm, row in found.items():
-        name = arm.removesuffix(" alone")
+    for condition, row in found.items():
+        name = condition.removesuffix(" alone")
         together = found["all together"].get(f"model_accuracy of {name}")
         accuracies = [f"{row['model_accuracy']:.2%}", "" if together is None else f"{together:.2%}"]
         body.append([name, *accuracies, *cells([row], {key: VICIOUS[key] for key in ("PSNR", "SSIM")})])

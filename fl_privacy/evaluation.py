@@ -13,9 +13,9 @@ from torch import Tensor
 from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy
 from fl_privacy.metrics.base import check_images
-from fl_privacy.observation import Channel, Images, Observation, Reconstruction
+from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
 
-ORDERED = frozenset({Channel.ACTIVATION, Channel.OUTPUT})
+ORDERED = frozenset({ChannelName.ACTIVATION, ChannelName.OUTPUT})
 """Channels whose messages have a row an image, so that a guess's order is the truth's."""
 
 BLOCK = 1_000_000

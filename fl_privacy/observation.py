@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, Tensor]
 
 
-class Channel(StrEnum):
+class ChannelName(StrEnum):
     """What crosses the wire."""
 
     GRADIENT = "gradient"
@@ -62,7 +62,7 @@ class Observation:
     model grants them; `defence` is the law of the chain, never its draws.
     """
 
-    channel: Channel
+    channel: ChannelName
     payload: Tensors
     spec: Spec
     round: int

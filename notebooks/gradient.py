@@ -26,11 +26,11 @@ from pathlib import Path
 import rich
 from IPython.display import Image, display
 
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again
-from simulations.run import simulate
-from simulations.stages import observed
-from simulations.world import world_of
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.run.again import attack_again
+from fl_privacy.simulations.run.pipeline import simulate
+from fl_privacy.simulations.run.stages import observed
 
 runs = Path(tempfile.mkdtemp())
 
@@ -65,8 +65,8 @@ result = simulate(experiment, out=runs / "first", backend="local")
 # like a picture. The observation has no place for the client's image, so no attack can peek at it.
 
 # %%
-world = world_of(experiment.to_json(), None)
-seen = observed(world, result.folder)
+federation = federation_of(experiment.to_json(), None)
+seen = observed(federation, result.folder)
 first = next(iter(seen.values()))
 for name, values in first.payload.items():
     print(f"{name:16} {tuple(values.shape)!s:18} mean {values.mean():+.4f}  largest {values.abs().max():.4f}")
@@ -76,7 +76,7 @@ for name, values in first.payload.items():
 # negative: the softmax pushes every other class down. A single image's label is no secret.
 
 # %%
-private = world.truth(first.client, first.round)
+private = federation.truth(first.client, first.round)
 print(f"label read from the gradient: {int(first.payload['head.bias'].argmin())}, true: {int(private.labels)}")
 
 # %% [markdown]

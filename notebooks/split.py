@@ -27,10 +27,10 @@ from pathlib import Path
 import rich
 from IPython.display import Image, display
 
-from simulations.experiment import Experiment
-from simulations.run import simulate
-from simulations.stages import observed
-from simulations.world import world_of
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.run.pipeline import simulate
+from fl_privacy.simulations.run.stages import observed
 
 runs = Path(tempfile.mkdtemp())
 
@@ -71,8 +71,8 @@ result = simulate(experiment, out=runs / "undefended", backend="local")
 # has pixels. They do not look like a picture, and the observation has no place for the picture itself.
 
 # %%
-world = world_of(experiment.to_json(), None)
-seen = next(iter(observed(world, result.folder).values()))
+federation = federation_of(experiment.to_json(), None)
+seen = next(iter(observed(federation, result.folder).values()))
 activation = seen.payload["activation"]
 print("activations", tuple(activation.shape), "first values", [round(float(v), 2) for v in activation[0].flatten()[:6]])
 

@@ -27,13 +27,13 @@ import matplotlib.pyplot as plt
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.detection import FineTuning, output_entropy, threshold, viciousness
 from fl_privacy.joint_training import decode, load_pair, outputs, train
-from simulations.channels.output_pairs import pair_of, split
-from simulations.run import simulate
-from simulations.settings import load_experiment
-from simulations.stages import observed
-from simulations.world import world_of
+from fl_privacy.joint_training.detection import FineTuning, output_entropy, threshold, viciousness
+from fl_privacy.simulations.channels.output.pairs import pair_of, split
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.run.pipeline import simulate
+from fl_privacy.simulations.run.stages import observed
 
 runs = Path(tempfile.mkdtemp())
 
@@ -55,14 +55,14 @@ result = simulate(experiment, out=runs / "first", backend="local")
 # numbers and nothing else.
 
 # %%
-world = world_of(experiment.to_json(), None)
-seen = observed(world, result.folder)
+federation = federation_of(experiment.to_json(), None)
+seen = observed(federation, result.folder)
 first = next(iter(seen.values()))
 answer = first.payload["outputs"][:1]
 print("sent:", "  ".join(f"{number:+.2f}" for number in answer[0].tolist()))
 
 pair = load_pair(pair_of(result.folder, 0)["checkpoint"])
-private = world.truth(first.client, first.round).inputs[:1]
+private = federation.truth(first.client, first.round).inputs[:1]
 pictures = {"private": private, "rebuilt from ten numbers": decode(pair.decoder, answer)}
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.8))
 for place, (title, picture) in zip(axes, pictures.items(), strict=True):
@@ -94,10 +94,10 @@ rich.print(result.table())
 # here three of them; the images of the user are none that a server has trained on.
 
 # %%
-data = world.data
+data = federation.data
 labelled, test = data.test.chosen(slice(0, 100)), data.test.images(slice(100, None))
-honest_rules = experiment.each_arm[1].rules
-own = split(world, honest_rules)
+honest_rules = experiment.conditions[1].rules
+own = split(federation, honest_rules)
 models = {"vicious": pair.classifier, "honest, seed 0": load_pair(pair_of(result.folder, 1)["checkpoint"]).classifier}
 for seed in (1, 2):
     spec = honest_rules.spec(data, experiment.model)

@@ -2,7 +2,7 @@
 
 import os
 
-from fl_privacy.allocator import keep_freed_memory
+from fl_privacy.simulations.backends.allocator import keep_freed_memory
 
 # Set before Flower or Ray is imported anywhere: both read them once, and both would otherwise call home.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

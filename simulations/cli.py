@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from simulations.report import Result
+    from fl_privacy.simulations.report.result import Result
 
 BAD_INPUT, FAILED = 2, 1
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
@@ -59,8 +59,8 @@ def run(
 ) -> None:
     """Run an experiment: collect what clients share, attack it, report what came back."""
     with _bad_input():
-        from simulations.run import execute, plan
-        from simulations.settings import load_experiment
+        from fl_privacy.simulations.config.load import load_experiment
+        from fl_privacy.simulations.run.pipeline import execute, plan
 
         chosen = load_experiment(experiment, changes or (), seed=seed)
         checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
@@ -81,7 +81,7 @@ def attack(
 ) -> None:
     """Attack a run's saved observations again; nothing is simulated."""
     with _bad_input():
-        from simulations.reattack import execute_again, plan_again
+        from fl_privacy.simulations.run.again import execute_again, plan_again
 
         checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
     with _failure(checked.out), _progress() as note:
@@ -93,7 +93,7 @@ def attack(
 def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) -> None:
     """Print a finished run's table and draw its figure again, from its files."""
     with _bad_input():
-        from simulations.reattack import reopen
+        from fl_privacy.simulations.run.again import reopen
 
         result = reopen(run_dir, data_root, trust)
     _show(result)
@@ -108,7 +108,7 @@ def list_(
     """List what there is, with its settings."""
     with _bad_input():
         from fl_privacy.data import data_root as find_root
-        from simulations.listing import KINDS, as_table, entries
+        from fl_privacy.simulations.listing import KINDS, as_table, entries
 
         if kind not in KINDS:
             raise ValueError(f"'list' takes one of {', '.join(KINDS)}, not '{kind}'")
@@ -122,7 +122,7 @@ def list_(
 @app.command()
 def doctor(data_root: DataRoot = None) -> None:
     """Say what this machine has: versions, hardware, data sets, settings, ports."""
-    from simulations.doctor import as_table, examine
+    from fl_privacy.simulations.doctor import as_table, examine
 
     found = examine(data_root)
     _console().print(as_table(found))

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from fl_privacy.data import DATASETS, available, data_root
-from simulations import environment
+from fl_privacy.simulations.results import environment
 
 FLOWER_PORTS = (39091, 39092)
 QUIET = ("FLWR_TELEMETRY_ENABLED", "FLWR_DISABLE_UPDATE_CHECK", "RAY_USAGE_STATS_ENABLED")
@@ -48,10 +48,14 @@ def as_table(findings: list[Finding]) -> Table:
 
 
 def _data(root: Path | None) -> list[Finding]:
-    place = Finding("data folder", str(root) if root else "none named (--data-root or FL_PRIVACY_DATA)")
+    run_context = Finding("data folder", str(root) if root else "none named (--data-root or FL_PRIVACY_DATA)")
     here = [name for name in DATASETS if available(name, root)]
     absent = [name for name in DATASETS if name not in here]
-    return [place, Finding("data sets here", ", ".join(here)), Finding("data sets absent", ", ".join(absent) or "none")]
+    return [
+        run_context,
+        Finding("data sets here", ", ".join(here)),
+        Finding("data sets absent", ", ".join(absent) or "none"),
+    ]
 
 
 def _port(port: int) -> Finding:

@@ -1,4 +1,4 @@
-"""What `fl-privacy list` shows: the entries of every catalogue with their settings."""
+"""What `fl-privacy list` shows: the entries of every registry with their settings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from rich.table import Table
 
 from fl_privacy.attacks import ATTACKS
-from fl_privacy.catalogue import Catalogue
 from fl_privacy.data import DATASETS, PARTITIONS, available
 from fl_privacy.defences import DEFENCES
 from fl_privacy.metrics import METRICS
 from fl_privacy.models import MODELS
-from simulations.settings import shipped
+from fl_privacy.registry import Registry
+from fl_privacy.simulations.config.load import shipped
 
-CATALOGUES: dict[str, Catalogue[Any]] = {
+REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
     "defences": DEFENCES,
     "metrics": METRICS,
@@ -26,27 +26,27 @@ CATALOGUES: dict[str, Catalogue[Any]] = {
     "datasets": DATASETS,
     "partitions": PARTITIONS,
 }
-KINDS = (*CATALOGUES, "experiments")
+KINDS = (*REGISTRIES, "experiments")
 
 
 def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
     """The entries of one kind: name, summary, settings with their defaults; data sets also whether they are here."""
     if kind == "experiments":
         return [{"name": name, "summary": _first_comment(path), "path": str(path)} for name, path in shipped().items()]
-    catalogue = CATALOGUES[kind]
+    registry = REGISTRIES[kind]
     listed = []
-    for name in catalogue:
-        entry = _entry(catalogue, name)
+    for name in registry:
+        entry = _entry(registry, name)
         if kind == "attacks":
-            entry["channels"] = sorted(catalogue[name].channels)
+            entry["channels"] = sorted(registry[name].channels)
         if kind == "datasets":
             entry["available"] = available(name, root)
         listed.append(entry)
     return listed
 
 
-def _entry(catalogue: Catalogue[Any], name: str) -> dict[str, Any]:
-    return {"name": name, "summary": catalogue.summary(name), "settings": _settings(catalogue[name])}
+def _entry(registry: Registry[Any], name: str) -> dict[str, Any]:
+    return {"name": name, "summary": registry.summary(name), "settings": _settings(registry[name])}
 
 
 def as_table(kind: str, found: list[dict[str, Any]]) -> Table:

@@ -8,14 +8,14 @@ from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
+from fl_privacy.attacks.gradient.protocol_check import mismatch
 from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
 from fl_privacy.observation import Observation, Reconstruction
-from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
-from simulations.channels import CHANNELS
-from simulations.storage import Key
-from simulations.world import World
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.storage import Key
 
 UNDEFENDED = "none"
 CONTROL = "control: "
@@ -35,23 +35,31 @@ class Scored:
 
 
 def score_all(
-    world: World, seen: Mapping[Key, Observation], guesses: Mapping[str, Mapping[Key, Reconstruction]]
+    federation: Federation, seen: Mapping[Key, Observation], guesses: Mapping[str, Mapping[Key, Reconstruction]]
 ) -> list[Scored]:
-    """Score every attack's guesses, then the two controls for the victims of the first arm."""
-    attacks = world.experiment.attacks
+    """Score every attack's guesses, then the two controls for the victims of the first condition."""
+    attacks = federation.experiment.attacks
     keys = sorted({key for found in guesses.values() for key in found})
-    batches = {(key.client, key.round): world.truth(key.client, key.round) for key in keys}
+    batches = {(key.client, key.round): federation.truth(key.client, key.round) for key in keys}
     truths = {key: batches[key.client, key.round] for key in keys}
     scored = [
-        _scored(attacks[label], key, label, world.experiment.arms[key.arm], seen[key], guess, truths[key])
+        _scored(
+            attacks[label],
+            key,
+            label,
+            federation.experiment.condition_labels[key.condition],
+            seen[key],
+            guess,
+            truths[key],
+        )
         for label, found in guesses.items()
         for key, guess in found.items()
     ]
     attack = next(iter(attacks.values()))
-    first = [key for key in keys if key.arm == min(each.arm for each in keys)]
-    rng = stream(world.experiment.seed, "controls")
-    strangers = CHANNELS[world.experiment.channel].strangers(world)
-    made = controls(strangers, [truths[key] for key in first], world.spec.classes, rng)
+    first = [key for key in keys if key.condition == min(each.condition for each in keys)]
+    rng = stream(federation.experiment.seed, "controls")
+    control_pool = CHANNELS[federation.experiment.channel].control_pool(federation)
+    made = controls(control_pool, [truths[key] for key in first], federation.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
             assert guess.labels is not None
@@ -63,7 +71,7 @@ def score_all(
 def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:
     """Why these scores say nothing: undefended payloads that the attacker's copy of the protocol does not give.
 
-    One sentence for each arm that has any; empty if the scores are valid.
+    One sentence for each condition that has any; empty if the scores are valid.
     """
     truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
     found: dict[str, list[float]] = {}
@@ -86,9 +94,9 @@ def _scored(
     return Scored(key, name, defence, matched(seen, guess, truth), truth, score(attack, seen, guess, truth))
 
 
-def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
+def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any]]:
     """One row an image, as samples.jsonl keeps them."""
-    experiment = world.experiment
+    experiment = federation.experiment
     return [
         {
             "round": each.key.round,
@@ -112,18 +120,22 @@ def rows(world: World, scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def summary(
-    world: World, seen: Mapping[Key, Observation], scored: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
+    federation: Federation,
+    seen: Mapping[Key, Observation],
+    scored: Sequence[Scored],
+    measured: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """One row an attack and arm, then one a control: means over images, PSNR with its 95 % bootstrap interval.
+    """One row an attack and condition, then one a control: means over images, PSNR with its 95 % bootstrap interval.
 
-    `measured`: by arm, what the server measured after the last round, such as its model's accuracy.
+    `measured`: by condition, what the server measured after the last round, such as its model's accuracy.
     """
-    kind = CHANNELS[world.experiment.channel]
+    kind = CHANNELS[federation.experiment.channel]
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
     return [
-        _summary_row(world.experiment.seed, attack, defence, group, measured) | kind.extras(world, seen, group)
+        _summary_row(federation.experiment.seed, attack, defence, group, measured)
+        | kind.extras(federation, seen, group)
         for (attack, defence), group in groups.items()
     ]
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.guard import EVALUATE_METRICS, METRICS, Rejected, Schema, WrongClient, check_reply, schema_of
+from fl_privacy.strategies.guard import EVALUATE_METRICS, METRICS, Rejected, Schema, WrongClient, check_reply, schema_of
 
 POLL, SLOWEST_POLL = 0.005, 0.05  # seconds between two looks for replies, at first and after a long wait
 
@@ -29,7 +29,7 @@ class Counts:
     message_type: str = ""
 
 
-class OrderlyGrid(Grid):
+class ValidatingGrid(Grid):
     """Any grid, with its clients and replies in partition order, a deadline for every exchange, and a guard.
 
     `clients` nodes must register and answer 'query.hello' within `start_deadline` seconds; an exchange ends after

@@ -13,10 +13,10 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fl_privacy.joint_training.pair import OUTPUTS, outputs
-from fl_privacy.observation import Channel, Observation, Spec
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import one_thread
-from strategies.messages import ARRAYS, CONFIG, METRICS, Schema, client_of, reply_with, round_of, unpack
-from strategies.mods import PartyOf, defence_mod
+from fl_privacy.strategies.mods import TaskOf, defence_mod
+from fl_privacy.strategies.records import ARRAYS, CONFIG, METRICS, Schema, client_of, reply_with, round_of, unpack
 
 QUERY = "query.outputs"
 
@@ -28,16 +28,16 @@ def outputs_schema(spec: Spec) -> Schema:
     return Schema({OUTPUTS: (shape, np.dtype(np.float32))}, metrics, spec.batch_size, 4 * shape[0] * shape[1] + 2**20)
 
 
-def inference_app(party_of: PartyOf) -> ClientApp:
+def inference_app(task_of: TaskOf) -> ClientApp:
     """The users: 'query.outputs' answers for the party's private batch, through its defences; 'query.hello'."""
-    app = ClientApp(mods=[defence_mod(party_of)])
+    app = ClientApp(mods=[defence_mod(task_of)])
 
     @app.query("outputs")
     def answer(message: Message, context: Context) -> Message:
-        party, client = party_of(message, context), client_of(context)
-        model = party.model()
+        client_task, client = task_of(message, context), client_of(context)
+        model = client_task.model()
         model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
-        images, _ = party.batch(client, round_of(message))
+        images, _ = client_task.batch(client, round_of(message))
         with one_thread():
             released = outputs(model, images)
         return reply_with(message, {"num-examples": len(images), "client": client}, {OUTPUTS: released})
@@ -90,7 +90,7 @@ class PrivateInference(Strategy):
 
     def _observe(self, server_round: int, reply: Message, own: nn.Module) -> Observation:
         return Observation(
-            channel=Channel.OUTPUT,
+            channel=ChannelName.OUTPUT,
             payload=unpack(reply.content.array_records[ARRAYS]),
             spec=self.spec,
             round=server_round,

@@ -7,16 +7,16 @@ from collections.abc import Callable, Collection
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
-from fl_privacy.client import Party
+from fl_privacy.federated.client import ClientTask
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import subseed
+from fl_privacy.strategies.records import ARRAYS, client_of, pack, round_of, unpack
 from fl_privacy.weights import constant, tied, with_tied
-from strategies.messages import ARRAYS, client_of, pack, round_of, unpack
 
-PartyOf = Callable[[Message, Context], Party]
+TaskOf = Callable[[Message, Context], ClientTask]
 
 
-def defence_mod(party_of: PartyOf) -> Mod:
+def defence_mod(task_of: TaskOf) -> Mod:
     """A mod that runs the party's chain on the arrays of every reply; put it first, so that it is outermost.
 
     Replies to 'train' and 'train.update' hold weights: there the chain gets the update, new minus received, and what it
@@ -30,14 +30,14 @@ def defence_mod(party_of: PartyOf) -> Mod:
         reply = call_next(message, context)
         if not reply.has_content() or ARRAYS not in reply.content:
             return reply
-        party = party_of(message, context)
-        if not (party.chain or base):
+        client_task = task_of(message, context)
+        if not (client_task.chain or base):
             return reply
-        seed = subseed(party.seed, "release", client_of(context), round_of(message))
+        seed = subseed(client_task.seed, "release", client_of(context), round_of(message))
         payload = unpack(reply.content.array_records[ARRAYS])
-        model = party.model() if party.chain and base else None
+        model = client_task.model() if client_task.chain and base else None
         fixed = frozenset() if model is None else constant(model)
-        payload = release(payload, base, lambda change: party.chain.on_release(change, seed), fixed)
+        payload = release(payload, base, lambda change: client_task.chain.on_release(change, seed), fixed)
         payload = payload if model is None else with_tied(payload, tied(model))
         # Flower's averages turn counters into float64, and the guard wants back what was sent
         reply.content[ARRAYS] = pack({n: v.to(base[n].dtype) if n in base else v for n, v in payload.items()})

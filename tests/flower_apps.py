@@ -15,15 +15,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor, nn
 
-from fl_privacy.client import Party
 from fl_privacy.defences import Chain
 from fl_privacy.defences.noise import GaussianNoise
+from fl_privacy.federated.client import ClientTask
 from fl_privacy.observation import Observation, Spec
 from fl_privacy.seeding import seeded, stream
-from simulations.local import LocalGrid
-from strategies.curious import Curious
-from strategies.gradient import GradientSharing, gradient_app, gradient_schema
-from strategies.messages import OrderlyGrid, client_of, pack, round_of, unpack
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
+from fl_privacy.strategies.observer import HonestButCurious
+from fl_privacy.strategies.records import ValidatingGrid, client_of, pack, round_of, unpack
 
 CLIENTS = 4
 SPEC = Spec(image_shape=(1, 4, 4), classes=4, batch_size=3)
@@ -43,36 +43,36 @@ def batch(client: int, round: int) -> tuple[Tensor, Tensor]:
     return torch.rand(3, 1, 4, 4, generator=rng), torch.randint(4, (3,), generator=rng)
 
 
-def party(scale: float = 0.0) -> Party:
+def client_task(scale: float = 0.0) -> ClientTask:
     chain = Chain((GaussianNoise(scale),)) if scale else Chain()
-    return Party(model, batch, chain, seed=0)
+    return ClientTask(model, batch, chain, seed=0)
 
 
 def clients(scale: float = 0.0, fault: Callable[[int, int], None] | None = None) -> ClientApp:
     """The suite's own client app; `fault(client, round)` runs before every gradient."""
 
-    def party_of(message: Message, context: Context) -> Party:
+    def task_of(message: Message, context: Context) -> ClientTask:
         if fault is not None and message.metadata.message_type == "train.gradient":
             fault(client_of(context), round_of(message))
-        return party(scale)
+        return client_task(scale)
 
-    return gradient_app(party_of)
+    return gradient_app(task_of)
 
 
 def initial() -> ArrayRecord:
     return pack(model().state_dict())
 
 
-def orderly(grid: Grid, **settings: Any) -> OrderlyGrid:
-    return OrderlyGrid(grid, CLIENTS, schemas={"train.gradient": gradient_schema(model())}, **settings)
+def validating(grid: Grid, **settings: Any) -> ValidatingGrid:
+    return ValidatingGrid(grid, CLIENTS, schemas={"train.gradient": gradient_schema(model())}, **settings)
 
 
-def local(app: ClientApp | None = None, **settings: Any) -> OrderlyGrid:
+def local(app: ClientApp | None = None, **settings: Any) -> ValidatingGrid:
     """An orderly grid over clients in this process."""
-    return orderly(LocalGrid(app or clients(), CLIENTS), **settings)
+    return validating(LocalGrid(app or clients(), CLIENTS), **settings)
 
 
-def one_round(grid: OrderlyGrid) -> dict[str, Tensor]:
+def one_round(grid: ValidatingGrid) -> dict[str, Tensor]:
     """The weights after one round of gradient sharing."""
     return unpack(GradientSharing(CLIENTS, 0.1, seed=0).start(grid, initial(), 1).arrays)
 
@@ -87,13 +87,13 @@ def sha256(tensors: dict[str, Tensor]) -> str:
 def federate(runner: Callable[..., None], app: ClientApp, rounds: int = 2, share: int = 3, **settings: Any) -> Any:
     """Run FedSGD by `runner`; gives what the server saw as (round, client, hash of the payload), and the grid."""
     seen: list[Observation] = []
-    kept: list[OrderlyGrid] = []
+    kept: list[ValidatingGrid] = []
     server = ServerApp()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        kept.append(orderly(grid, **settings))
-        strategy = Curious(GradientSharing(share, 0.1, seed=1), seen.append, model, SPEC)
+        kept.append(validating(grid, **settings))
+        strategy = HonestButCurious(GradientSharing(share, 0.1, seed=1), seen.append, model, SPEC)
         strategy.start(kept[0], initial(), rounds)
 
     runner(server, app, CLIENTS)

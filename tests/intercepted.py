@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fl_privacy.metrics import psnr
-from fl_privacy.observation import Channel, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import seeded
 
 IMAGES = torch.from_numpy(load_digits().images[:, None]).float() / 16
@@ -31,7 +31,7 @@ def observe(images, chain=None, round=0, spatial=False, known=True):
     if chain is not None:
         payload = chain.on_release(payload, seed=100 + round)
     return Observation(
-        channel=Channel.ACTIVATION,
+        channel=ChannelName.ACTIVATION,
         payload=payload,
         spec=replace(SPEC, batch_size=len(images)),
         round=round,

@@ -19,9 +19,9 @@ from fl_privacy.defences.noise import LaplaceNoise
 from fl_privacy.defences.nopeek import NoPeek
 from fl_privacy.observation import Observation, Spec
 from fl_privacy.seeding import seeded, stream
-from fl_privacy.split_rules import SplitParty, SplitRules
-from strategies.messages import OrderlyGrid, client_of, pack
-from strategies.split import SplitLearning, SplitSettings, split_app, split_schemas
+from fl_privacy.split.rules import SplitClientTask, SplitRules
+from fl_privacy.strategies.records import ValidatingGrid, client_of, pack
+from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings, split_app, split_schemas
 
 CLIENTS = 3
 STEPS = {0: 3, 1: 2, 2: 3}
@@ -49,8 +49,8 @@ def batch(client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
     return torch.rand(count, 1, 8, 8, generator=rng), torch.randint(4, (count,), generator=rng)
 
 
-def party(**rules: Any) -> SplitParty:
-    return SplitParty(
+def client_task(**rules: Any) -> SplitClientTask:
+    return SplitClientTask(
         model=model,
         rules=SplitRules(**{"cut": ("conv",), "learning_rate": 0.01, **rules}),
         batch=batch,
@@ -63,14 +63,14 @@ def party(**rules: Any) -> SplitParty:
 
 def clients(fault: Callable[[str, int], None] | None = None, **rules: Any) -> ClientApp:
     """The suite's own client app; `fault(message type, client)` runs before every message."""
-    shared = party(**rules)
+    shared = client_task(**rules)
 
-    def party_of(message: Message, context: Context) -> SplitParty:
+    def task_of(message: Message, context: Context) -> SplitClientTask:
         if fault is not None:
             fault(message.metadata.message_type, client_of(context))
         return shared
 
-    return split_app(party_of)
+    return split_app(task_of)
 
 
 def learn(
@@ -81,7 +81,7 @@ def learn(
     rules: dict[str, Any] | None = None,
     infer: int = 0,
     **settings: Any,
-) -> tuple[dict[str, Tensor], list[Observation], list[Observation], Any, OrderlyGrid]:
+) -> tuple[dict[str, Tensor], list[Observation], list[Observation], Any, ValidatingGrid]:
     """Train by `runner`: weights, training observations, those of `infer` rounds, Flower's result, the grid."""
     rules = rules or {}
     seen: list[Observation] = []
@@ -91,17 +91,19 @@ def learn(
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        orderly = OrderlyGrid(grid, CLIENTS, schemas=split_schemas())
+        validating = ValidatingGrid(grid, CLIENTS, schemas=split_schemas())
         chosen = SplitSettings(**{"link": link, "clients_per_round": CLIENTS, "observed_rounds": None, **settings})
         spec = replace(SPEC)
-        strategy = SplitLearning(model, party(**rules).rules, chosen, spec, seen.append)
-        result = strategy.start(orderly, pack(model().state_dict()), rounds, train_config=ConfigRecord({"arm": 0}))
+        strategy = SplitLearning(model, client_task(**rules).rules, chosen, spec, seen.append)
+        result = strategy.start(
+            validating, pack(model().state_dict()), rounds, train_config=ConfigRecord({"condition": 0})
+        )
         strategy.sink = None
         for number in range(infer):
-            inferred.extend(strategy.infer(orderly, result.arrays, rounds + 1 + number))
-        kept.extend((result, orderly))
+            inferred.extend(strategy.infer(validating, result.arrays, rounds + 1 + number))
+        kept.extend((result, validating))
 
     runner(server, app or clients(**rules), CLIENTS)
-    result, orderly = kept
+    result, validating = kept
     weights = {name: torch.from_numpy(array.numpy()) for name, array in result.arrays.items()}
-    return weights, seen, inferred, result, orderly
+    return weights, seen, inferred, result, validating

@@ -6,20 +6,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fl_privacy.client import accuracy
-from fl_privacy.split_rules import TITCOMBE
-from simulations import gallery
-from simulations.attacking import jobs
-from simulations.channels import CHANNELS, split_scores, split_world
-from simulations.channels.split_protocol import trainings
-from simulations.channels.split_world import evaluated, judged, victims
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again
-from simulations.run import execute, plan, simulate
-from simulations.settings import load_experiment, shipped
-from simulations.stages import observed, redraw
-from simulations.storage import Key
-from simulations.world import world_of
+from fl_privacy.federated.client import accuracy
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.activation import federation as split_federation
+from fl_privacy.simulations.channels.activation import scores as split_scores
+from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, victims
+from fl_privacy.simulations.channels.activation.protocol import trainings
+from fl_privacy.simulations.config.load import load_experiment, shipped
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.report import gallery
+from fl_privacy.simulations.results.storage import Key
+from fl_privacy.simulations.run.again import attack_again
+from fl_privacy.simulations.run.attack import jobs
+from fl_privacy.simulations.run.pipeline import execute, plan, simulate
+from fl_privacy.simulations.run.stages import observed, redraw
+from fl_privacy.split.rules import TITCOMBE
 
 KIND = CHANNELS["activation"]
 SMALL = {"batch_size": 32}
@@ -61,8 +63,8 @@ def changed(experiment=TINY, **protocol):
     return dataclasses.replace(experiment, protocol={**experiment.protocol, **protocol})
 
 
-def world(experiment=TINY):
-    return world_of(experiment.to_json(), None)
+def federation(experiment=TINY):
+    return federation_of(experiment.to_json(), None)
 
 
 def weights(result, name):
@@ -83,14 +85,14 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(tiny):
-    return observed(world(), tiny.folder)
+    return observed(federation(), tiny.folder)
 
 
 def test_each_chain_is_trained_once_and_served_under_every_one(tiny):
     assert trainings(TINY) == {0: [0, 1], 2: [2, 3]}
     assert {path.stem for path in (tiny.folder / "models").iterdir()} == {"0", "2"}
-    assert [arm["defence"] for arm in tiny.arms] == list(TINY.arms)
-    plain, noisy, peek, _ = (arm["rounds"] for arm in tiny.arms)
+    assert [condition["defence"] for condition in tiny.condition_labels] == list(TINY.condition_labels)
+    plain, noisy, peek, _ = (condition["rounds"] for condition in tiny.condition_labels)
     assert [row["round"] for row in plain] == [0, 1, 2]
     assert plain[:2] == noisy[:2] != peek[:2]
     losses = [rows[-1]["evaluate_metrics_serverapp"]["loss"] for rows in (plain, noisy)]
@@ -108,32 +110,32 @@ def test_a_kept_training_is_not_repeated_and_gives_the_same_bits(tiny, tmp_path,
     def start(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("strategies.split.SplitLearning.start", start)
+    monkeypatch.setattr("fl_privacy.strategies.split.strategy.SplitLearning.start", start)
     assert local(kept, tmp_path / "second").digests == tiny.digests
     with pytest.raises(AssertionError, match="trained again"):
         local(dataclasses.replace(kept, seed=1), tmp_path / "third")
 
 
 def test_the_reported_accuracy_is_that_of_the_saved_model(tiny):
-    model = world().model()
+    model = federation().model()
     model.load_state_dict(weights(tiny, 0))
-    hits, _ = accuracy(model, *evaluated(world()))
-    row = next(row for row in tiny.summary if row["defence"] == TINY.arms[0])
+    hits, _ = accuracy(model, *evaluated(federation()))
+    row = next(row for row in tiny.summary if row["defence"] == TINY.condition_labels[0])
     assert row["model_accuracy"] == pytest.approx(hits)
 
 
 def test_the_adversary_gets_the_segment_whose_activations_it_sees(seen):
     plain = seen[Key(0, 1, 1)]
-    private, _ = victims(world(), 1)
+    private, _ = victims(federation(), 1)
     assert torch.allclose(plain.query(private), plain.payload["activation"], atol=1e-6)
-    assert not torch.equal(victims(world(), 0)[0], private)
-    assert torch.equal(plain.public.inputs, world().public().inputs)
+    assert not torch.equal(victims(federation(), 0)[0], private)
+    assert torch.equal(plain.public.inputs, federation().public().inputs)
     assert not plain.spec.training_mode
 
 
 def test_every_query_shows_the_same_input_under_fresh_noise(seen):
-    def released(arm, query):
-        return seen[Key(arm, query, 0)].payload["activation"]
+    def released(condition, query):
+        return seen[Key(condition, query, 0)].payload["activation"]
 
     assert torch.equal(released(0, 1), released(0, 2))
     first, second = (released(1, query) - released(0, 1) for query in (1, 2))
@@ -144,24 +146,24 @@ def test_every_query_shows_the_same_input_under_fresh_noise(seen):
 def test_repeats_of_one_input_are_attacked_together_and_scored_once(tiny, seen):
     for attack in TINY.attacks:
         assert sum(row["attack"] == attack for row in tiny.samples) == 4 * 64
-    todo = {(job.label, job.keys[0].arm): job for job in jobs(TINY, KIND, seen, lambda attack, arm: attack)}
+    todo = {(job.label, job.keys[0].condition): job for job in jobs(TINY, KIND, seen, lambda attack, condition: attack)}
     assert {key.round for key in todo["decoder", 1].keys} == {1}
-    assert {(key.arm, key.round, key.client) for key in todo["averaging", 1].keys} == {
+    assert {(key.condition, key.round, key.client) for key in todo["averaging", 1].keys} == {
         (1, query, client) for query in (1, 2) for client in (0, 1)
     }
     assert {path.stem.split("_")[1] for path in (tiny.folder / "reconstructions" / "averaging").iterdir()} == {"r1"}
 
 
 def test_the_decoder_that_ignores_defences_is_fitted_once_a_training(seen):
-    todo = jobs(TINY, KIND, seen, lambda attack, arm: attack)
-    published = [{key.arm for key in job.keys} for job in todo if job.label == "decoder_as_published"]
+    todo = jobs(TINY, KIND, seen, lambda attack, condition: attack)
+    published = [{key.condition for key in job.keys} for job in todo if job.label == "decoder_as_published"]
     assert published == [{0, 1}, {2, 3}]
-    assert [{key.arm for key in job.keys} for job in todo if job.label == "decoder"] == [{0}, {1}, {2}, {3}]
+    assert [{key.condition for key in job.keys} for job in todo if job.label == "decoder"] == [{0}, {1}, {2}, {3}]
 
 
 def test_distance_correlations_come_with_their_floors(tiny):
     rows = {row["defence"]: row for row in tiny.summary if row["attack"] == "decoder"}
-    plain, noisy = (rows[TINY.arms[arm]] for arm in (0, 1))
+    plain, noisy = (rows[TINY.condition_labels[condition]] for condition in (0, 1))
     assert plain["model_dcor"] == noisy["model_dcor"] == plain["model_dcor_released"]
     assert noisy["model_dcor_released"] < plain["model_dcor_released"]
     assert (plain["model_dcor_n"], plain["model_dcor_batches"]) == (50, 2)
@@ -172,10 +174,10 @@ def test_distance_correlations_come_with_their_floors(tiny):
 
 
 def test_the_reader_is_the_evaluators_own(tiny):
-    images, _ = judged(world())
+    images, _ = evaluator_holdout(federation())
     assert len(images) == 360
     public = {**DIGITS, "split": "test", "first": 10, "count": 50}
-    assert len(judged(world(dataclasses.replace(TINY, public=public)))[0]) == 310
+    assert len(evaluator_holdout(federation(dataclasses.replace(TINY, public=public)))[0]) == 310
     controls = {row["attack"]: row for row in tiny.summary if row["attack"].startswith("control")}
     assert controls["control: random guess"]["class_read"] < 0.35
     assert all(0 <= row["class_read"] <= 1 for row in tiny.summary)
@@ -192,10 +194,10 @@ def test_the_reader_is_the_evaluators_own(tiny):
 )
 def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
     experiment = changed(**settings)
-    held = observed(world(experiment), tiny.folder)[Key(1, 1, 0)]
+    held = observed(federation(experiment), tiny.folder)[Key(1, 1, 0)]
     assert (held.model is not None, held.defence is not None) == (model, defence)
     assert held.query is not None
-    assert ("model" in KIND.grants(experiment, 0)) == model
+    assert ("model" in KIND.adversary_knowledge(experiment, 0)) == model
 
 
 def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():
@@ -203,7 +205,9 @@ def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():
     white_box = {"name": "rmle", "iterations": 2}
     experiment = dataclasses.replace(TINY, variants=variants, also=({**white_box, "only": ["thief"]},))
     assert {
-        experiment.arms[i].split(";")[0] for i in range(len(experiment.arms)) if experiment.concerns("rmle", i)
+        experiment.condition_labels[i].split(";")[0]
+        for i in range(len(experiment.condition_labels))
+        if experiment.concerns("rmle", i)
     } == {"thief"}
     with pytest.raises(ValueError, match=r"rmle' needs the observation's model; the adversary holds .* in 'owner"):
         dataclasses.replace(TINY, variants=variants, also=(white_box,))
@@ -223,14 +227,16 @@ def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny,
     assert [path.stem for path in tiny.figures] == ["reconstructions", "tradeoff"]
     with monkeypatch.context() as patch:
         patch.setattr(gallery, "MOST", 10)
-        redraw(world(), tiny.folder, tiny.folder)
+        redraw(federation(), tiny.folder, tiny.folder)
     assert [path.stem for path in tiny.figures] == [*(f"reconstructions{n}" for n in ("", "_2", "_3")), "tradeoff"]
-    keys = [("decoder", str(arm)) for arm in range(39)]
+    keys = [("decoder", str(condition)) for condition in range(39)]
     assert gallery.pages(keys) == [keys]
     shown = gallery.evenly(keys)
     assert (shown[0], shown[-1], len(set(shown))) == (keys[0], keys[-1], gallery.MOST)
-    assert gallery._title(world(), shown, 39).endswith("12 of 39 columns)")
-    assert [len(page) for page in gallery.pages([(str(size), arm) for size in range(14) for arm in "ab"])] == [14, 14]
+    assert gallery._title(federation(), shown, 39).endswith("12 of 39 columns)")
+    assert [
+        len(page) for page in gallery.pages([(str(size), condition) for size in range(14) for condition in "ab"])
+    ] == [14, 14]
 
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
@@ -241,7 +247,7 @@ def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
     before, after = weights(result, 0), weights(result, "1_retrained")
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert moved == {"head.weight", "head.bias"}
-    fixed, on = (arm["rounds"] for arm in result.arms)
+    fixed, on = (condition["rounds"] for condition in result.condition_labels)
     assert [row["round"] for row in on] == [0, 1, 2, 3, 4]
     assert on[-1]["evaluate_metrics_serverapp"]["loss"] < fixed[-1]["evaluate_metrics_serverapp"]["loss"]
 
@@ -308,7 +314,7 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
 
 
 def test_an_attack_on_a_later_arm_of_a_training_is_checked_too(tmp_path):
-    attack = {"name": "autoencoder_as_published", "only": [TINY.arms[3]]}
+    attack = {"name": "autoencoder_as_published", "only": [TINY.condition_labels[3]]}
     with pytest.raises(ValueError, match="pixels a side"):
         plan(dataclasses.replace(TINY, also=(attack,)), out=tmp_path / "x", backend="local")
 
@@ -321,27 +327,27 @@ def test_clients_that_take_turns_at_once_need_a_worker_each(tmp_path, monkeypatc
 
 
 def test_a_training_that_no_client_finishes_is_an_error_with_the_cause(tmp_path, monkeypatch):
-    def torn(world, arm, client, round, step):
+    def torn(federation, condition, client, round, step):
         raise OSError("the images are gone")
 
     checked = plan(TINY, out=tmp_path / "torn", backend="local")
-    monkeypatch.setattr(split_world, "mini_batch", torn)
+    monkeypatch.setattr(split_federation, "mini_batch", torn)
     with pytest.raises(RuntimeError, match=r"no client finished a turn under 'none.*the images are gone"):
         execute(checked, quiet)
 
 
 def test_messages_that_were_lost_are_told(tmp_path, monkeypatch):
-    whole = split_world.mini_batch
+    whole = split_federation.mini_batch
 
-    def torn(world, arm, client, round, step):
+    def torn(federation, condition, client, round, step):
         if client == 1 and step == 1:
             raise OSError("the images are gone")
-        return whole(world, arm, client, round, step)
+        return whole(federation, condition, client, round, step)
 
-    monkeypatch.setattr(split_world, "mini_batch", torn)
-    told = []
-    simulate(TINY, out=tmp_path / "torn", backend="local", note=told.append)
-    assert any("brought no valid reply" in line and "the images are gone" in line for line in told)
+    monkeypatch.setattr(split_federation, "mini_batch", torn)
+    summarise_reasons = []
+    simulate(TINY, out=tmp_path / "torn", backend="local", note=summarise_reasons.append)
+    assert any("brought no valid reply" in line and "the images are gone" in line for line in summarise_reasons)
 
 
 @pytest.mark.ray

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from fl_privacy.allocator import keep_freed_memory
+from fl_privacy.simulations.backends.allocator import keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
-from fl_privacy.allocator import keep_freed_memory
+from fl_privacy.simulations.backends.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 faults = []

@@ -6,18 +6,19 @@ import dataclasses
 import pytest
 import torch
 
-from fl_privacy.attacks import ATTACKS, grnn
-from fl_privacy.attacks.grnn import GRNN
-from fl_privacy.attacks.selection import Keeper
-from fl_privacy.client import gradient
+from fl_privacy.attacks import ATTACKS
+from fl_privacy.attacks.gradient import grnn
+from fl_privacy.attacks.gradient.grnn import GRNN
+from fl_privacy.attacks.gradient.restarts import IterateTracker
 from fl_privacy.data import load
 from fl_privacy.defences import chain
 from fl_privacy.evaluation import Truth, controls, score
+from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import Channel, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import stream
 
-GRADIENT_ATTACKS = [name for name in ATTACKS if Channel.GRADIENT in ATTACKS[name].channels]
+GRADIENT_ATTACKS = [name for name in ATTACKS if ChannelName.GRADIENT in ATTACKS[name].channels]
 BUDGET = {"grnn": {"iterations": 250, "restarts": 1}, "grnn_as_published": {"iterations": 400}}
 
 
@@ -36,7 +37,7 @@ def observe(digits, clients=2, batch=1, seed=0, model=None):
         x, y = digits.train.images(index), digits.train.labels[index]
         payload, _ = gradient(model, x, y)
         seen.append(
-            Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
+            Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=client, model=model)
         )
         truths.append(Truth(x, y))
     return seen, truths
@@ -138,22 +139,22 @@ def test_a_guess_does_not_feel_the_gradients_of_the_others_in_its_call(digits):
 
 def test_as_published_the_image_is_an_older_one_than_the_labels():
     """Of 1,000 iterations the code saves the image of number 990, and prints the labels of number 999."""
-    keeper = Keeper(victims=1, snapshot_every=1000 // 30, patience=0, margin=0.0)
+    tracker = IterateTracker(victims=1, snapshot_every=1000 // 30, patience=0, margin=0.0)
     for iteration in range(1000):
         number = torch.tensor([float(iteration)])
-        keeper.see(1000 - number, number.view(1, 1, 1, 1, 1).clone(), number.view(1, 1, 1).clone())
-    assert float(keeper.images) == 990
-    assert float(keeper.losses) == 10
-    assert float(keeper.logits) == 999
+        tracker.see(1000 - number, number.view(1, 1, 1, 1, 1).clone(), number.view(1, 1, 1).clone())
+    assert float(tracker.images) == 990
+    assert float(tracker.losses) == 10
+    assert float(tracker.logits) == 999
 
 
 def test_the_best_iterate_keeps_its_own_labels_and_a_broken_one_is_passed_over():
     for every in (0, 1):
-        keeper = Keeper(victims=1, snapshot_every=every, patience=0, margin=0.0)
+        tracker = IterateTracker(victims=1, snapshot_every=every, patience=0, margin=0.0)
         for loss, number in ((3.0, 0.0), (1.0, 1.0), (2.0, 2.0), (float("nan"), 3.0)):
-            keeper.see(torch.tensor([loss]), torch.full((1, 1, 1, 1, 1), number), torch.full((1, 1, 1), number))
+            tracker.see(torch.tensor([loss]), torch.full((1, 1, 1, 1, 1), number), torch.full((1, 1, 1), number))
         kept = 2.0 if every else 1.0
-        assert (float(keeper.images), float(keeper.logits)) == (kept, kept)
+        assert (float(tracker.images), float(tracker.logits)) == (kept, kept)
 
 
 def test_nan_safe_and_plateau_stop(digits):
@@ -174,7 +175,7 @@ def test_batches_grey_and_colour_of_any_size():
         x, y = torch.rand(3, *shape, generator=stream(0)), torch.tensor([0, 1, 1])
         payload, _ = gradient(model, x, y)
         spec = Spec(image_shape=shape, classes=5, batch_size=3)
-        seen = Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
+        seen = Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
         guess = GRNN(iterations=3)([seen], stream(0))[0]
         assert guess.inputs.shape == (3, *shape)
         assert guess.labels.shape == (3,)
@@ -185,7 +186,7 @@ def test_batch_statistics_are_attacked_in_training_mode():
     x, y = torch.rand(2, 1, 32, 32, generator=stream(0)), torch.tensor([0, 1])
     payload, _ = gradient(copy.deepcopy(model), x, y)
     spec = Spec(image_shape=(1, 32, 32), classes=3, batch_size=2)
-    seen = Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
+    seen = Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
     attack = GRNN(iterations=3, tv=0.0)
     guesses = attack([seen, seen], stream(0))
     assert all(torch.isfinite(guess.inputs).all() for guess in guesses)
@@ -195,7 +196,7 @@ def test_batch_statistics_are_attacked_in_training_mode():
 def test_the_wrong_channel_and_missing_needs_are_refused(digits):
     seen, _ = observe(digits, clients=1)
     with pytest.raises(ValueError, match="reads gradient, update messages, not output"):
-        GRNN()([dataclasses.replace(seen[0], channel=Channel.OUTPUT)], stream(0))
+        GRNN()([dataclasses.replace(seen[0], channel=ChannelName.OUTPUT)], stream(0))
     with pytest.raises(ValueError, match="needs the observation's model"):
         GRNN()([dataclasses.replace(seen[0], model=None)], stream(0))
     bad = {key: value * float("nan") for key, value in seen[0].payload.items()}

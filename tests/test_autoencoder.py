@@ -7,7 +7,7 @@ import torch
 from intercepted import MEAN_IMAGE_DB, PRIVATE, observe, quality
 from torch import nn
 
-from fl_privacy.attacks.autoencoder import AutoencoderAsPublished, Hourglass
+from fl_privacy.attacks.activation.autoencoder import AutoencoderAsPublished, Hourglass
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import UniformNoise
 from fl_privacy.seeding import stream
@@ -30,10 +30,10 @@ def test_a_misaligned_loader_makes_an_open_model_look_defended():
 
 def test_it_learns_through_a_defence_that_it_knows_of():
     chain = Chain((UniformNoise(2.0),))
-    told, untold = (
+    summarise_reasons, untold = (
         quality(QUICK([observe(PRIVATE, chain, spatial=True, known=known)], stream(1))) for known in (True, False)
     )
-    assert told > untold + 0.5
+    assert summarise_reasons > untold + 0.5
 
 
 def published(channels, out):

@@ -1,16 +1,16 @@
-"""What experiments of any channel share: arms of training and serving, several attacks, public images, updates."""
+"""What experiments of any channel share: conditions of training and serving, several attacks, public images, updates."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from simulations.channels import CHANNELS
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again
-from simulations.run import simulate
-from simulations.settings import load_experiment
-from simulations.world import world_of
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.run.again import attack_again
+from fl_privacy.simulations.run.pipeline import simulate
 
 NOISE = {"name": "gaussian_noise", "scale": 0.1}
 UPDATES = Experiment(
@@ -39,11 +39,11 @@ def updates(tmp_path_factory):
 def test_updates_are_attacked_and_the_model_moves(updates):
     rows = {row["attack"]: row for row in updates.summary}
     assert list(rows) == ["grnn", "longer", "control: random guess", "control: mean image"]
-    accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.arms[0]["rounds"]]
-    loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.arms[0]["rounds"]]
+    accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.condition_labels[0]["rounds"]]
+    loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.condition_labels[0]["rounds"]]
     assert len(accuracy) == 3
     assert loss[0] != loss[1] != loss[2]
-    assert updates.arms[0]["rounds"][1]["counts"]["received"] == 3
+    assert updates.condition_labels[0]["rounds"][1]["counts"]["received"] == 3
     assert {row["iterations"] for row in updates.samples if row["attack"] == "longer"} == {5}
 
 
@@ -68,23 +68,23 @@ def test_updates_need_every_client():
 
 def test_every_training_defence_meets_every_serving_one():
     experiment = Experiment(name="x", defences=[[], [NOISE]], serving=[[], [{**NOISE, "scale": 0.2}]])
-    assert experiment.arms == (
+    assert experiment.condition_labels == (
         "none; serving none",
         "none; serving gaussian_noise(scale=0.2)",
         "gaussian_noise(scale=0.1); serving none",
         "gaussian_noise(scale=0.1); serving gaussian_noise(scale=0.2)",
     )
-    assert [each.trained.label for each in experiment.each_arm] == ["none"] * 2 + ["gaussian_noise(scale=0.1)"] * 2
+    assert [each.trained.label for each in experiment.conditions] == ["none"] * 2 + ["gaussian_noise(scale=0.1)"] * 2
     assert [each.label for each in experiment.chains] == ["none", "gaussian_noise(scale=0.2)"] * 2
 
 
 def test_variants_of_the_protocol_are_arms():
     variants = [{"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"}]
     experiment = dataclasses.replace(UPDATES, protocol={}, variants=variants, defences=([], [NOISE]))
-    assert experiment.arms == tuple(
+    assert experiment.condition_labels == tuple(
         f"{v}; {d}" for v in ("plain", "momentum") for d in ("none", "gaussian_noise(scale=0.1)")
     )
-    assert [arm.rules.strategy for arm in experiment.each_arm] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
+    assert [condition.rules.strategy for condition in experiment.conditions] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
     for wrong, words in (([{"strategy": "FedAvg"}], "needs a 'label'"), (variants[:1] * 2, "same label twice")):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(experiment, variants=wrong)
@@ -92,28 +92,28 @@ def test_variants_of_the_protocol_are_arms():
 
 def test_clients_hold_only_the_images_they_are_given():
     experiment = Experiment(name="x", dataset={"name": "digits"}, train_images=(100, 200))
-    world = world_of(experiment.to_json(), None)
-    held = torch.cat(world.parts)
+    federation = federation_of(experiment.to_json(), None)
+    held = torch.cat(federation.parts)
     assert sorted(held.tolist()) == list(range(100, 200))
     with pytest.raises(ValueError, match="'train_images' takes a first image and an end"):
         dataclasses.replace(experiment, train_images=(200, 100))
     with pytest.raises(ValueError, match="ends at 99999"):
-        world_of(dataclasses.replace(experiment, train_images=(0, 99999)).to_json(), None)
+        federation_of(dataclasses.replace(experiment, train_images=(0, 99999)).to_json(), None)
 
 
 def test_public_images_are_the_ones_named():
     public = {"name": "digits", "split": "train", "first": 5, "count": 7}
-    world = world_of(Experiment(name="x", public=public).to_json(), None)
-    found = world.public()
-    assert torch.equal(found.inputs, world.data.train.images(slice(5, 12)))
-    assert torch.equal(found.labels, world.data.train.labels[5:12])
-    assert world_of(Experiment(name="x").to_json(), None).public() is None
+    federation = federation_of(Experiment(name="x", public=public).to_json(), None)
+    found = federation.public()
+    assert torch.equal(found.inputs, federation.data.train.images(slice(5, 12)))
+    assert torch.equal(found.labels, federation.data.train.labels[5:12])
+    assert federation_of(Experiment(name="x").to_json(), None).public() is None
     for wrong, words in (
         ({**public, "count": 99999}, "takes images 5 to"),
         ({**public, "size": 16}, r"has images \(1, 16, 16\)"),
     ):
         with pytest.raises(ValueError, match=words):
-            world_of(Experiment(name="x", public=wrong).to_json(), None).public()
+            federation_of(Experiment(name="x", public=wrong).to_json(), None).public()
     with pytest.raises(ValueError, match="takes train or test"):
         Experiment(name="x", public={**public, "split": "validation"})
 
@@ -125,8 +125,8 @@ def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
 
 def test_one_empty_training_chain_is_left_out_of_the_labels():
     variants = ({"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"})
-    assert dataclasses.replace(UPDATES, protocol={}, variants=variants).arms == ("plain", "momentum")
-    assert dataclasses.replace(UPDATES, serving=([], [NOISE])).arms == (
+    assert dataclasses.replace(UPDATES, protocol={}, variants=variants).condition_labels == ("plain", "momentum")
+    assert dataclasses.replace(UPDATES, serving=([], [NOISE])).condition_labels == (
         "serving none",
         "serving gaussian_noise(scale=0.1)",
     )

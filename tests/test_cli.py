@@ -8,8 +8,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from simulations.cli import app
-from simulations.listing import KINDS, entries
+from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.listing import KINDS, entries
 
 FAST = """
 dataset = {name = "digits", size = 16}
@@ -31,7 +31,7 @@ def cli(tmp_path, monkeypatch):
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys, simulations.cli;"
+        "import sys, fl_privacy.simulations.cli;"
         "print([m for m in ('torch', 'flwr', 'ray', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -110,12 +110,12 @@ def test_bad_input_exits_2_with_the_reason_and_no_traceback(cli, words, message)
 
 
 def test_a_failed_run_exits_1_and_keeps_the_traceback(cli, tmp_path, monkeypatch):
-    from simulations.world import World
+    from fl_privacy.simulations.federation import Federation
 
     def failing(self, client, round):
         raise RuntimeError("no disk anywhere")
 
-    monkeypatch.setattr(World, "batch", failing)
+    monkeypatch.setattr(Federation, "batch", failing)
     done = cli("run", "fast.toml", "--backend", "local", "--out", "here")
     assert done.exit_code == 1
     assert "no disk anywhere" in done.output
@@ -150,7 +150,7 @@ def test_doctor(cli):
 
 
 def test_doctor_fails_where_a_package_is_missing(cli, monkeypatch):
-    from simulations import environment
+    from fl_privacy.simulations.results import environment
 
     monkeypatch.setattr(environment, "PACKAGES", ("no-such-package",))
     done = cli("doctor")

@@ -7,14 +7,14 @@ import torch
 from intercepted import MEAN_IMAGE_DB, PRIVATE, PUBLIC, observe, quality
 
 from fl_privacy.attacks import ATTACKS
-from fl_privacy.attacks.averaging import Averaging, averaged, repeats_of
-from fl_privacy.attacks.decoder import Decoder, defended
-from fl_privacy.attacks.decoder_networks import AffineDecoder, ConvolutionalDecoder
-from fl_privacy.attacks.rmle import Rmle
-from fl_privacy.attacks.warping import warped
+from fl_privacy.attacks.activation.augmentation import warped
+from fl_privacy.attacks.activation.averaging import Averaging, averaged, repeats_of
+from fl_privacy.attacks.activation.decoder import Decoder, defended
+from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
+from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import LaplaceNoise
-from fl_privacy.observation import Channel
+from fl_privacy.observation import ChannelName
 from fl_privacy.seeding import stream
 
 SMALL = {"steps": 150, "batch_size": 64, "width": 16, "blocks": 1, "copies": 2}
@@ -27,7 +27,7 @@ BUDGET = {
     "rmle": {"iterations": 150, "tv": 1e-3},
     "autoencoder_as_published": {"epochs": 8, "public_images": 400},
 }
-ACTIVATION_ATTACKS = [name for name in ATTACKS if Channel.ACTIVATION in ATTACKS[name].channels]
+ACTIVATION_ATTACKS = [name for name in ATTACKS if ChannelName.ACTIVATION in ATTACKS[name].channels]
 MAPS_ALONE = "autoencoder_as_published"  # cannot read vectors
 
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fl_privacy.catalogue import UnknownName
 from fl_privacy.defences import DEFENCES, Chain, chain
 from fl_privacy.defences.clip import Clip
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise
+from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
 
 PAYLOADS = {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fl_privacy.data import load
-from fl_privacy.detection import (
+from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec, honest, train
+from fl_privacy.joint_training.detection import (
     FineTuning,
     auroc,
     auroc_interval,
@@ -22,7 +23,6 @@ from fl_privacy.detection import (
     threshold,
     viciousness,
 )
-from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec, honest, train
 from fl_privacy.seeding import stream
 
 TINY = {"width": 8, "hidden": 64}

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fl_privacy.defences import DEFENCES
-from simulations.reattack import attack_again
-from simulations.run import simulate
-from simulations.settings import load_experiment
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.run.again import attack_again
+from fl_privacy.simulations.run.pipeline import simulate
 
 RECORDED = Path(__file__).parent / "digests.json"
 SHORT = {

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fl_privacy.entropy_bound import entropy_bound, probability_vectors, rounded_entropy_bound, rounded_vectors
+from fl_privacy.metrics.entropy_bound import entropy_bound, probability_vectors, rounded_entropy_bound, rounded_vectors
 
 SMALL = [(0, 1), (0, 3), (0, 7), (1, 1), (1, 2), (1, 3), (1, 5), (2, 2), (2, 3)]
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.experiment import Experiment
-from simulations.settings import load_experiment, override, parse_value, read, shipped
+from fl_privacy.simulations.config.load import load_experiment, override, parse_value, read, shipped
+from fl_privacy.simulations.experiment.spec import Experiment
 
 BASE = {"name": "small", "clients": 4, "clients_per_round": 3, "rounds": 2, "attacked_clients": 2}
 NOISE = {"name": "gaussian_noise", "scale": 0.1}
@@ -16,7 +16,7 @@ NOISE = {"name": "gaussian_noise", "scale": 0.1}
 
 def test_the_least_that_an_experiment_needs_is_a_name():
     experiment = Experiment(name="x")
-    assert experiment.arms == ("none",)
+    assert experiment.condition_labels == ("none",)
     assert experiment.dataset == {"name": "digits"}
 
 
@@ -78,9 +78,9 @@ def test_python_users_are_checked_too():
 
 def test_an_attack_of_another_channel_is_refused(monkeypatch):
     from fl_privacy.attacks import ATTACKS
-    from fl_privacy.observation import Channel
+    from fl_privacy.observation import ChannelName
 
-    monkeypatch.setattr(ATTACKS["grnn"], "channels", frozenset({Channel.OUTPUT}))
+    monkeypatch.setattr(ATTACKS["grnn"], "channels", frozenset({ChannelName.OUTPUT}))
     with pytest.raises(ValueError, match=r"'grnn' reads output messages.*gradient"):
         Experiment(name="x")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.experiment import kept, new_run, shared_settings
-from simulations.settings import load_experiment
+from fl_privacy.simulations.config.load import load_experiment
 
 
 def test_rows_of_the_same_changes_are_kept_and_others_refused(tmp_path):

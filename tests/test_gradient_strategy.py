@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from flower_apps import CLIENTS, LOCAL_SGD, batch, clients, initial, local, model, party, train_config
+from flower_apps import CLIENTS, LOCAL_SGD, batch, client_task, clients, initial, local, model, train_config
 from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg, FedProx
 from torch import nn
 
-from fl_privacy.client import Party
 from fl_privacy.defences import Chain, Defence
+from fl_privacy.federated.client import ClientTask
 from fl_privacy.seeding import seeded, subseed
-from simulations.local import LocalGrid
-from strategies.gradient import GradientSharing, average, gradient_app, gradient_schema
-from strategies.handlers import local_sgd
-from strategies.messages import ARRAYS, METRICS, OrderlyGrid, unpack
-from strategies.mods import release
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.strategies.federated.client import local_sgd
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, average, gradient_app, gradient_schema
+from fl_privacy.strategies.mods import release
+from fl_privacy.strategies.records import ARRAYS, METRICS, ValidatingGrid, unpack
 
 ROUNDS = 3
 
@@ -155,9 +155,9 @@ def _bytes(reply) -> dict[str, bytes]:
 
 
 def _replies(message_type: str, chain: Chain):
-    recorded = Party(model, batch, chain, seed=0)
+    recorded = ClientTask(model, batch, chain, seed=0)
     inner = LocalGrid(gradient_app(lambda message, context: recorded), CLIENTS)
-    grid = OrderlyGrid(inner, CLIENTS, schemas={"train.gradient": gradient_schema(model())})
+    grid = ValidatingGrid(inner, CLIENTS, schemas={"train.gradient": gradient_schema(model())})
     messages = GradientSharing(CLIENTS, 0.1, 0).configure_train(1, initial(), ConfigRecord(dict(LOCAL_SGD)), grid)
     for message in messages:
         message.metadata.message_type = message_type
@@ -214,7 +214,7 @@ def test_noise_is_the_chains_own_stream_of_the_client_and_round_and_differs_betw
             replies = grid.send_and_receive(strategy.configure_train(round, initial(), ConfigRecord(), grid))
             pairs.append([unpack(reply.content[ARRAYS]) for reply in replies])
         for client, (bare, noisy) in enumerate(zip(*pairs, strict=True)):
-            expected = party(0.1).chain.on_release(bare, subseed(0, "release", client, round))
+            expected = client_task(0.1).chain.on_release(bare, subseed(0, "release", client, round))
             assert all(torch.equal(noisy[name], expected[name]) for name in expected)
         return [noisy["1.weight"] - bare["1.weight"] for bare, noisy in zip(*pairs, strict=True)]
 

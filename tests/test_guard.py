@@ -12,21 +12,21 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.local import LocalGrid
-from strategies.gradient import GradientSharing, gradient_schema
-from strategies.messages import (
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_schema
+from fl_privacy.strategies.records import (
     ARRAYS,
     METRICS,
     BadWeight,
     DtypeMismatch,
     KeysMismatch,
     NonFinite,
-    OrderlyGrid,
     Rejected,
     Schema,
     ShapeMismatch,
     TooLarge,
     Undecodable,
+    ValidatingGrid,
     WrongClient,
     check_reply,
     pack,
@@ -129,7 +129,7 @@ def _honest_without(client: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_rejected_by_its_own_name_and_costs_only_its_sender(name):
     fault, error = FAULTS[name]
-    grid = OrderlyGrid(Hostile(fault, client=2), CLIENTS, schemas={"train.gradient": gradient_schema(model())})
+    grid = ValidatingGrid(Hostile(fault, client=2), CLIENTS, schemas={"train.gradient": gradient_schema(model())})
     arrays = one_round(grid)
     counts = grid.rounds[0]
     assert (counts.expected, counts.received, counts.rejected) == (CLIENTS, CLIENTS - 1, 1)

@@ -10,20 +10,20 @@ from flower_apps import CLIENTS, SPEC, batch, model
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl_privacy.client import Party
 from fl_privacy.defences import Chain, chain
+from fl_privacy.federated.client import ClientTask
 from fl_privacy.joint_training import outputs
-from fl_privacy.observation import Channel
+from fl_privacy.observation import ChannelName
 from fl_privacy.seeding import subseed
-from simulations.local import run_local
-from strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
-from strategies.messages import OrderlyGrid, pack
+from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
+from fl_privacy.strategies.records import ValidatingGrid, pack
 
 NOISY = chain([{"name": "softmax"}, {"name": "gaussian_noise", "scale": 0.1}, {"name": "rounding", "decimals": 2}])
 
 
-def party(law: Chain, message, context) -> Party:
-    return Party(model, batch, law, seed=0)
+def client_task(law: Chain, message, context) -> ClientTask:
+    return ClientTask(model, batch, law, seed=0)
 
 
 def infer(runner, law=NOISY, per_round=CLIENTS, rounds=1, own=model, minimum=1):
@@ -33,12 +33,12 @@ def infer(runner, law=NOISY, per_round=CLIENTS, rounds=1, own=model, minimum=1):
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        orderly = OrderlyGrid(grid, CLIENTS, schemas={QUERY: outputs_schema(SPEC)}, min_replies=minimum)
+        validating = ValidatingGrid(grid, CLIENTS, schemas={QUERY: outputs_schema(SPEC)}, min_replies=minimum)
         strategy = PrivateInference(per_round, seen.append, model, SPEC)
-        strategy.start(orderly, pack(own().state_dict()), num_rounds=rounds)
-        grids.append(orderly)
+        strategy.start(validating, pack(own().state_dict()), num_rounds=rounds)
+        grids.append(validating)
 
-    runner(server, inference_app(functools.partial(party, law)), CLIENTS)
+    runner(server, inference_app(functools.partial(client_task, law)), CLIENTS)
     return seen, grids[0].rounds
 
 
@@ -53,7 +53,7 @@ def test_the_server_sees_the_defended_outputs_bit_for_bit(law):
     assert [observation.client for observation in seen] == list(range(CLIENTS))
     assert rounds[0].received == CLIENTS
     for observation in seen:
-        assert observation.channel is Channel.OUTPUT
+        assert observation.channel is ChannelName.OUTPUT
         assert list(observation.payload) == ["outputs"]
         assert torch.equal(observation.payload["outputs"], expected(law, observation.client, 1))
         assert observation.public is None
@@ -83,7 +83,7 @@ def test_a_reply_of_another_shape_is_rejected_and_the_others_stay():
     def wrong(law, message, context):
         client = int(context.node_config["partition-id"])
         images = functools.partial(shorter, client)
-        return Party(model, images, law, seed=0)
+        return ClientTask(model, images, law, seed=0)
 
     def shorter(self_id, client, round):
         x, y = batch(client, round)
@@ -94,9 +94,9 @@ def test_a_reply_of_another_shape_is_rejected_and_the_others_stay():
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        orderly = OrderlyGrid(grid, CLIENTS, schemas={QUERY: outputs_schema(SPEC)})
-        PrivateInference(CLIENTS, seen.append, model, SPEC).start(orderly, pack(model().state_dict()), num_rounds=1)
-        assert orderly.rounds[0].rejected == 1
+        validating = ValidatingGrid(grid, CLIENTS, schemas={QUERY: outputs_schema(SPEC)})
+        PrivateInference(CLIENTS, seen.append, model, SPEC).start(validating, pack(model().state_dict()), num_rounds=1)
+        assert validating.rounds[0].rejected == 1
 
     run_local(server, inference_app(functools.partial(wrong, Chain())), CLIENTS)
     assert [observation.client for observation in seen] == [0, 2, 3]
@@ -109,7 +109,7 @@ def test_settings_are_checked():
 
 @pytest.mark.ray
 def test_ray_and_this_process_release_the_same_bits():
-    from simulations.ray_backend import run_ray
+    from fl_privacy.simulations.backends.ray import run_ray
 
     here, _ = infer(run_local)
     there, _ = infer(functools.partial(run_ray, workers=1))

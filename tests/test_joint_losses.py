@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_privacy.catalogue import UnknownName
 from fl_privacy.joint_training import JointLoss, class_weights
 from fl_privacy.joint_training.losses import hits
 from fl_privacy.joint_training.quick_ssim import quick_ssim
 from fl_privacy.metrics import ssim
 from fl_privacy.models import build_model
 from fl_privacy.models.decoders import DECODERS, build_decoder
+from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
 
 

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from simulations.local import LocalGrid, run_local
+from fl_privacy.simulations.backends.local import LocalGrid, run_local
 
 
 def _ask(grid: LocalGrid, node: int = 1000) -> Message:

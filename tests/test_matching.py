@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import textbook
-from fl_privacy.attacks.generators import GrnnGenerator, doubled_convolution
-from fl_privacy.attacks.matching import (
+from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator, doubled_convolution
+from fl_privacy.attacks.gradient.matching import (
     adversary_copy,
     gradient_matcher,
     observed_gradient,
@@ -12,9 +12,9 @@ from fl_privacy.attacks.matching import (
     soft_cross_entropy,
     total_variation,
 )
-from fl_privacy.client import gradient
+from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import Channel, Observation, Spec
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import stream
 
 
@@ -60,12 +60,12 @@ def test_the_attack_sees_what_the_client_released():
     x, y = torch.rand(4, 1, 28, 28, generator=stream(0)), torch.tensor([1, 2, 3, 3])
     payload, _ = gradient(model, x, y)
     spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=4, learning_rate=0.1)
-    seen = Observation(channel=Channel.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
+    seen = Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
     flat = observed_gradient(seen)
     matched = gradient_matcher(adversary_copy(model, True), 1)(x.unsqueeze(0), F.one_hot(y, 10).float().unsqueeze(0))
     assert torch.allclose(flat, matched[0], atol=1e-7)
     update = {name: -0.1 * value for name, value in payload.items()}
-    stepped = Observation(channel=Channel.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
+    stepped = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
     assert torch.allclose(observed_gradient(stepped), flat, atol=1e-6)
 
 
@@ -73,11 +73,13 @@ def test_what_cannot_be_a_gradient_is_refused():
     model = build_model("lenet_dlg", (1, 28, 28), 10, 0)
     spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=1, learning_rate=0.1, local_steps=3)
     update = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
-    seen = Observation(channel=Channel.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
+    seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
     with pytest.raises(ValueError, match="3 steps"):
         observed_gradient(seen)
     with pytest.raises(ValueError, match=r"head\.bias"):
-        observed_gradient(Observation(channel=Channel.GRADIENT, payload={}, spec=spec, round=1, client=0, model=model))
+        observed_gradient(
+            Observation(channel=ChannelName.GRADIENT, payload={}, spec=spec, round=1, client=0, model=model)
+        )
 
 
 def test_stable_cross_entropy_survives_where_the_published_one_does_not():

@@ -12,11 +12,11 @@ from flower_apps import CLIENTS, clients, initial, local, model, one_round, trai
 from flwr.app import ConfigRecord, Error
 from flwr.serverapp.strategy import FedAvg
 
-from simulations.local import LocalGrid
-from strategies.gradient import GradientSharing, gradient_schema
-from strategies.messages import (
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_schema
+from fl_privacy.strategies.records import (
     METRICS,
-    OrderlyGrid,
+    ValidatingGrid,
     pack,
     unpack,
 )
@@ -74,7 +74,7 @@ class Shuffled(LocalGrid):
 
 def test_nodes_and_replies_come_in_partition_order():
     for _ in range(5):
-        grid = OrderlyGrid(Shuffled(clients(), CLIENTS), CLIENTS)
+        grid = ValidatingGrid(Shuffled(clients(), CLIENTS), CLIENTS)
         assert grid.get_node_ids() == [1000, 1001, 1002, 1003]
         strategy = GradientSharing(CLIENTS, 0.1, seed=0)
         grid.schemas["train.gradient"] = gradient_schema(model())
@@ -85,7 +85,7 @@ def test_nodes_and_replies_come_in_partition_order():
 def test_fedavg_samples_the_same_clients_for_the_same_seed_of_random():
     def sampled(seed: int) -> list[int]:
         random.seed(99)  # the shuffling's own draws must not matter
-        grid = OrderlyGrid(Shuffled(clients(), CLIENTS), CLIENTS)
+        grid = ValidatingGrid(Shuffled(clients(), CLIENTS), CLIENTS)
         grid.get_node_ids()
         random.seed(seed)
         messages = FedAvg(fraction_train=0.5).configure_train(1, initial(), train_config(), grid)
@@ -105,7 +105,7 @@ class Silent(LocalGrid):
 
 
 def test_the_exchange_ends_at_the_deadline_and_the_missing_are_counted():
-    grid = OrderlyGrid(Silent(clients(), CLIENTS), CLIENTS, deadline=0.2)
+    grid = ValidatingGrid(Silent(clients(), CLIENTS), CLIENTS, deadline=0.2)
     grid.schemas["train.gradient"] = gradient_schema(model())
     start = time.monotonic()
     one_round(grid)
@@ -116,7 +116,7 @@ def test_the_exchange_ends_at_the_deadline_and_the_missing_are_counted():
 
 
 def test_the_callers_timeout_counts_where_it_is_shorter():
-    grid = OrderlyGrid(Silent(clients(), CLIENTS), CLIENTS, deadline=60)
+    grid = ValidatingGrid(Silent(clients(), CLIENTS), CLIENTS, deadline=60)
     messages = GradientSharing(CLIENTS, 0.1, seed=0).configure_train(1, initial(), ConfigRecord(), grid)
     start = time.monotonic()
     grid.send_and_receive(messages, timeout=0.1)
@@ -147,7 +147,7 @@ class Failing(LocalGrid):
     itertools.islice(itertools.combinations_with_replacement(["well", "error", "rubbish", "silent"], CLIENTS), 35),
 )
 def test_every_message_is_counted_exactly_once(fates):
-    grid = OrderlyGrid(Failing(fates), CLIENTS, deadline=0.05, schemas={"train.gradient": gradient_schema(model())})
+    grid = ValidatingGrid(Failing(fates), CLIENTS, deadline=0.05, schemas={"train.gradient": gradient_schema(model())})
     messages = GradientSharing(CLIENTS, 0.1, seed=0).configure_train(1, initial(), ConfigRecord(), grid)
     replies = grid.send_and_receive(messages)
     counts = grid.rounds[0]
@@ -163,7 +163,7 @@ def test_every_message_is_counted_exactly_once(fates):
 def test_a_round_with_too_few_valid_replies_is_skipped_and_the_model_kept(needed, skipped):
     inner = Failing(("rubbish", "well", "well", "well"))
     schemas = {"train.gradient": gradient_schema(model())}
-    grid = OrderlyGrid(inner, CLIENTS, min_replies=needed, schemas=schemas)
+    grid = ValidatingGrid(inner, CLIENTS, min_replies=needed, schemas=schemas)
     result = GradientSharing(CLIENTS, 0.1, seed=0).start(grid, initial(), 1)
     assert (len(result.arrays) == 0) == skipped  # Flower's result holds arrays only after an aggregation
     assert (
@@ -174,7 +174,7 @@ def test_a_round_with_too_few_valid_replies_is_skipped_and_the_model_kept(needed
 
 
 def test_too_few_clients_is_an_error_that_says_so():
-    grid = OrderlyGrid(LocalGrid(clients(), 2), CLIENTS, start_deadline=0.1)
+    grid = ValidatingGrid(LocalGrid(clients(), 2), CLIENTS, start_deadline=0.1)
     with pytest.raises(TimeoutError, match="2 of 4 clients registered"):
         grid.get_node_ids()
 
@@ -183,7 +183,7 @@ def test_clients_that_cannot_start_are_an_error_with_the_cause():
     from flwr.clientapp import ClientApp
 
     with pytest.raises(RuntimeError, match="could not start: ValueError: No query function registered"):
-        OrderlyGrid(LocalGrid(ClientApp(), CLIENTS), CLIENTS).get_node_ids()
+        ValidatingGrid(LocalGrid(ClientApp(), CLIENTS), CLIENTS).get_node_ids()
 
 
 def test_the_cause_of_a_failure_is_named_without_its_traceback():

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from fl_privacy.catalogue import UnknownName
 from fl_privacy.models import MODELS, build_model
+from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
 
 CLASSIFIERS = [name for name in MODELS if MODELS.facts(name).get("kind", "classifier") == "classifier"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from simulations import files
-from simulations.channels import split_cache
-from simulations.experiment import Experiment
-from simulations.storage import load_guesses
-from simulations.world import world_of
+from fl_privacy.simulations.channels.activation import cache as split_cache
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results.storage import load_guesses
 
 BASE = {"name": "x", "clients": 2, "clients_per_round": 2}
 WICKED = [
@@ -87,10 +87,10 @@ def test_an_experiments_name_is_a_component_already(name):
 
 def test_a_data_sets_name_stays_inside_the_cache(tmp_path, monkeypatch):
     experiment = Experiment.of({**BASE, "channel": "activation", **_split(tmp_path / "cache")})
-    world = world_of(experiment.to_json(), None)
+    federation = federation_of(experiment.to_json(), None)
     wicked = dataclasses.replace(experiment)
     object.__setattr__(wicked, "dataset", {"name": "../../x"})
-    path = split_cache._path(dataclasses.replace(world, experiment=wicked), 0)
+    path = split_cache._path(dataclasses.replace(federation, experiment=wicked), 0)
     assert path is not None
     assert path.parent == tmp_path / "cache"
 
@@ -105,9 +105,9 @@ def _split(cache):
     }
 
 
-@pytest.mark.parametrize("key", ["arm", "round", "client"])
+@pytest.mark.parametrize("key", ["condition", "round", "client"])
 @pytest.mark.parametrize("value", ["../x", -1, 7, True, 1.0])
 def test_a_file_of_a_run_that_says_another_key_is_damaged(tmp_path, key, value):
-    files.write_json(tmp_path / "0_r1_c0.json", {"arm": 0, "round": 1, "client": 0, key: value})
+    files.write_json(tmp_path / "0_r1_c0.json", {"condition": 0, "round": 1, "client": 0, key: value})
     with pytest.raises(ValueError, match="is damaged"):
         load_guesses(tmp_path)

@@ -7,13 +7,13 @@ import torch
 from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Attention, Pair
 from torch import nn
 
-from fl_privacy.attacks.matching import adversary_copy, gradient_matcher
-from fl_privacy.client import accuracy, gradient, logits
+from fl_privacy.attacks.gradient.matching import adversary_copy, gradient_matcher
 from fl_privacy.defences import Chain, chain
+from fl_privacy.federated.client import accuracy, gradient, logits
 from fl_privacy.seeding import seeded, stream
-from fl_privacy.split_rules import SplitRules
-from fl_privacy.split_training import ServerSegment, client_step, segments
-from fl_privacy.splitting import cut
+from fl_privacy.split.cutting import cut
+from fl_privacy.split.rules import SplitRules
+from fl_privacy.split.segments import ServerSegment, client_step, segments
 
 
 @pytest.mark.parametrize("victims", [1, 2])

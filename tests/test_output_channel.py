@@ -12,15 +12,16 @@ from fl_privacy.defences import Chain, chain
 from fl_privacy.joint_training import load_pair, outputs
 from fl_privacy.metrics import reconstruction_risk
 from fl_privacy.seeding import subseed
-from simulations.channels import CHANNELS, output_pairs
-from simulations.channels.output_protocol import JointServer
-from simulations.channels.output_scores import bits, entropy, measures
-from simulations.experiment import Experiment
-from simulations.files import read_json
-from simulations.reattack import attack_again
-from simulations.run import plan, simulate
-from simulations.stages import observed
-from simulations.world import world_of
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.output import pairs as output_pairs
+from fl_privacy.simulations.channels.output.protocol import JointServer
+from fl_privacy.simulations.channels.output.scores import bits, entropy, measures
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.results.files import read_json
+from fl_privacy.simulations.run.again import attack_again
+from fl_privacy.simulations.run.pipeline import plan, simulate
+from fl_privacy.simulations.run.stages import observed
 
 SOFT = [{"name": "softmax"}, {"name": "rounding", "decimals": 1}]
 TINY = Experiment(
@@ -72,8 +73,8 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world():
-    return world_of(TINY.to_json(), None)
+def federation():
+    return federation_of(TINY.to_json(), None)
 
 
 def rows(result, attack=None):
@@ -91,27 +92,29 @@ def test_every_distinct_pair_is_trained_once(tiny):
     assert pairs[2]["identity"]["law"] == "softmax + rounding(decimals=1)"
 
 
-def test_the_server_sees_the_defended_answers_of_the_trained_classifier(tiny, world):
-    seen = observed(world, tiny.folder)
+def test_the_server_sees_the_defended_answers_of_the_trained_classifier(tiny, federation):
+    seen = observed(federation, tiny.folder)
     assert len(seen) == 8 * 4
     checkpoints = [pair["checkpoint"] for pair in read_json(tiny.folder / "pairs.json")]
     for key, each in seen.items():
-        clean = outputs(load_pair(tiny.folder / checkpoints[key.arm]).classifier, world.batch(key.client, 1)[0])
-        seed = subseed(subseed(0, "party", key.arm), "release", key.client, 1)
-        released = TINY.chains[key.arm].on_release({"outputs": clean}, seed)["outputs"]
+        clean = outputs(
+            load_pair(tiny.folder / checkpoints[key.condition]).classifier, federation.batch(key.client, 1)[0]
+        )
+        seed = subseed(subseed(0, "party", key.condition), "release", key.client, 1)
+        released = TINY.chains[key.condition].on_release({"outputs": clean}, seed)["outputs"]
         assert torch.equal(each.payload["outputs"], released)
-        assert torch.equal(each.query(world.batch(key.client, 1)[0]), clean)
+        assert torch.equal(each.query(federation.batch(key.client, 1)[0]), clean)
         assert len(each.public) == 50
 
 
-def test_clients_hold_test_images_each_its_own(world):
-    held = torch.cat(world.parts)
-    assert sorted(held.tolist()) == list(range(len(world.data.test)))
-    x, y = world.batch(2, 1)
-    drawn = world.drawn(2, 1)
+def test_clients_hold_test_images_each_its_own(federation):
+    held = torch.cat(federation.parts)
+    assert sorted(held.tolist()) == list(range(len(federation.data.test)))
+    x, y = federation.batch(2, 1)
+    drawn = federation.drawn(2, 1)
     assert torch.equal(drawn.images(), x)
     assert torch.equal(drawn.labels, y)
-    assert all(any(torch.equal(image, other) for other in world.data.test.images()) for image in x[:3])
+    assert all(any(torch.equal(image, other) for other in federation.data.test.images()) for image in x[:3])
 
 
 def test_the_table_has_a_row_an_attack_and_arm_and_none_where_there_is_no_decoder(tiny):
@@ -125,11 +128,13 @@ def test_the_table_has_a_row_an_attack_and_arm_and_none_where_there_is_no_decode
     assert all(row["images"] == 60 for row in tiny.summary)
 
 
-def test_accuracy_is_that_of_what_all_clients_released(tiny, world):
-    seen = observed(world, tiny.folder)
+def test_accuracy_is_that_of_what_all_clients_released(tiny, federation):
+    seen = observed(federation, tiny.folder)
     for index, label in enumerate(ARMS):
-        mine = [each for key, each in seen.items() if key.arm == index]
-        right = [(each.payload["outputs"].argmax(1) == world.batch(each.client, 1)[1]).double().mean() for each in mine]
+        mine = [each for key, each in seen.items() if key.condition == index]
+        right = [
+            (each.payload["outputs"].argmax(1) == federation.batch(each.client, 1)[1]).double().mean() for each in mine
+        ]
         assert len(right) == 4
         assert rows(tiny, "output_decoder")[label]["model_accuracy"] == pytest.approx(float(torch.stack(right).mean()))
 
@@ -140,16 +145,16 @@ def test_labels_are_scored_image_by_image(tiny):
     assert rows(tiny, "vicious")[ARMS[0]]["label_accuracy"] == pytest.approx(right)
 
 
-def test_set_scores_are_those_of_all_attacked_images(tiny, world):
+def test_set_scores_are_those_of_all_attacked_images(tiny, federation):
     row = rows(tiny, "vicious")[ARMS[0]]
     samples = [each for each in tiny.samples if each["attack"] == "vicious" and each["defence"] == ARMS[0]]
     pooled = -10 * math.log10(sum(each["mse"] for each in samples) / len(samples))
     assert row["pooled_psnr"] == pytest.approx(pooled, abs=1e-4)
     mean = rows(tiny, "control: mean image")["none"]
     assert mean["risk_published"] == pytest.approx(1, abs=0.05), "the mean of other images is R's yardstick"
-    for name, factors in measures(world).items():
+    for name, factors in measures(federation).items():
         assert row[f"{name}_cut"] == factors.label
-        truth = torch.cat([world.batch(client, 1)[0] for client in range(3)])
+        truth = torch.cat([federation.batch(client, 1)[0] for client in range(3)])
         assert reconstruction_risk(factors, truth, truth).exact == len(truth)
     assert "rtol 1.0e-03" in row["risk_well_posed_cut"]
     assert row["risk_published_cut"] in CHANNELS["output"].reading(tiny.summary)
@@ -211,22 +216,22 @@ def marked(data):
 
 
 def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path, monkeypatch):
-    from simulations import world as worlds
+    from fl_privacy.simulations import federation as federations
 
-    genuine = worlds.load
-    monkeypatch.setattr(worlds, "load", lambda *choices: marked(genuine(*choices)))
-    worlds.world_of.cache_clear()
+    genuine = federations.load
+    monkeypatch.setattr(federations, "load", lambda *choices: marked(genuine(*choices)))
+    federations.federation_of.cache_clear()
     one, two = {"label": "one", "attributes": ("high",)}, {"label": "two"}
     task = {**TINY.protocol, "task": "attributes", "labelled": 0}
     several = dataclasses.replace(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
     try:
         result = local(several, tmp_path / "attributes")
-        seen = observed(world_of(several.to_json(), None), result.folder)
+        seen = observed(federation_of(several.to_json(), None), result.folder)
         with pytest.raises(ValueError, match=r"no attribute odd. Known: even, high"):
             local(dataclasses.replace(several, variants=({"label": "x", "attributes": ("odd",)},)), tmp_path / "odd")
     finally:
-        worlds.world_of.cache_clear()
-    assert {key.arm: each.payload["outputs"].shape[1] for key, each in seen.items()} == {0: 1, 1: 2}
+        federations.federation_of.cache_clear()
+    assert {key.condition: each.payload["outputs"].shape[1] for key, each in seen.items()} == {0: 1, 1: 2}
     found = rows(result, "vicious")
     assert found["one"]["model_accuracy of high"] == pytest.approx(found["one"]["model_accuracy"])
     parts = [found["two"][f"model_accuracy of {name}"] for name in ("even", "high")]
@@ -247,8 +252,11 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
         ({"protocol": {"decoder": 3}}, "'decoder' takes a name"),
         ({"protocol": {"epochs": 0}}, "epochs must be at least 1"),
         ({"protocol": {"beta_r": 0, "beta_c": 0}}, "must be above 0"),
-        ({"also": ({**TINY.also[1], "only": ("hones",)},)}, "'only' names 'hones', and the arms are: 'vicious; none"),
-        ({"also": ({**TINY.also[1], "only": "honest"},)}, "takes a list of arms"),
+        (
+            {"also": ({**TINY.also[1], "only": ("hones",)},)},
+            "'only' names 'hones', and the conditions are: 'vicious; none",
+        ),
+        ({"also": ({**TINY.also[1], "only": "honest"},)}, "takes a list of conditions"),
         ({"public": {}}, "needs the observation's public"),
         ({"attack": "grnn"}, "Attacks for it: class_mean, output_decoder, vicious"),
     ],
@@ -258,9 +266,9 @@ def test_what_does_not_fit_is_refused_before_anything_starts(change, words):
         dataclasses.replace(TINY, **change)
 
 
-def test_too_few_training_images_are_named(world):
+def test_too_few_training_images_are_named(federation):
     with pytest.raises(ValueError, match=r"ask for 1400 \+ 100 training images, and 'digits' has 1437"):
-        output_pairs.split(world, JointServer(images=1400, validation=100))
+        output_pairs.split(federation, JointServer(images=1400, validation=100))
 
 
 def test_a_plan_is_refused_before_anything_is_trained(tmp_path):
@@ -270,13 +278,13 @@ def test_a_plan_is_refused_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_validation_images_are_no_training_images(world):
+def test_validation_images_are_no_training_images(federation):
     for shuffled in (True, False):
-        own = output_pairs.split(world, JointServer(validation=100, shuffled=shuffled))
+        own = output_pairs.split(federation, JointServer(validation=100, shuffled=shuffled))
         assert (len(own.train), len(own.validation)) == (1337, 100)
         order = torch.cat([own.train.labels, own.validation.labels])
-        assert torch.equal(order.bincount(), world.data.train.labels.bincount())
-        assert torch.equal(order, world.data.train.labels) is not shuffled
+        assert torch.equal(order.bincount(), federation.data.train.labels.bincount())
+        assert torch.equal(order, federation.data.train.labels) is not shuffled
 
 
 def test_entropy_and_bits_of_answers():

@@ -12,21 +12,21 @@ from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg
 from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Tied, dropout, frozen, norm, norm_mixed, plain
 
-from fl_privacy.attacks.dropout import read_masks
-from fl_privacy.attacks.grnn import GRNN
-from fl_privacy.attacks.matching import adversary_copy, observed_gradient
-from fl_privacy.client import Party, accuracy, calibrate, gradient
+from fl_privacy.attacks.gradient.dropout import read_masks
+from fl_privacy.attacks.gradient.grnn import GRNN
+from fl_privacy.attacks.gradient.matching import adversary_copy, observed_gradient
+from fl_privacy.attacks.gradient.protocol_check import mismatch
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
-from fl_privacy.observation import Channel, Observation, Spec
-from fl_privacy.protocol_check import mismatch
+from fl_privacy.federated.client import ClientTask, accuracy, calibrate, gradient
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import seeded, stream
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.simulations.results.storage import load_observations, save_observation
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
+from fl_privacy.strategies.observer import HonestButCurious
+from fl_privacy.strategies.records import ValidatingGrid, pack, unpack
 from fl_privacy.weights import load_weights, tied, trainable
-from simulations.local import LocalGrid
-from simulations.storage import load_observations, save_observation
-from strategies.curious import Curious
-from strategies.gradient import GradientSharing, gradient_app, gradient_schema
-from strategies.messages import OrderlyGrid, pack, unpack
 
 CLIENTS, RATE = 2, 0.1
 CLIP = {"name": "clip", "norm": 0.01}
@@ -52,7 +52,7 @@ def batch_of(count):
     return batch
 
 
-def federated(factory, channel=Channel.GRADIENT, defences=(), rounds=2, count=1, rate=RATE):
+def federated(factory, channel=ChannelName.GRADIENT, defences=(), rounds=2, count=1, rate=RATE):
     """What a curious server sees of two clients, and the final arrays."""
     law, seen = chain(list(defences)), []
     spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=count, learning_rate=rate)
@@ -60,20 +60,20 @@ def federated(factory, channel=Channel.GRADIENT, defences=(), rounds=2, count=1,
     def model():
         return built(factory)
 
-    app = gradient_app(lambda message, context: Party(model, batch_of(count), law, 0))
-    grid = OrderlyGrid(LocalGrid(app, CLIENTS), CLIENTS, schemas={"train.gradient": gradient_schema(model())})
+    app = gradient_app(lambda message, context: ClientTask(model, batch_of(count), law, 0))
+    grid = ValidatingGrid(LocalGrid(app, CLIENTS), CLIENTS, schemas={"train.gradient": gradient_schema(model())})
     inner = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
-    if channel is Channel.GRADIENT:
+    if channel is ChannelName.GRADIENT:
         inner = GradientSharing(CLIENTS, rate, 0, tied(model()))
     config = ConfigRecord({"local-steps": 1, "learning-rate": rate})
-    strategy = Curious(inner, seen.append, model, spec, channel=channel)
+    strategy = HonestButCurious(inner, seen.append, model, spec, channel=channel)
     result = strategy.start(grid, pack(model().state_dict()), rounds, train_config=config)
     assert len(seen) == rounds * CLIENTS, grid.rounds
     return [dataclasses.replace(each, defence=law) for each in seen], unpack(result.arrays)
 
 
 @pytest.mark.parametrize("defences", [(), (CLIP,)], ids=["none", "clip"])
-@pytest.mark.parametrize("channel", [Channel.GRADIENT, Channel.UPDATE])
+@pytest.mark.parametrize("channel", [ChannelName.GRADIENT, ChannelName.UPDATE])
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_loss_at_the_truth_is_the_floor(name, channel, defences):
     seen, _ = federated(KNOWN[name], channel, defences, count=size(name))
@@ -138,7 +138,7 @@ def test_modes_are_kept_by_module_through_copy_storage_and_evaluation(tmp_path):
 
 def test_an_attack_changes_no_buffer_of_the_observed_model():
     for name in ("norm", "norm mixed", "spectral norm"):
-        seen, _ = federated(KNOWN[name], Channel.UPDATE, [CLIP], count=2)
+        seen, _ = federated(KNOWN[name], ChannelName.UPDATE, [CLIP], count=2)
         before = copy.deepcopy(seen[0].model.state_dict())
         ATTACK(seen, stream(0))
         assert all(torch.equal(value, before[key]) for key, value in seen[0].model.state_dict().items())
@@ -150,7 +150,7 @@ def test_an_attack_changes_no_buffer_of_the_observed_model():
 def test_a_bound_on_an_update_is_a_bound_on_the_gradient_over_the_rate():
     losses = []
     for rate, bound in ((1.0, 0.01), (0.1, 0.001)):
-        (seen, *_), _ = federated(plain, Channel.UPDATE, [{"name": "clip", "norm": bound}], rate=rate)
+        (seen, *_), _ = federated(plain, ChannelName.UPDATE, [{"name": "clip", "norm": bound}], rate=rate)
         assert float(torch.cat([v.flatten() for v in seen.payload.values()]).norm()) == pytest.approx(bound, rel=1e-3)
         losses.append(ATTACK.loss(seen, *batch_of(1)(seen.client, seen.round)))
     assert losses[0] == pytest.approx(losses[1], abs=0.5)
@@ -160,7 +160,7 @@ def test_a_bound_on_an_update_is_a_bound_on_the_gradient_over_the_rate():
 # -- shared, frozen and unused weights ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channel", [Channel.GRADIENT, Channel.UPDATE])
+@pytest.mark.parametrize("channel", [ChannelName.GRADIENT, ChannelName.UPDATE])
 def test_a_shared_weight_moves_as_in_torch(channel):
     _, final = federated(Tied, channel, rounds=5, count=4, rate=0.5)
     reference = built(Tied)
@@ -177,10 +177,10 @@ def test_a_shared_weight_moves_as_in_torch(channel):
 
 
 def test_noise_on_an_update_keeps_shared_weights_shared_and_frozen_ones_as_they_are():
-    seen, final = federated(Tied, Channel.UPDATE, [NOISE])
+    seen, final = federated(Tied, ChannelName.UPDATE, [NOISE])
     assert torch.equal(final["l1.weight"], final["l2.weight"])
     assert torch.equal(seen[0].payload["l1.weight"], seen[0].payload["l2.weight"])
-    _, final = federated(frozen, Channel.UPDATE, [NOISE], count=2)
+    _, final = federated(frozen, ChannelName.UPDATE, [NOISE], count=2)
     start = built(frozen).state_dict()
     assert torch.equal(final["0.weight"], start["0.weight"])
     assert not torch.equal(final["0.bias"], start["0.bias"])
@@ -250,7 +250,7 @@ def test_an_attack_on_another_protocol_is_noticed():
     assert _told(seen, model=other) > 0.01
     assert _told(seen, payload={name: 1.01 * value for name, value in seen.payload.items()}) > 0.005
     assert _told(seen, payload={name: 0 * value for name, value in seen.payload.items()}) == float("inf")
-    (moved, *_), _ = federated(plain, Channel.UPDATE)
+    (moved, *_), _ = federated(plain, ChannelName.UPDATE)
     assert _told(moved, spec=dataclasses.replace(moved.spec, learning_rate=10 * RATE)) > 0.5
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from simulations.cli import app
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again, reopen
-from simulations.run import plan, simulate
-from simulations.stages import ProtocolMismatch
+from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.run.again import attack_again, reopen
+from fl_privacy.simulations.run.pipeline import plan, simulate
+from fl_privacy.simulations.run.stages import ProtocolMismatch
 
 BASE = {
     "name": "modes",
@@ -73,11 +73,11 @@ def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
     """Under FedSGD no client sends running statistics; measured with those of the start this is near 56 %."""
     model = {"name": "odd_models:norm_of"}
     training = {"rounds": 60, "learning_rate": 0.3, "clients": 4, "clients_per_round": 4, "batch_size": 16}
-    told = []
+    summarise_reasons = []
     experiment = Experiment.of({**BASE, **training, "model": model})
-    result = simulate(experiment, out=tmp_path / "run", backend="local", note=told.append)
+    result = simulate(experiment, out=tmp_path / "run", backend="local", note=summarise_reasons.append)
     assert 0.8 < result.summary[0]["model_accuracy"] < 0.95
-    assert sum("no client sends running statistics" in line for line in told) == 1
+    assert sum("no client sends running statistics" in line for line in summarise_reasons) == 1
 
 
 def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):

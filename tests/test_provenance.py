@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations import provenance
+from fl_privacy.simulations.results import provenance
 
 
 def git(folder: Path, *words: str) -> str:

@@ -13,8 +13,8 @@ from flower_apps import CLIENTS, clients, die_once, federate, hang
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from simulations.local import run_local
-from simulations.ray_backend import run_ray
+from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.simulations.backends.ray import run_ray
 
 pytestmark = pytest.mark.ray
 
@@ -32,10 +32,10 @@ def test_every_worker_gets_a_thread_and_flower_is_left_as_it_was() -> None:
     from flwr.server.superlink.fleet.vce import vce_api
     from flwr.server.superlink.fleet.vce.backend import raybackend
 
-    from simulations.patient_backend import patient_workers
+    from fl_privacy.simulations.backends.ray_patches import patched_workers
 
     before = vce_api.ThreadPoolExecutor, raybackend.RayBackend
-    with patient_workers(1, threading.Event()):
+    with patched_workers(1, threading.Event()):
         assert vce_api.ThreadPoolExecutor()._max_workers > 1000
         assert raybackend.RayBackend is not before[1]
     assert (vce_api.ThreadPoolExecutor, raybackend.RayBackend) == before
@@ -78,7 +78,7 @@ def test_the_process_exits_when_ray_cannot_start() -> None:
     code = (
         "import os; os.environ['RAY_ADDRESS'] = 'nonsense://nowhere:1'\n"
         "from flower_apps import clients, federate\n"
-        "from simulations.ray_backend import run_ray\n"
+        "from fl_privacy.simulations.backends.ray import run_ray\n"
         "federate(run_ray, clients())\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd="tests", capture_output=True, text=True, timeout=180)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from benchmarks.tables import TABLES, filled
-from simulations.cli import app
+from fl_privacy.simulations.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,4 +53,7 @@ def test_its_own_model_and_data_run(tmp_path, monkeypatch):
 def test_the_repository_is_a_flower_app():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert package["publisher"]
-    assert package["components"] == {"serverapp": "simulations.app:server", "clientapp": "simulations.app:client"}
+    assert package["components"] == {
+        "serverapp": "fl_privacy.simulations.flower_app:server",
+        "clientapp": "fl_privacy.simulations.flower_app:client",
+    }

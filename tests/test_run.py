@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 
 from fl_privacy.data import MissingData
-from simulations import figures, reattack, run
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again, reopen
-from simulations.run import plan, simulate
-from simulations.settings import load_experiment
-from simulations.world import World, world_of
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.report import figures
+from fl_privacy.simulations.run import again as reattack
+from fl_privacy.simulations.run import pipeline as run
+from fl_privacy.simulations.run.again import attack_again, reopen
+from fl_privacy.simulations.run.pipeline import plan, simulate
 
 ROOT = Path(__file__).parent.parent
 TINY = Experiment(
@@ -82,7 +84,7 @@ def test_samples_have_one_row_an_image(tiny):
     rows = tiny.samples
     assert all(set(row) == FIELDS for row in rows)
     attacked = [row for row in rows if row["attack"] == "grnn"]
-    assert len(attacked) == 2 * 2 * 2 * 2, "arms x rounds x clients x batch"
+    assert len(attacked) == 2 * 2 * 2 * 2, "conditions x rounds x clients x batch"
     assert {row["defence"] for row in attacked} == {"none", NOISE}
     assert {row["attack"] for row in rows} == {"grnn", "control: mean image", "control: random guess"}
     identity = {(row["attack"], row["defence"], row["round"], row["client"], row["index"]) for row in rows}
@@ -91,12 +93,12 @@ def test_samples_have_one_row_an_image(tiny):
 
 
 def test_rounds_are_in_flowers_schema_and_every_message_is_accounted_for(tiny):
-    for arm in results(tiny)["arms"]:
-        assert [row["round"] for row in arm["rounds"]] == [0, 1, 2]
-        for row in arm["rounds"]:
+    for condition in results(tiny)["conditions"]:
+        assert [row["round"] for row in condition["rounds"]] == [0, 1, 2]
+        for row in condition["rounds"]:
             assert {"train_metrics", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"} <= set(row)
             assert 0 <= row["evaluate_metrics_serverapp"]["accuracy"] <= 1
-        for row in arm["rounds"][1:]:
+        for row in condition["rounds"][1:]:
             counts = row["counts"]
             assert counts["expected"] == counts["received"] == 3
             assert counts["failed"] == counts["rejected"] == counts["timed_out"] == 0
@@ -112,18 +114,18 @@ def test_the_summary_is_the_mean_of_the_samples(tiny):
         for key in ("psnr", "ssim", "mse"):
             assert row[key] == pytest.approx(sum(s[key] for s in samples) / len(samples))
         assert row["psnr_low"] <= row["psnr"] <= row["psnr_high"]
-        arm = [a for a in results(tiny)["arms"] if a["defence"] == row["defence"]]
-        reached = arm[0]["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"]
+        condition = [a for a in results(tiny)["conditions"] if a["defence"] == row["defence"]]
+        reached = condition[0]["rounds"][-1]["evaluate_metrics_serverapp"]["accuracy"]
         assert row["model_accuracy"] == (None if row["attack"].startswith("control") else reached)
 
 
 def test_the_payload_is_the_gradient_that_a_bare_loop_computes(tiny):
-    world = world_of(TINY.to_json(), None)
-    model = world.model()
+    federation = federation_of(TINY.to_json(), None)
+    model = federation.model()
     seen = sorted((tiny.folder / "observations").glob("0_r1_c*.safetensors"))
     assert len(seen) == 3
     for path in seen:
-        x, y = world.batch(int(path.stem.rpartition("c")[2]), 1)
+        x, y = federation.batch(int(path.stem.rpartition("c")[2]), 1)
         model.zero_grad()
         F.cross_entropy(model(x), y).backward()
         released = safetensors.torch.load_file(path)
@@ -159,8 +161,8 @@ def tensors_in(folder):
 
 
 def private_images(experiment):
-    world = world_of(experiment.to_json(), None)
-    return torch.cat([world.batch(client, round)[0] for client in range(4) for round in (1, 2)])
+    federation = federation_of(experiment.to_json(), None)
+    return torch.cat([federation.batch(client, round)[0] for client in range(4) for round in (1, 2)])
 
 
 def test_no_private_image_is_written_unless_asked(tiny, tmp_path):
@@ -179,14 +181,14 @@ def test_no_private_image_is_written_unless_asked(tiny, tmp_path):
 def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny, monkeypatch, show, first):
     drawn = []
     monkeypatch.setattr(figures, "draw", lambda path, title, columns: drawn.append(columns) or path)
-    world = dataclasses.replace(
-        world_of(TINY.to_json(), None), experiment=dataclasses.replace(TINY, show_originals=show)
+    federation = dataclasses.replace(
+        federation_of(TINY.to_json(), None), experiment=dataclasses.replace(TINY, show_originals=show)
     )
-    reattack.redraw(world, tiny.folder, tiny.folder)
+    reattack.redraw(federation, tiny.folder, tiny.folder)
     (columns,) = drawn
     assert columns[0].title.startswith(first)
     assert len(columns) == 3 + show
-    truth = world.batch(0, 1)[0]
+    truth = federation.batch(0, 1)[0]
     assert torch.equal(columns[0].images[:2], truth) == show
 
 
@@ -228,18 +230,18 @@ def test_reopening_a_folder_that_is_no_run(tmp_path):
 
 
 def test_a_client_that_fails_is_counted_and_the_others_go_on(tmp_path, monkeypatch):
-    honest = World.batch
+    honest = Federation.batch
 
     def failing(self, client, round):
         if client == 0:
             raise RuntimeError("the disk of client 0 is gone")
         return honest(self, client, round)
 
-    monkeypatch.setattr(World, "batch", failing)
+    monkeypatch.setattr(Federation, "batch", failing)
     everyone = dataclasses.replace(TINY, clients_per_round=4)
     result = local(everyone, tmp_path / "failing")
-    for arm in result.arms:
-        for row in arm["rounds"][1:]:
+    for condition in result.condition_labels:
+        for row in condition["rounds"][1:]:
             assert (row["counts"]["expected"], row["counts"]["received"], row["counts"]["failed"]) == (4, 3, 1)
             assert "the disk of client 0 is gone" in row["counts"]["reasons"][0]
     assert {row["client"] for row in result.samples} == {1, 2}
@@ -249,7 +251,7 @@ def test_a_run_in_which_every_client_fails_says_why(tmp_path, monkeypatch):
     def failing(self, client, round):
         raise RuntimeError("no disk anywhere")
 
-    monkeypatch.setattr(World, "batch", failing)
+    monkeypatch.setattr(Federation, "batch", failing)
     with pytest.raises(RuntimeError, match=r"no client's message .*no disk anywhere"):
         local(TINY, tmp_path / "all")
 

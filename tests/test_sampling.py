@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 from fl_privacy import data
 from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream
-from simulations.channels import CHANNELS
-from simulations.channels.split_collection import Collection
-from simulations.channels.split_world import check_images, evaluated, judged, victim_index, victims
-from simulations.experiment import Experiment
-from simulations.world import World, world_of
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.activation.collection import Collection
+from fl_privacy.simulations.channels.activation.federation import (
+    check_images,
+    evaluated,
+    evaluator_holdout,
+    target_index,
+    victims,
+)
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, federation_of
 
 
 def sorted_set(root: Path | None, *, train: int = 2400, test: int = 2600) -> data.DataSet:
@@ -41,11 +47,11 @@ BY_CHANNEL = {
 SPLIT = {"cut": ["conv2"], "white_box": True}
 
 
-def world(channel="gradient", **changes) -> World:
+def federation(channel="gradient", **changes) -> Federation:
     settings = {"dataset": {"name": "test_sampling:sorted_set"}, "clients": 4, "clients_per_round": 4, "seed": 3}
     if channel == "activation":
         settings["protocol"] = SPLIT
-    return world_of(
+    return federation_of(
         Experiment(**{"name": "x", "channel": channel, **settings, **BY_CHANNEL[channel], **changes}).to_json(), None
     )
 
@@ -76,31 +82,31 @@ def test_a_sample_is_drawn_within_a_class_too_and_comes_in_a_drawn_order():
 
 
 def test_the_held_out_images_are_half_and_half_and_the_same_for_every_seed():
-    images, labels = world().held_out
+    images, labels = federation().held_out
     assert len(labels) == 1000
     assert half(labels)
     assert torch.equal((images[:, 0, 0, 0] * 255).round().long(), labels)
-    assert torch.equal(images, world(seed=4).held_out[0])
-    few = world(dataset={"name": "test_sampling:sorted_set", "test": 100})
+    assert torch.equal(images, federation(seed=4).held_out[0])
+    few = federation(dataset={"name": "test_sampling:sorted_set", "test": 100})
     assert torch.equal(few.held_out[0], few.data.test.images()), "all, in their order, where there are not as many"
 
 
 @pytest.mark.parametrize("channel", ["gradient", "update", "activation", "output"])
 def test_the_controls_guess_from_every_class(channel):
-    found = CHANNELS[channel].strangers(world(channel))
+    found = CHANNELS[channel].control_pool(federation(channel))
     # the server's last 1,800 images, of 2,400, are its validation images
     expected = 1200 / 1800 if channel == "output" else 0.5
     assert float(found.labels.float().mean()) == pytest.approx(expected, abs=0.01)
 
 
 def test_unnamed_evaluated_images_and_victims_are_samples():
-    split = world("activation", train_images=[0, 1200])
+    split = federation("activation", train_images=[0, 1200])
     assert half(evaluated(split)[1])
     assert len(evaluated(split)[1]) == 1000
-    index = victim_index(split)
+    index = target_index(split)
     assert len(set(index.tolist())) == 32 * 4
     assert int(index.min()) >= 1200, "nobody trains with them, because enough others are left"
-    everywhere = world("activation")
+    everywhere = federation("activation")
     drawn = [victims(everywhere, client) for client in range(4)]
     assert half(torch.cat([labels for _, labels in drawn]))
     assert all(len(images) == 32 and len(labels.unique()) == 2 for images, labels in drawn)
@@ -109,31 +115,31 @@ def test_unnamed_evaluated_images_and_victims_are_samples():
 
 def test_unnamed_victims_are_never_the_adversarys():
     public = {"name": "test_sampling:sorted_set", "first": 0, "count": 1300}
-    split = world("activation", public=public)
-    assert int(victim_index(split).min()) >= 1300
+    split = federation("activation", public=public)
+    assert int(target_index(split).min()) >= 1300
     check_images(split)
     with pytest.raises(ValueError, match=r"victims.*of which the adversary owns 2400"):
-        check_images(world("activation", public={"name": "test_sampling:sorted_set"}))
+        check_images(federation("activation", public={"name": "test_sampling:sorted_set"}))
 
 
 def test_named_ranges_stay_as_they_are_named():
     named = {**SPLIT, "victims": [10, 50], "evaluated": [5, 25]}
-    split = world("activation", protocol=named)
+    split = federation("activation", protocol=named)
     test, train = split.data.test, split.data.train
     assert torch.equal(evaluated(split)[0], test.images(slice(5, 25)))
     assert torch.equal(torch.cat([victims(split, client)[0] for client in range(4)]), train.images(slice(10, 50)))
     public = {"name": "test_sampling:sorted_set", "first": 7, "count": 9}
     own = dataclasses.replace(split.experiment, public=public)
-    assert torch.equal(world_of(own.to_json(), None).public().inputs, train.images(slice(7, 16)))
+    assert torch.equal(federation_of(own.to_json(), None).public().inputs, train.images(slice(7, 16)))
 
 
 @pytest.mark.parametrize(
     ("protocol", "mixed"), [({}, True), ({"evaluated": [0, 2600]}, True), ({"evaluated": [0, 64]}, False)]
 )
 def test_distance_correlation_is_measured_on_batches_of_every_class(protocol, mixed):
-    split = world("activation", protocol={**SPLIT, **protocol})
+    split = federation("activation", protocol={**SPLIT, **protocol})
     collection = Collection(split, None, None, None, 0)
     labels = collection.labels[collection._measured()]
     assert len(labels) == {0: 1000, 2600: 2048, 64: 64}[protocol.get("evaluated", [0, 0])[1]]
     assert mixed == all(len(batch.unique()) == 2 for batch in labels.split(32)[:-1])
-    assert len(judged(split)[1]) == 2600
+    assert len(evaluator_holdout(split)[1]) == 2600

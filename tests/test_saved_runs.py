@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 from fl_privacy.data import load as load_set
 from fl_privacy.joint_training import JointSettings, load_pair, train
 from fl_privacy.joint_training.pair import PairSpec
-from simulations import files
-from simulations.channels.output_pairs import pair_of
-from simulations.cli import app
-from simulations.experiment import Experiment
-from simulations.reattack import attack_again, plan_again, reopen
-from simulations.report import Result
-from simulations.run import simulate
-from simulations.saved import PROSE, UntrustedCode
-from simulations.world import world_of
+from fl_privacy.simulations.channels.output.pairs import pair_of
+from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.config.saved import PROSE, UntrustedCode
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.run.again import attack_again, plan_again, reopen
+from fl_privacy.simulations.run.pipeline import simulate
 
 GRADIENT = Experiment(
     name="tiny",
@@ -86,7 +86,7 @@ def probe(tmp_path, monkeypatch):
     (tmp_path / "probe.py").write_text(PROBE)
     yield tmp_path
     sys.modules.pop("probe", None)
-    world_of.cache_clear()
+    federation_of.cache_clear()
 
 
 def name_fields(settings, at=()):
@@ -142,7 +142,7 @@ def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs,
     assert Result.read(probe / "run", trust=True).experiment == mine
     done = CliRunner().invoke(app, ["attack", "run", "--trust", "--set", "attack.iterations=2"])
     assert done.exit_code == 0, done.output
-    (probe / "own.py").write_text("from fl_privacy.attacks.grnn import GRNN\n")
+    (probe / "own.py").write_text("from fl_privacy.attacks.gradient.grnn import GRNN\n")
     done = CliRunner().invoke(app, ["attack", str(runs / "gradient"), "--attack", "own:GRNN", "--out", "again"])
     assert "names code" not in done.output
     assert json.loads((probe / "again" / "config.json").read_text())["experiment"]["attack"]["name"] == "own:GRNN"
@@ -193,9 +193,9 @@ def test_data_that_are_not_those_of_the_run_are_refused(probe, monkeypatch):
     run = probe / "run"
     simulate(GRADIENT, out=run, backend="local", note=quiet)
     assert reopen(run)
-    world = world_of(Result.read(run).experiment.to_json(), None)
-    changed = dataclasses.replace(world, parts=tuple(reversed(world.parts)))
-    monkeypatch.setattr("simulations.reattack.world_of", lambda *_: changed)
+    federation = federation_of(Result.read(run).experiment.to_json(), None)
+    changed = dataclasses.replace(federation, parts=tuple(reversed(federation.parts)))
+    monkeypatch.setattr("fl_privacy.simulations.run.again.world_of", lambda *_: changed)
     for read in (reopen, plan_again):
         with pytest.raises(ValueError, match="the data are not those of the run"):
             read(run)
@@ -212,10 +212,10 @@ def test_a_picture_that_was_added_to_the_folder_is_noticed(probe):
         Image.fromarray(pixels.numpy()).save(probe / "images" / str(number % 2) / f"{number:02}.png")
     mine = dataclasses.replace(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
     simulate(mine, out=probe / "run", data_root=probe, backend="local", note=quiet)
-    world_of.cache_clear()
+    federation_of.cache_clear()
     assert plan_again(probe / "run", data_root=probe, out=probe / "again")
     shutil.copy(probe / "images" / "0" / "00.png", probe / "images" / "0" / "copy.png")
-    world_of.cache_clear()
+    federation_of.cache_clear()
     with pytest.raises(ValueError, match="the data are not those of the run"):
         plan_again(probe / "run", data_root=probe)
 

@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from flwr.app import ConfigRecord
-from split_apps import CLIENTS, DEFENDED, STEPS, batch, clients, learn, model, party
+from split_apps import CLIENTS, DEFENDED, STEPS, batch, client_task, clients, learn, model
 
-from fl_privacy.client import accuracy
+from fl_privacy.federated.client import accuracy
 from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
 from fl_privacy.seeding import one_thread, stream, subseed
-from fl_privacy.split_loop import SplitLoop
-from fl_privacy.split_training import segments
-from simulations.local import run_local
-from simulations.ray_backend import run_ray
-from strategies.desk import Desk, OutOfTurn
-from strategies.links import connect, open_hub
-from strategies.ray_link import RayDesk
-from strategies.split import SplitLearning, SplitSettings
+from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.simulations.backends.ray import run_ray
+from fl_privacy.split.loop import SplitLoop
+from fl_privacy.split.segments import segments
+from fl_privacy.strategies.split.server import OutOfTurn, SplitServer
+from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings
+from fl_privacy.strategies.split.transport import connect, open_transport
+from fl_privacy.strategies.split.transport_ray import RaySplitServer
 
 KINDS = {
     "sequential": {},
@@ -39,7 +39,7 @@ RULES = {
 @one_thread()
 def loop(rounds=2, rules=None, **settings):
     """The weights, and the last round's mean loss over examples."""
-    plain = SplitLoop(party(**(rules or {})))
+    plain = SplitLoop(client_task(**(rules or {})))
     for number in range(1, rounds + 1):
         losses = plain.round(number, range(CLIENTS), settings.get("parallel", False), settings.get("together", 1))
     examples = {c: sum(len(batch(c, rounds, step)[1]) for step in range(STEPS[c])) for c in range(CLIENTS)}
@@ -120,8 +120,8 @@ def test_the_server_sees_the_first_mini_batch_as_released_and_black_box_only_by_
     _, seen, _, _, _ = learn(run_local, "local", rounds=2, observed_rounds=[2])
     assert [(o.round, o.client) for o in seen] == [(2, 0), (2, 1), (2, 2)]
     first = seen[0]
-    segment, _ = segments(model(), party().rules)
-    plain = SplitLoop(party())
+    segment, _ = segments(model(), client_task().rules)
+    plain = SplitLoop(client_task())
     plain.round(1, range(CLIENTS))
     segment.owned.load_state_dict(plain.state)
     x, y = batch(0, 2, 0)
@@ -143,7 +143,7 @@ def test_labels_that_stay_at_the_client_are_never_seen():
 
 @one_thread()
 def test_inference_rounds_release_the_same_inputs_with_fresh_noise():
-    weights, _, inferred, _, _ = learn(run_local, "local", infer=2, grants=frozenset({"model", "query"}))
+    weights, _, inferred, _, _ = learn(run_local, "local", infer=2, adversary_knowledge=frozenset({"model", "query"}))
     assert [(o.round, o.client) for o in inferred] == [(r, c) for r in (3, 4) for c in range(CLIENTS)]
     first, again = inferred[0], inferred[CLIENTS]
     x, _ = batch(0, 0, 0)
@@ -200,7 +200,7 @@ def test_a_new_arm_starts_with_a_fresh_optimiser():
     def runner(server, app, supernodes):
         from flwr.app import Context, RecordDict
 
-        from simulations.local import LocalGrid, run_local  # noqa: F401
+        from fl_privacy.simulations.backends.local import LocalGrid, run_local  # noqa: F401
 
         kept.setdefault("grid", LocalGrid(app, supernodes))
         server(kept["grid"], Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))
@@ -209,7 +209,7 @@ def test_a_new_arm_starts_with_a_fresh_optimiser():
     original = SplitLearning.start
 
     def second_arm(self, *args, **kwargs):
-        return original(self, *args, **{**kwargs, "train_config": ConfigRecord({"arm": 1})})
+        return original(self, *args, **{**kwargs, "train_config": ConfigRecord({"condition": 1})})
 
     try:
         SplitLearning.start = second_arm
@@ -219,42 +219,42 @@ def test_a_new_arm_starts_with_a_fresh_optimiser():
 
 
 def test_the_desk_serves_in_order_and_says_who_is_out_of_turn():
-    _, module = segments(model(), party().rules)
-    desk = Desk(module, party().rules, 0)
-    desk.begin([(0, 0), (1, 0), (0, 1)], None)
+    _, module = segments(model(), client_task().rules)
+    server = SplitServer(module, client_task().rules, 0)
+    server.begin([(0, 0), (1, 0), (0, 1)], None)
     release = [torch.zeros(8, 4, 6, 6), torch.zeros(8, dtype=torch.long)]
     with pytest.raises(OutOfTurn, match="before that of client 0"):
-        desk.serve((1, 0), "step", release)
-    desk.serve((0, 0), "step", release)
+        server.serve((1, 0), "step", release)
+    server.serve((0, 0), "step", release)
     with pytest.raises(OutOfTurn, match="no longer"):
-        desk.serve((0, 0), "step", release)
-    desk.drop(1)
-    assert desk.next() == (0, 1)
+        server.serve((0, 0), "step", release)
+    server.drop(1)
+    assert server.next() == (0, 1)
 
 
 def test_visitors_of_the_ray_desk_wait_for_their_turn_and_not_for_ever():
-    _, module = segments(model(), party().rules)
-    desk = RayDesk(module, party().rules, 0, patience=60.0)
+    _, module = segments(model(), client_task().rules)
+    server = RaySplitServer(module, client_task().rules, 0, patience=60.0)
     release = [torch.zeros(8, 4, 6, 6).numpy(), torch.zeros(8, dtype=torch.long).numpy()]
     with ThreadPoolExecutor() as visitors:
-        desk.begin([(0, 0), (1, 0)], 0)
-        early = visitors.submit(desk.serve, (1, 0), "step", *release)
-        desk.serve((0, 0), "step", *release)
+        server.begin([(0, 0), (1, 0)], 0)
+        early = visitors.submit(server.serve, (1, 0), "step", *release)
+        server.serve((0, 0), "step", *release)
         early.result(timeout=20)
-        assert [kept.client for kept in desk.tapped()] == [0, 1]
-        desk.patience = 0.2
-        desk.begin([(0, 0), (1, 0), (0, 1)], None)
-        visitors.submit(desk.serve, (1, 0), "step", *release).result(timeout=20)
+        assert [kept.client for kept in server.tapped()] == [0, 1]
+        server.patience = 0.2
+        server.begin([(0, 0), (1, 0), (0, 1)], None)
+        visitors.submit(server.serve, (1, 0), "step", *release).result(timeout=20)
     with pytest.raises(OutOfTurn, match="no longer"):
-        desk.serve((0, 0), "step", *release)
-    assert desk.desk.next() is None, "the client that kept another waiting is dropped whole"
+        server.serve((0, 0), "step", *release)
+    assert server.server.next() is None, "the client that kept another waiting is dropped whole"
 
 
 def test_errors_teach():
     with pytest.raises(ValueError, match="'ray', 'messages' or 'local'"):
-        open_hub("pigeon", segments(model(), party().rules)[1], party().rules, 0, 1.0, 1)
+        open_transport("pigeon", segments(model(), client_task().rules)[1], client_task().rules, 0, 1.0, 1)
     with pytest.raises(RuntimeError, match="link = 'ray'"):
-        connect({"link": "local", "desk": "gone"})
+        connect({"link": "local", "server": "gone"})
     with pytest.raises(ValueError, match="at least 1"):
         SplitSettings(clients_per_round=0)
 

@@ -16,10 +16,10 @@ from fl_privacy.defences.nopeek import NoPeek
 from fl_privacy.metrics.distance_correlation import distance_correlation
 from fl_privacy.models import build_model
 from fl_privacy.seeding import seeded, stream
-from fl_privacy.split_loop import SplitLoop, average, step_seed, turns
-from fl_privacy.split_rules import TITCOMBE, SplitParty, SplitRules
-from fl_privacy.split_training import ServerSegment, client_step, segments
-from fl_privacy.splitting import cut
+from fl_privacy.split.cutting import cut
+from fl_privacy.split.loop import SplitLoop, average, step_seed, turns
+from fl_privacy.split.rules import TITCOMBE, SplitClientTask, SplitRules
+from fl_privacy.split.segments import ServerSegment, client_step, segments
 
 
 def batch(client, round, step):
@@ -46,10 +46,10 @@ def plain():
     return model
 
 
-def party(model=plain, steps=5, **settings):
+def client_task(model=plain, steps=5, **settings):
     rules = SplitRules(**{"cut": ("conv",), "learning_rate": 0.01, **settings})
     held_out = functools.partial(batch, round=0, step=0)
-    return SplitParty(model=model, rules=rules, batch=batch, steps=lambda client: steps, held_out=held_out)
+    return SplitClientTask(model=model, rules=rules, batch=batch, steps=lambda client: steps, held_out=held_out)
 
 
 def in_place(inplace):
@@ -63,7 +63,7 @@ def in_place(inplace):
 def test_a_segment_may_begin_with_a_layer_that_works_in_place(rules):
     found = []
     for inplace in (True, False):
-        loop = SplitLoop(party(functools.partial(in_place, inplace), **{"cut": ("mid",), **rules}))
+        loop = SplitLoop(client_task(functools.partial(in_place, inplace), **{"cut": ("mid",), **rules}))
         loop.round(1, [0])
         found.append(loop.model().state_dict())
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
@@ -95,7 +95,7 @@ def same(a, b):
     ],
 )
 def test_one_undefended_client_trains_the_uncut_model_bit_for_bit(settings):
-    loop = SplitLoop(party(**settings))
+    loop = SplitLoop(client_task(**settings))
     loop.round(1, [0])
     kind = torch.optim.SGD if settings.get("optimiser") == "sgd" else torch.optim.Adam
     assert same(loop.model(), uncut(5, kind))
@@ -122,7 +122,7 @@ def test_a_step_with_noise_and_nopeek_is_the_gradient_of_the_joint_loss(penalise
 
 
 def test_nopeek_does_not_reach_the_server_segment():
-    without, with_term = (SplitLoop(replace(party(steps=1), chain=Chain(c))) for c in ((), (NoPeek(5.0),)))
+    without, with_term = (SplitLoop(replace(client_task(steps=1), chain=Chain(c))) for c in ((), (NoPeek(5.0),)))
     for loop in (without, with_term):
         loop.round(1, [0])
     assert same(without.server.module, with_term.server.module)
@@ -130,7 +130,7 @@ def test_nopeek_does_not_reach_the_server_segment():
 
 
 def test_a_fixed_client_segment_stays_while_the_server_learns_on_noise():
-    loop = SplitLoop(replace(party(train_client=False), chain=Chain((LaplaceNoise(0.5),))))
+    loop = SplitLoop(replace(client_task(train_client=False), chain=Chain((LaplaceNoise(0.5),))))
     before = loop.model()
     loop.round(1, [0])
     after = loop.model()
@@ -139,7 +139,7 @@ def test_a_fixed_client_segment_stays_while_the_server_learns_on_noise():
 
 
 def test_sequential_is_the_concatenation_of_the_clients_turns():
-    loop = SplitLoop(party(steps=2, optimiser="sgd"))
+    loop = SplitLoop(client_task(steps=2, optimiser="sgd"))
     loop.round(1, [0, 1])
     model = plain().train()
     stepper = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -153,13 +153,13 @@ def test_sequential_is_the_concatenation_of_the_clients_turns():
 
 
 def test_parallel_averages_the_client_segments_by_hand():
-    loop = SplitLoop(party(steps=1))
+    loop = SplitLoop(client_task(steps=1))
     loop.round(1, [0, 1, 2], parallel=True, together=3)
-    server = ServerSegment(cut(plain(), "conv")[1], party().rules)
+    server = ServerSegment(cut(plain(), "conv")[1], client_task().rules)
     states = []
     for client in range(3):
-        segment, _ = segments(plain(), party().rules)
-        client_step(segment, *batch(client, 1, 0), Chain(), server, step_seed(loop.party, client, 1, 0))
+        segment, _ = segments(plain(), client_task().rules)
+        client_step(segment, *batch(client, 1, 0), Chain(), server, step_seed(loop.client_task, client, 1, 0))
         states.append(segment.owned.state_dict())
     for name, value in loop.state.items():
         mean = sum(state[name].double() for state in states) / 3
@@ -168,12 +168,12 @@ def test_parallel_averages_the_client_segments_by_hand():
 
 
 def test_random_layers_and_noise_repeat_whatever_the_global_generator_does():
-    loops = [SplitLoop(replace(party(net), chain=Chain((LaplaceNoise(0.1),)))) for _ in range(2)]
+    loops = [SplitLoop(replace(client_task(net), chain=Chain((LaplaceNoise(0.1),)))) for _ in range(2)]
     for index, loop in enumerate(loops):
         torch.manual_seed(index)
         loop.round(1, [0, 1], parallel=True, together=2)
     assert same(loops[0].model(), loops[1].model())
-    other = SplitLoop(replace(party(net), chain=Chain((LaplaceNoise(0.1),)), seed=1))
+    other = SplitLoop(replace(client_task(net), chain=Chain((LaplaceNoise(0.1),)), seed=1))
     other.round(1, [0, 1], parallel=True, together=2)
     assert not same(loops[0].model(), other.model())
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fl_privacy.models import MODELS, build_model
-from fl_privacy.splitting import cut, rejoin, stages
+from fl_privacy.split.cutting import cut, rejoin, stages
 
 SHAPES = {"split_cnn": (1, 28, 28)}
 SETTINGS = {"resnet18": {"width": 8}, "wide_resnet": {"width": 1, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}}

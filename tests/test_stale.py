@@ -2,7 +2,7 @@
 
 from benchmarks.experiment import shared_settings
 from benchmarks.stale import changed
-from simulations.settings import load_experiment
+from fl_privacy.simulations.config.load import load_experiment
 
 COMMAND = "python -m benchmarks.experiment quickstart"
 

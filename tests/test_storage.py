@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_privacy.defences import Chain
-from fl_privacy.observation import Channel, Observation, Reconstruction, Spec
-from simulations import files
-from simulations.storage import (
+from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results.storage import (
     Key,
     guess_digest,
     load_guesses,
@@ -32,7 +32,7 @@ def model(spec=SPEC):
 
 def observation(client, payload, adversary, round=1):
     return Observation(
-        channel=Channel.GRADIENT, payload=payload, spec=SPEC, round=round, client=client, model=adversary
+        channel=ChannelName.GRADIENT, payload=payload, spec=SPEC, round=round, client=client, model=adversary
     )
 
 
@@ -50,9 +50,9 @@ def payload(seed=0):
 
 def test_observations_come_back_to_the_bit_and_in_order(tmp_path):
     adversary, chains = model(), (Chain(), Chain())
-    sent = {Key(arm, 1, client): payload(10 * arm + client) for arm in (0, 1) for client in (10, 2)}
+    sent = {Key(condition, 1, client): payload(10 * condition + client) for condition in (0, 1) for client in (10, 2)}
     for key, each in sent.items():
-        save_observation(tmp_path, key.arm, observation(key.client, each, adversary))
+        save_observation(tmp_path, key.condition, observation(key.client, each, adversary))
     loaded = load_observations(tmp_path, model, chains)
     assert list(loaded) == [Key(0, 1, 2), Key(0, 1, 10), Key(1, 1, 2), Key(1, 1, 10)]
     for key, seen in loaded.items():
@@ -63,8 +63,8 @@ def test_observations_come_back_to_the_bit_and_in_order(tmp_path):
             assert torch.equal(value, sent[key][name])
         assert math.copysign(1, float(seen.payload["scalar"])) == -1
         assert seen.spec == SPEC
-        assert (seen.round, seen.client, seen.channel) == (key.round, key.client, Channel.GRADIENT)
-        assert seen.defence is chains[key.arm]
+        assert (seen.round, seen.client, seen.channel) == (key.round, key.client, ChannelName.GRADIENT)
+        assert seen.defence is chains[key.condition]
         assert seen.labels is None
         assert seen.public is None
 

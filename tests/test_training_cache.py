@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 
-from simulations import provenance, training_cache
+from fl_privacy.simulations.channels import training_cache
+from fl_privacy.simulations.results import provenance
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fl_privacy.attacks import ATTACKS
-from fl_privacy.attacks.class_mean import ClassMean
-from fl_privacy.attacks.vicious import OutputDecoder, Vicious
+from fl_privacy.attacks.output.class_mean import ClassMean
+from fl_privacy.attacks.output.decoders import OutputDecoder, Vicious
 from fl_privacy.data import load
 from fl_privacy.defences import Chain, chain
 from fl_privacy.joint_training import JointSettings, PairSpec, honest, outputs, train
 from fl_privacy.metrics import mse
-from fl_privacy.observation import Channel, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import stream, subseed
 
 TINY = {"width": 8, "hidden": 64}
@@ -48,7 +48,7 @@ def observe(classifier, digits, law=None, clients=3):
         x = digits.images(slice(800 + 20 * client, 820 + 20 * client))
         payload = law.on_release({"outputs": outputs(classifier, x)}, subseed(0, "release", client))
         query = functools.partial(outputs, classifier)
-        facts = {"channel": Channel.OUTPUT, "spec": SPEC, "round": 1, "client": client, "defence": law}
+        facts = {"channel": ChannelName.OUTPUT, "spec": SPEC, "round": 1, "client": client, "defence": law}
         seen.append(Observation(payload=payload, query=query, public=public, **facts))
         truths.append(x)
     return seen, truths
@@ -113,7 +113,7 @@ def test_class_mean_is_the_mean_of_the_images_that_get_the_class(digits):
     middle = public.flatten(1).sum(1).median()
     classes = bright(public).argmax(1)
     payload = {"outputs": torch.eye(3)}
-    facts = {"channel": Channel.OUTPUT, "round": 1, "client": 0, "query": bright, "public": Images(public)}
+    facts = {"channel": ChannelName.OUTPUT, "round": 1, "client": 0, "query": bright, "public": Images(public)}
     seen = Observation(payload=payload, spec=dataclasses.replace(SPEC, classes=3, batch_size=3), **facts)
     guess = attack(ClassMean(), [seen])[0].inputs
     expected = [public[classes == 0].mean(0), public[classes == 1].mean(0), public.mean(0)]
@@ -151,5 +151,5 @@ def test_what_is_missing_is_named(trained, digits):
     with pytest.raises(ValueError, match="public"):
         attack(QUICK, [dataclasses.replace(seen[0], public=None)])
     with pytest.raises(ValueError, match="reads output"):
-        attack(QUICK, [dataclasses.replace(seen[0], channel=Channel.GRADIENT)])
+        attack(QUICK, [dataclasses.replace(seen[0], channel=ChannelName.GRADIENT)])
     assert {"vicious", "output_decoder"} <= set(ATTACKS)

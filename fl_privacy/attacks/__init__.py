@@ -1,6 +1,9 @@
 """Attacks: observations in, reconstructions out."""
 
-from fl_privacy.attacks import autoencoder, averaging, class_mean, decoder, grnn, rmle, vicious
+from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.gradient import grnn
+from fl_privacy.attacks.output import class_mean
+from fl_privacy.attacks.output import decoders as vicious
 
 __all__ = ["ATTACKS", "Attack", "autoencoder", "averaging", "class_mean", "decoder", "grnn", "rmle", "vicious"]

@@ -10,8 +10,8 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
-from fl_privacy.catalogue import Catalogue
-from fl_privacy.observation import Channel, Observation, Reconstruction
+from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.registry import Registry
 
 
 class Attack(ABC):
@@ -21,7 +21,7 @@ class Attack(ABC):
     ('model', 'query', 'labels', 'public').
     """
 
-    channels: ClassVar[frozenset[Channel]]
+    channels: ClassVar[frozenset[ChannelName]]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
@@ -99,4 +99,4 @@ def _check_guess(name: str, guess: Reconstruction, observation: Observation) -> 
         raise RuntimeError(f"{name} returned pixels outside [0, 1]")
 
 
-ATTACKS: Catalogue[type[Attack]] = Catalogue("attack")
+ATTACKS: Registry[type[Attack]] = Registry("attack")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.catalogue import Catalogue, UnknownName, check_settings
+from fl_privacy.registry import Registry, UnknownName, check_settings
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DataSet:
 Loader = Callable[..., DataSet]
 """(root: Path | None, **settings) -> DataSet. `root` is None where no data folder was named."""
 
-DATASETS: Catalogue[Loader] = Catalogue("data set")
+DATASETS: Registry[Loader] = Registry("data set")
 
 
 def load(name: str, root: Path | None, settings: Mapping[str, Any]) -> DataSet:
@@ -111,7 +111,7 @@ def keyword_settings(owner: str, function: Callable[..., Any], settings: Mapping
     """Check `settings` against the keyword-only parameters of `function`: the others are not the user's to set.
 
     Raises:
-        UnknownName, ValueError: as `catalogue.check_settings`.
+        UnknownName, ValueError: as `registry.check_settings`.
     """
     parameters = inspect.signature(function).parameters
     for key in settings:

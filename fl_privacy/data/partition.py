@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_privacy.catalogue import Catalogue
 from fl_privacy.data.base import keyword_settings
+from fl_privacy.registry import Registry
 from fl_privacy.seeding import stream
 
 Partitioner = Callable[..., list[Tensor]]
 """(labels (N,), clients, rng, **settings) -> a list of `clients` index tensors that cover 0 ... N - 1 once."""
 
-PARTITIONS: Catalogue[Partitioner] = Catalogue("partition")
+PARTITIONS: Registry[Partitioner] = Registry("partition")
 
 
 def partition(name: str, labels: Tensor, clients: int, seed: int, settings: Mapping[str, Any]) -> list[Tensor]:

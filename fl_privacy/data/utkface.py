@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_privacy.catalogue import UnknownName
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
 from fl_privacy.data.folder import class_split
 from fl_privacy.data.image_files import image_files, read_images
+from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
 
 PLACES = ("utkface64", "UTKFace", "utkface")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl_privacy.catalogue import Catalogue
 from fl_privacy.observation import Tensors
+from fl_privacy.registry import Registry
 from fl_privacy.seeding import stream
 
 
@@ -40,7 +40,7 @@ class Defence:
         return payload
 
 
-DEFENCES: Catalogue[type[Defence]] = Catalogue("defence")
+DEFENCES: Registry[type[Defence]] = Registry("defence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Chain:
         return torch.stack(terms).sum() if terms else None
 
     def on_release(self, payload: Tensors, seed: int) -> Tensors:
-        """Run every member's `on_release`; `seed` names this (experiment, arm, round, client)."""
+        """Run every member's `on_release`; `seed` names this (experiment, condition, round, client)."""
         for position, defence in enumerate(self.defences):
             payload = defence.on_release(payload, stream(seed, "on_release", position))
         return payload

@@ -107,10 +107,10 @@ def load_pair(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Pa
     """
     tensors, facts = _read(Path(path))
     spec = facts["spec"]
-    for key, catalogue in (("classifier", MODELS), ("decoder", DECODERS)):
-        if spec[key] not in catalogue and spec[key] not in trusted:
+    for key, registry in (("classifier", MODELS), ("decoder", DECODERS)):
+        if spec[key] not in registry and spec[key] not in trusted:
             raise ValueError(
-                f"the checkpoint {path} asks for the {catalogue.kind} {spec[key]!r}, which is code of somebody's own: "
+                f"the checkpoint {path} asks for the {registry.kind} {spec[key]!r}, which is code of somebody's own: "
                 "loading it would run that. Name it in 'trusted' if you trust it"
             )
     pair = build_pair(PairSpec(**{**spec, "image_shape": tuple(spec["image_shape"])}), seed=0)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fl_privacy.catalogue import Catalogue
+from fl_privacy.registry import Registry
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """(guess (N, C, H, W), truth (N, C, H, W)), both in [0, 1], to (N,). Entered with `more_is_leak=True|False`."""
 
-METRICS: Catalogue[Metric] = Catalogue("metric")
+METRICS: Registry[Metric] = Registry("metric")
 
 ROUNDING = 1e-6
 """How far a pixel may lie outside [0, 1]: what float32 loses on the way."""

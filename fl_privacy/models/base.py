@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fl_privacy.catalogue import Catalogue, check_settings
+from fl_privacy.registry import Registry, check_settings
 from fl_privacy.seeding import seeded, stream
 
 ModelFactory = Callable[..., nn.Module]
 """(image_shape (C, H, W), classes, **settings) -> nn.Sequential of named stages, initialised by torch's defaults."""
 
-MODELS: Catalogue[ModelFactory] = Catalogue("model")
+MODELS: Registry[ModelFactory] = Registry("model")
 
 GIVEN = ("image_shape", "classes")
 

@@ -15,18 +15,18 @@ from torch import nn
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
-from fl_privacy.observation import Channel, Images, Observation, Spec
-from strategies.messages import Counts, OrderlyGrid, Schema
+from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.strategies.records import Counts, Schema, ValidatingGrid
 
 if TYPE_CHECKING:
-    from simulations.experiment import Experiment
-    from simulations.scoring import Scored
-    from simulations.storage import Key
-    from simulations.world import World
+    from fl_privacy.simulations.experiment.spec import Experiment
+    from fl_privacy.simulations.federation import Federation
+    from fl_privacy.simulations.results.storage import Key
+    from fl_privacy.simulations.scoring import Scored
 
 Sink = Callable[[int, Observation], None]
-"""Takes what the adversary saw: the arm, the observation."""
-WorldOf = Callable[[Message, Context], "World"]
+"""Takes what the adversary saw: the condition, the observation."""
+FederationOf = Callable[[Message, Context], "Federation"]
 Row = dict[str, Any]
 READING = (
     "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
@@ -37,14 +37,14 @@ READING = (
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a run stands while its rounds are under way: its folder, and where progress lines go."""
 
     folder: Path
     note: Callable[[str], None]
 
 
-class Kind(ABC):
+class Channel(ABC):
     """One channel: its rounds on Flower, what its adversary holds, what its report adds. Without state.
 
     `protocol`: the frozen dataclass of an experiment's `protocol` table. `holds`: the split that is dealt to the
@@ -52,15 +52,15 @@ class Kind(ABC):
     `unshown`: keys of common columns that say nothing in this channel.
     """
 
-    channel: ClassVar[Channel]
+    channel: ClassVar[ChannelName]
     protocol: ClassVar[type]
     holds: ClassVar[Literal["train", "test"]] = "train"
     columns: ClassVar[Mapping[str, tuple[str, str]]] = {}
     unshown: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def grants(self, experiment: Experiment, arm: int) -> frozenset[str]:
-        """The optional fields of an observation that the adversary of this arm holds."""
+    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        """The optional fields of an observation that the adversary of this condition holds."""
 
     def check(self, experiment: Experiment) -> None:  # noqa: B027 (a hook)
         """What must fit together in this channel's experiments.
@@ -69,7 +69,7 @@ class Kind(ABC):
             ValueError: what does not.
         """
 
-    def check_world(self, world: World) -> None:  # noqa: B027 (a hook)
+    def check_federation(self, federation: Federation) -> None:  # noqa: B027 (a hook)
         """What must fit together once the data are there.
 
         Raises:
@@ -83,44 +83,46 @@ class Kind(ABC):
             ValueError: they are not.
         """
 
-    def prepare(self, world: World, place: Place) -> None:  # noqa: B027 (a hook)
+    def prepare(self, federation: Federation, run_context: RunContext) -> None:  # noqa: B027 (a hook)
         """What has to be there before the clients start, such as a trained model."""
 
     @abstractmethod
-    def schemas(self, world: World) -> Mapping[str, Schema]:
+    def schemas(self, federation: Federation) -> Mapping[str, Schema]:
         """What the guard lets through, by message type."""
 
     @abstractmethod
-    def client(self, world_of: WorldOf) -> ClientApp:
+    def client(self, federation_of: FederationOf) -> ClientApp:
         """The clients of this channel."""
 
     @abstractmethod
-    def collect(self, world: World, grid: OrderlyGrid, sink: Sink, place: Place) -> list[Row]:
-        """Run the rounds of every arm: one row an arm, {'defence': label, 'rounds': rows of `round_rows`}."""
+    def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
+        """Run the rounds of every condition: one row a condition, {'defence': label, 'rounds': rows of `round_rows`}."""
 
     @abstractmethod
-    def truth(self, world: World, client: int, round: int) -> Truth:
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
         """The private batch behind an observation, for the evaluator alone."""
 
-    def strangers(self, world: World) -> Images:
+    def control_pool(self, federation: Federation) -> Images:
         """Images of the same kind that no victim has, from which the controls guess."""
-        return Images(*world.held_out)
+        return Images(*federation.held_out)
 
     def blank(self, experiment: Experiment, spec: Spec) -> nn.Module:
         """The module whose weights an observation's `model` was saved with."""
-        from simulations.world import blank_model
+        from fl_privacy.simulations.federation import blank_model
 
         return blank_model(experiment, spec)
 
-    def equip(self, world: World, folder: Path, seen: dict[Key, Observation]) -> dict[Key, Observation]:
+    def add_adversary_knowledge(
+        self, federation: Federation, folder: Path, seen: dict[Key, Observation]
+    ) -> dict[Key, Observation]:
         """The saved observations with what this channel's adversary holds beside them (query, public images)."""
         return seen
 
-    def armed(self, world: World, attack: Attack, arm: int, folder: Path) -> Attack | None:
-        """The attack with what the run in `folder` left for it in this arm, such as a decoder; None to leave it out."""
+    def bind_artifacts(self, federation: Federation, attack: Attack, condition: int, folder: Path) -> Attack | None:
+        """The attack with what the run in `folder` left for it in this condition, such as a decoder; None to leave it out."""
         return attack
 
-    def shown(self, attack: Attack, key: Key) -> bool:
+    def selects(self, attack: Attack, key: Key) -> bool:
         """Whether this attack is given this observation at all."""
         return True
 
@@ -130,18 +132,18 @@ class Kind(ABC):
 
     def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         """Observations of one group go to one attack call."""
-        return key.arm, key.round
+        return key.condition, key.round
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         """How to read the table of this summary: what stands below it."""
         return READING
 
-    def extras(self, world: World, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
+    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""
         return {}
 
 
-def told(reasons: Iterable[str]) -> str:
+def summarise_reasons(reasons: Iterable[str]) -> str:
     """The first three different reasons why messages were lost, for a person to read."""
     return "; ".join(list(dict.fromkeys(reasons))[:3]) or "no reason was given"
 

@@ -1,0 +1,1 @@
+"""Attacks on the activations of a client segment."""

@@ -1,0 +1,257 @@
+"""Gradient matching: the model's gradient at a guess, differentiable in the guess, for many victims at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.dropout import _DropoutNd
+
+from fl_privacy.attacks.gradient.normalising import WrittenOut
+from fl_privacy.observation import ChannelName, Observation, Tensors
+from fl_privacy.seeding import seeded
+from fl_privacy.weights import constant, copied, moving_statistics, trainable
+
+Matcher = Callable[[Tensor, Tensor], Tensor]
+"""(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of logits (B, classes) against label probabilities (B, classes), stable for any logits."""
+    return -(targets * F.log_softmax(logits, 1)).sum(1).mean()
+
+
+def published_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same through log(softmax), as GRNN's code has it: -inf x 0 = NaN once a probability underflows."""
+    return -(targets * F.softmax(logits, 1).log()).sum(1).mean()
+
+
+def observed_gradient(seen: Observation) -> Tensor:
+    """The gradient (P,) that an observation holds, flat, in the order of the model's trained parameters.
+
+    An update of one plain SGD step is the gradient times minus the learning rate.
+
+    Raises:
+        ValueError: the update spans several steps, or the payload does not fit the model.
+    """
+    assert seen.model is not None
+    shapes = {name: value.shape for name, value in trainable(seen.model).items()}
+    absent = sorted(
+        name for name, shape in shapes.items() if name not in seen.payload or seen.payload[name].shape != shape
+    )
+    if absent:
+        raise ValueError(
+            f"the payload of client {seen.client} lacks a gradient of the right shape for {', '.join(absent)}: "
+            "it was not made with this model"
+        )
+    return torch.cat([seen.payload[name].flatten() for name in shapes]) / gradient_unit(seen)
+
+
+def gradient_unit(seen: Observation) -> float:
+    """What one unit of gradient is in the payload: 1 for a gradient, minus the learning rate for an update.
+
+    Raises:
+        ValueError: the update spans several steps, or its learning rate is not known.
+    """
+    if seen.channel is ChannelName.GRADIENT:
+        return 1.0
+    if seen.spec.local_steps != 1 or seen.spec.learning_rate <= 0:
+        raise ValueError(
+            "an update is a gradient only after one local SGD step at a known learning rate; "
+            f"this one took {seen.spec.local_steps} steps at {seen.spec.learning_rate}"
+        )
+    return -seen.spec.learning_rate
+
+
+def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
+    """A copy of `model` to differentiate through, with each module in the mode in which the clients ran it.
+
+    `training` False: all of them ran in eval mode. Batch normalisation in training mode keeps no running statistics.
+    Dropout passes its input on, which is its mean over the masks that a client may have drawn.
+    """
+    twin = copied(model)
+    if not training:
+        twin.eval()
+    for layer in moving_statistics(twin):
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        layer.track_running_stats = False
+    for module in twin.modules():
+        if isinstance(module, _DropoutNd):
+            module.eval()
+        elif isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            module.dropout = 0.0
+    return twin
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Attention and recurrence by the kernels that have second derivatives: the fused ones have first ones, or none."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def gradient_matcher(
+    model: nn.Module,
+    victims: int,
+    cross_entropy: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
+    own: Tensors | None = None,
+) -> Matcher:
+    """A function from guesses to the gradients that `model` would have released for them.
+
+    All victims share the model's weights, so one vmap over the guesses serves them; a single victim goes through plain
+    autograd, which is faster there, and so does each where the model has a layer that vmap cannot take. Trained
+    parameters come in the model's order; one that the loss does not reach has a zero gradient. A model that draws
+    (dropout called as a function, noise) draws the same numbers on every call, from a stream of the attack's own: the
+    objective is then a function of the guess. `own` holds buffers of which each victim has its own, (V, ...) by name.
+    """
+    own = own or {}
+    weights = {name: value.detach() for name, value in trainable(model).items()}
+    buffers = {name: value.detach() for name, value in model.named_buffers()}
+
+    def loss(parameters: Tensors, images: Tensor, targets: Tensor, own: Tensors) -> Tensor:
+        # clones: a forward pass may change its buffers in place, and the next guess must not start from there
+        state = {**parameters, **{name: value.clone() for name, value in buffers.items()}, **own}
+        return cross_entropy(functional_call(model, state, (images,)), targets)
+
+    leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+
+    def one(images: Tensor, targets: Tensor, mine: Tensors) -> Tensor:
+        value = loss(leaves, images, targets, mine)
+        gradients = torch.autograd.grad(
+            value,
+            list(leaves.values()),
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return torch.cat([g.flatten() for g in gradients])
+
+    def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
+        flat = []
+        for victim, (each, target) in enumerate(zip(images, targets, strict=True)):
+            with twice_differentiable(model), seeded(0, "attack", "forward"):
+                flat.append(one(each, target, {name: value[victim] for name, value in own.items()}))
+        return torch.stack(flat)
+
+    per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
+
+    def together(images: Tensor, targets: Tensor) -> Tensor:
+        with twice_differentiable(model), WrittenOut(), seeded(0, "attack", "forward"):
+            gradients = per_victim(weights, images, targets, own)
+        return torch.cat([gradients[name].flatten(1) for name in weights], 1)
+
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
+    return one_by_one if victims == 1 or recurrent else _first_that_works(together, one_by_one)
+
+
+def _first_that_works(fast: Matcher, slow: Matcher) -> Matcher:
+    """`fast`, but `slow` from the first call on that vmap cannot take, such as a path that depends on values."""
+    chosen = fast
+
+    def match(images: Tensor, targets: Tensor) -> Tensor:
+        nonlocal chosen
+        try:
+            return chosen(images, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if chosen is slow:
+                raise
+        chosen = slow
+        return chosen(images, targets)
+
+    return match
+
+
+def check_matchable(model: nn.Module, images: Tensor, classes: int) -> None:
+    """Take one step of gradient matching, for two victims at once, on images (B, C, H, W); nothing is kept.
+
+    Raises:
+        ValueError: the model has no logits for `classes`, nothing to train, or no second derivatives.
+    """
+    twin = adversary_copy(model, True)
+    guesses = images.repeat(2, 1, 1, 1, 1).requires_grad_()
+    targets = torch.full((2, len(images), classes), 1 / classes)
+    try:
+        # backward, not grad for the guesses alone: that leaves out the node which would say that it cannot be done
+        gradient_matcher(twin, 2)(guesses, targets).square().sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ValueError(
+            "gradients of this model cannot be matched, because a step of the attack fails. It takes logits of "
+            f"{classes} classes and operations that torch can differentiate twice: put others in their place. "
+            f"torch says: {error}"
+        ) from error
+
+
+def defended(match: Matcher, seen: Observation) -> Matcher:
+    """`match` as an adversary sees it who knows the clients' chain: what is certain of it is applied to every guess.
+
+    A chain acts on the payload in the payload's own unit, so that a guess becomes a payload first: for an update, the
+    gradient times minus the learning rate, beside the changes that its images make to running statistics.
+    """
+    model, chain, unit = seen.model, seen.defence, gradient_unit(seen)
+    assert model is not None
+    assert chain is not None
+    shapes = {name: value.shape for name, value in trainable(model).items()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    change = statistics_change(seen) if seen.channel is ChannelName.UPDATE else None
+
+    def released(flat: Tensor, images: Tensor) -> Tensor:
+        parts = zip(shapes.items(), torch.split(flat * unit, sizes), strict=True)
+        guessed = {name: part.view(shape) for (name, shape), part in parts}
+        if change is not None:
+            guessed |= change(images)
+        payload = chain.without_noise(guessed)
+        if payload is guessed:  # nothing is certain of pure noise, and to and fro would cost bits
+            return flat
+        return torch.cat([payload[name].flatten() for name in shapes]) / unit
+
+    return lambda images, targets: torch.stack(
+        [released(flat, each) for flat, each in zip(match(images, targets), images, strict=True)]
+    )
+
+
+def statistics_change(seen: Observation) -> Callable[[Tensor], Tensors] | None:
+    """What one forward pass of images (B, C, H, W) adds to the floating-point buffers of the observation's model.
+
+    None where the pass adds nothing, because there are no such buffers or all modules run in eval mode.
+    """
+    assert seen.model is not None
+    model = copied(seen.model).to(next(iter(seen.payload.values())).device)
+    no_statistics = constant(model) | {name for name, _ in model.named_parameters()}
+    start = {n: v.clone() for n, v in model.state_dict().items() if n not in no_statistics}
+    if not start or not seen.spec.training_mode:
+        return None
+
+    @torch.no_grad()
+    def change(images: Tensor) -> Tensors:
+        model.load_state_dict(start, strict=False)
+        with seeded(0, "attack", "forward"):
+            model(images)
+        now = model.state_dict()
+        return {name: now[name] - value for name, value in start.items() if value.is_floating_point()}
+
+    return change
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Squared anisotropic total variation per victim: (V, B, C, H, W) in [0, 1] to (V,).
+
+    (2/B) (sum of squared vertical differences / C(H-1)W + horizontal ones / CH(W-1)).
+
+    Source: Rand2AI/GRNN, whose weight `tv` this scale belongs to; weights of other libraries do not carry over.
+    """
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3, 4))
+    across = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3, 4))
+    return 2 * (down + across)

@@ -1,0 +1,1 @@
+"""What a federation's clients compute and its server makes of it."""

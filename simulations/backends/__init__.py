@@ -1,0 +1,1 @@
+"""Where the clients and the attacks run: this process, or Ray."""

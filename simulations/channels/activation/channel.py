@@ -1,0 +1,171 @@
+"""Split learning: activations of a cut layer, to a server that holds the rest of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import safetensors.torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fl_privacy.attacks import Attack
+from fl_privacy.attacks.activation.decoder import DecoderAsPublished, LearnedDecoder, check_count
+from fl_privacy.data import class_sample
+from fl_privacy.evaluation import Truth
+from fl_privacy.observation import ChannelName, Images, Observation
+from fl_privacy.simulations.channels.activation.collection import collect, weights_file
+from fl_privacy.simulations.channels.activation.federation import (
+    check_images,
+    client_task,
+    evaluator_holdout,
+    released_shape,
+    victims,
+)
+from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, check_protocol, training_of, trainings
+from fl_privacy.simulations.channels.activation.scores import of_guesses
+from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink
+from fl_privacy.split.rules import SplitClientTask
+from fl_privacy.split.segments import BlackBox, segments
+from fl_privacy.strategies.records import CONFIG, Schema, ValidatingGrid, condition_of
+from fl_privacy.strategies.split.strategy import split_app, split_schemas
+
+if TYPE_CHECKING:
+    from fl_privacy.simulations.experiment.spec import Experiment
+    from fl_privacy.simulations.federation import Federation
+    from fl_privacy.simulations.results.storage import Key
+    from fl_privacy.simulations.scoring import Scored
+
+STRANGERS = 1000
+ASKABLE = frozenset({"query", "model"})
+"""What an adversary can hold of the client segment."""
+
+
+class Activation(Channel):
+    """What clients of a trained split model release for private inputs, to whoever sees the wire."""
+
+    channel: ClassVar[ChannelName] = ChannelName.ACTIVATION
+    protocol: ClassVar[type] = SplitProtocol
+    unshown: ClassVar[frozenset[str]] = frozenset({"mse", "label_accuracy"})
+    columns: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "dCor\nx, z": ("model_dcor", "{:.3f}"),
+        "its\nfloor": ("model_dcor_floor", "{:.2f}"),
+        "dCor\nguess": ("dcor_guess", "{:.3f}"),
+        "class\nread": ("class_read", "{:.0%}"),
+    }
+
+    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        held: frozenset[str] = experiment.conditions[condition].rules.adversary_knowledge
+        return (held & ASKABLE) | ({"public"} if experiment.public else set())
+
+    def check(self, experiment: Experiment) -> None:
+        check_protocol(experiment)
+
+    def check_federation(self, federation: Federation) -> None:
+        check_images(federation)
+        public, experiment = federation.public(), federation.experiment
+        released = [
+            (conditions, released_shape(federation, first)) for first, conditions in trainings(experiment).items()
+        ]
+        for label, attack in experiment.attacks.items():
+            if isinstance(attack, LearnedDecoder) and public is not None:
+                check_count(attack.public_images, len(public))
+                for conditions, shape in released:
+                    if any(experiment.concerns(label, condition) for condition in conditions):
+                        attack.build(shape, federation.spec.image_shape)
+
+    def check_workers(self, experiment: Experiment, workers: int) -> None:
+        rules = [
+            condition.rules
+            for condition in experiment.conditions
+            if condition.rules.parallel and condition.rules.link in ("auto", "ray")
+        ]
+        together = max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
+        if together > workers:
+            raise ValueError(
+                f"'protocol.together' lets {together} clients take turns at once, and each needs a Ray worker of its "
+                f"own, or is given up: there are {workers}. Ask for --workers {together}, or set "
+                f"protocol.together={workers}"
+            )
+
+    def schemas(self, federation: Federation) -> Mapping[str, Schema]:
+        return split_schemas()
+
+    def client(self, federation_of: FederationOf) -> ClientApp:
+        return split_app(lambda message, context: _client_task(message, context, federation_of))
+
+    def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
+        return collect(federation, grid, sink, run_context)
+
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
+        return Truth(*victims(federation, client))
+
+    def control_pool(self, federation: Federation) -> Images:
+        images, labels = evaluator_holdout(federation)
+        index = class_sample(labels, STRANGERS).sort().values
+        return Images(images[index], labels[index])
+
+    def add_adversary_knowledge(
+        self, federation: Federation, folder: Path, seen: dict[Key, Observation]
+    ) -> dict[Key, Observation]:
+        """With the client segment as the condition's adversary has it, its public images, and the defence it knows of."""
+        experiment, public = federation.experiment, federation.public()
+        held: dict[int, dict[str, Any]] = {}
+        equipped = {}
+        for key, each in seen.items():
+            training = training_of(experiment, key.condition)
+            if training not in held:
+                held[training] = _segment(federation, folder, training)
+            adversary_knowledge = experiment.conditions[key.condition].rules.adversary_knowledge
+            own = {name: value for name, value in held[training].items() if name in adversary_knowledge}
+            known = each.defence if "defence" in adversary_knowledge else None
+            equipped[key] = replace(each, **own, public=public, defence=known)
+        return equipped
+
+    def selects(self, attack: Attack, key: Key) -> bool:
+        """The first query alone, or as many as the attack averages."""
+        return key.round <= getattr(attack, "repeats", 1)
+
+    def counts(self, key: Key) -> bool:
+        return key.round == 1
+
+    def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
+        """All releases of a condition; all conditions of a training for a decoder that ignores how they were defended."""
+        return (training_of(experiment, key.condition) if isinstance(attack, DecoderAsPublished) else key.condition,)
+
+    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+        readable = next((row["class_read_originals"] for row in summary), 0.0)
+        n, guesses = (
+            next((n for row in summary if (n := row.get(key))), 0) for key in ("model_dcor_n", "dcor_guess_n")
+        )
+        measured = (
+            "dCor x, z: distance correlation of images and activations before any noise, on squared distances as in "
+            f"Titcombe et al., n = {n:.0f}; shuffled pairs give its floor, so that only what is above it counts. "
+        )
+        compared = f"dCor guess: the same of images and guesses, n = {guesses:.0f}; with more rows it is lower. "
+        return (
+            "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a "
+            f"blind guess's. {measured if n else ''}"
+            f"{compared if guesses else ''}"
+            "Class read: how often a classifier of the evaluator's own sees the true class in the guess "
+            f"({readable:.0%} in the images themselves). Other estimators, what was released after the noise, and "
+            "every floor: results.json."
+        )
+
+    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
+        return of_guesses(federation, group, federation.root)
+
+
+def _client_task(message: Message, context: Context, federation_of: FederationOf) -> SplitClientTask:
+    fixed = bool(message.content.config_records[CONFIG].get("fixed", False))
+    return client_task(federation_of(message, context), condition_of(message), fixed)
+
+
+def _segment(federation: Federation, folder: Path, training: int) -> dict[str, Any]:
+    """The client segment of a training, as a black box and whole."""
+    model = federation.model()
+    model.load_state_dict(safetensors.torch.load_file(weights_file(folder, training)))
+    client, _ = segments(model, client_task(federation, training).rules)
+    return {"query": BlackBox(client.front), "model": client.front.eval()}

@@ -1,0 +1,221 @@
+"""The rounds of split learning: train once, serve under every chain, and measure what serving costs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from torch import Tensor, nn
+
+from fl_privacy.data import class_sample
+from fl_privacy.defences import Chain
+from fl_privacy.observation import Tensors
+from fl_privacy.seeding import one_thread, stream, subseed
+from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy.simulations.channels.activation.cache import entry, identity, keep, recall
+from fl_privacy.simulations.channels.activation.federation import evaluated
+from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, trainings
+from fl_privacy.simulations.channels.activation.scores import correlations
+from fl_privacy.simulations.channels.base import Row, RunContext, Sink, round_rows, summarise_reasons, summed
+from fl_privacy.simulations.channels.training_cache import alone
+from fl_privacy.simulations.results import files
+from fl_privacy.split.cutting import cut
+from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
+from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
+from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings
+from fl_privacy.strategies.split.transport import LinkKind
+
+if TYPE_CHECKING:
+    from fl_privacy.simulations.federation import Federation
+
+PROGRESS_LINES = 6  # a training
+MEASURED = 2048
+"""Test images, at most, whose activations' distance correlation is measured."""
+
+
+def weights_file(folder: Path, training: int | str) -> Path:
+    """Where a run folder keeps the model of a training, named by its first condition; ARM_retrained: of a server segment."""
+    return folder / "models" / f"{training}.safetensors"
+
+
+def link_of(rules: SplitProtocol, grid: ValidatingGrid) -> LinkKind:
+    """What 'auto' means here: whatever is fastest where these clients run."""
+    if rules.link != "auto":
+        return rules.link
+    if isinstance(grid.inner, LocalGrid):
+        return "local"
+    ray = sys.modules.get("ray")
+    return "ray" if ray is not None and ray.is_initialized() else "messages"
+
+
+class Collection:
+    """One training and the conditions that serve what it made."""
+
+    def __init__(
+        self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext, training: int
+    ) -> None:
+        self.federation, self.grid, self.sink, self.run_context, self.training = (
+            federation,
+            grid,
+            sink,
+            run_context,
+            training,
+        )
+        self.experiment = federation.experiment
+        self.images, self.labels = evaluated(federation)
+
+    def rows(self, conditions: Sequence[int]) -> list[Row]:
+        """Train, then serve each of the conditions: one row a condition."""
+        trained, rows = self._trained()
+        files.write_tensors(weights_file(self.run_context.folder, self.training), unpack(trained))
+        clean = self._clean(unpack(trained))
+        return [self._serve(condition, trained, rows, clean) for condition in conditions]
+
+    def _trained(self) -> tuple[ArrayRecord, list[Row]]:
+        path = entry(self.federation, self.training)
+        if path is None:
+            return self._fresh()
+        with alone(path, self.run_context.note):
+            known = recall(path, self.run_context.note)
+            if known is not None:
+                self.run_context.note(
+                    f"{self.experiment.conditions[self.training].trained.label}: trained before, in the cache"
+                )
+                return pack(known[0]), known[1]
+            trained, rows = self._fresh()
+            keep(path, identity(self.federation, self.training), unpack(trained), rows)
+            return trained, rows
+
+    def _fresh(self) -> tuple[ArrayRecord, list[Row]]:
+        return self._learn(self.training, self.experiment.rounds, pack(self.federation.model().state_dict()))
+
+    def _serve(self, condition: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
+        chosen = self.experiment.conditions[condition]
+        if epochs := chosen.rules.server_epochs:
+            trained, more = self._learn(condition, epochs, trained, fixed=True)
+            files.write_tensors(weights_file(self.run_context.folder, f"{condition}_retrained"), unpack(trained))
+            rows = [*rows, *({**row, "round": row["round"] + self.experiment.rounds} for row in more[1:])]
+        last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
+        strategy = self._strategy(condition, self.experiment.clients)
+        for query in range(1, chosen.rules.queries + 1):
+            config = ConfigRecord({"condition": condition})
+            for seen in strategy.infer(self.grid, trained, last + query, config):
+                self.sink(condition, replace(seen, round=query))
+        released = self._released(clean, chosen.released, condition, last)
+        scores = self._scores(unpack(trained), released) | self._correlations(clean, released)
+        self.run_context.note(f"defence {chosen.label}: served with accuracy {scores['accuracy']:.1%}")
+        served = _inference_row(last, scores, self.grid.rounds[start:])
+        return {"defence": chosen.label, "rounds": [*rows, served]}
+
+    def _learn(
+        self, condition: int, rounds: int, start: ArrayRecord, fixed: bool = False
+    ) -> tuple[ArrayRecord, list[Row]]:
+        counts: list[tuple[int, Counts]] = []
+        result = self._strategy(condition, self.experiment.clients_per_round, fixed).start(
+            self.grid,
+            start,
+            num_rounds=rounds,
+            timeout=self.experiment.timeout,
+            train_config=ConfigRecord({"condition": condition, "fixed": fixed}),
+            evaluate_fn=partial(self._evaluate, condition, fixed, len(self.grid.rounds), counts),
+        )
+        if not result.train_metrics_clientapp:
+            raise RuntimeError(
+                f"no client finished a turn under '{self.experiment.conditions[condition].label}', so nothing was trained: "
+                + summarise_reasons(reason for _, each in counts for reason in each.reasons)
+            )
+        return result.arrays, round_rows(rounds, result, counts)
+
+    def _strategy(self, condition: int, clients: int, fixed: bool = False) -> SplitLearning:
+        chosen = self.experiment.conditions[condition]
+        rules = chosen.rules
+        settings = SplitSettings(
+            link=link_of(rules, self.grid),
+            clients_per_round=clients,
+            parallel=rules.parallel,
+            together=rules.together,
+            seed=subseed(self.experiment.seed, "rounds", chosen.label if fixed else chosen.trained.label),
+            adversary_knowledge=frozenset(),
+        )
+        shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)
+        return SplitLearning(self.federation.model, shared, settings, self.federation.spec)
+
+    def _evaluate(
+        self, condition: int, fixed: bool, start: int, counts: list[tuple[int, Counts]], round: int, arrays: ArrayRecord
+    ) -> MetricRecord:
+        """Accuracy under the chain of this training; Flower calls it after every round, whose messages it notes."""
+        chosen = self.experiment.conditions[condition]
+        counts += [(round, each) for each in self.grid.rounds[start + len(counts) :]]
+        state = unpack(arrays)
+        released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, condition, round)
+        scores = self._scores(state, released)
+        if round % max(1, self.experiment.rounds // PROGRESS_LINES) == 0 or fixed:
+            self._tell(chosen.trained.label, fixed, round, scores)
+        return MetricRecord({**scores})
+
+    def _tell(self, chain: str, fixed: bool, round: int, scores: dict[str, float]) -> None:
+        progress = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
+        which = "the server alone" if fixed else "training"
+        self.run_context.note(f"{which} under {chain}, round {round}: {progress}")
+
+    @torch.no_grad()
+    def _clean(self, state: Tensors) -> Tensor:
+        """The activations (N, ...) of the evaluated images, before any defence."""
+        with one_thread():
+            front = self._segments(state)[0]
+            return torch.cat([front(part) for part in torch.split(self.images, SERVED_AT_ONCE)])
+
+    @torch.no_grad()
+    def _scores(self, state: Tensors, released: Tensor) -> dict[str, float]:
+        with one_thread():
+            rest = self._segments(state)[1]
+            # copies, because a first stage that works in place would change what is measured next
+            logits = torch.cat([rest(part.clone()) for part in torch.split(released, SERVED_AT_ONCE)])
+            hits = float((logits.argmax(1) == self.labels).float().mean())
+            return {"accuracy": hits, "loss": float(F.cross_entropy(logits, self.labels))}
+
+    def _released(self, clean: Tensor, chain: Chain, condition: int, round: int) -> Tensor:
+        seed = subseed(self.experiment.seed, "evaluate", condition, round)
+        return chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
+
+    def _segments(self, state: Tensors) -> tuple[nn.Sequential, ...]:
+        model = self.federation.model()
+        model.load_state_dict(state)
+        return cut(model.eval(), self.experiment.conditions[self.training].rules.cut[0])
+
+    def _correlations(self, clean: Tensor, released: Tensor) -> dict[str, float]:
+        """Distance correlation of images with activations: as published before the noise, and of what was released."""
+        rng, rows = stream(self.experiment.seed, "dcor"), self.experiment.rules.dcor_rows
+        chosen = self._measured()
+        images = self.images[chosen]
+        with one_thread():
+            row = correlations("dcor", images, clean[chosen], rng, rows)
+            return row | correlations("dcor_released", images, released[chosen], rng, rows)
+
+    def _measured(self) -> Tensor | slice:
+        """Which evaluated images: the named ones in their order, or a sample, whose batches hold every class."""
+        named = bool(self.experiment.rules.evaluated) and len(self.images) <= MEASURED
+        return slice(None) if named else class_sample(self.labels, MEASURED)
+
+
+def _inference_row(round: int, scores: dict[str, float], exchanges: Sequence[Counts]) -> Row:
+    """The row of the inference rounds, in the schema of `round_rows`."""
+    empty: dict[str, Any] = {"train_metrics": None, "evaluate_metrics_clientapp": None}
+    return {"round": round, **empty, "evaluate_metrics_serverapp": scores, "counts": summed(exchanges)}
+
+
+def collect(federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
+    """One row a condition, in the conditions' order, with every training done once."""
+    rows: dict[int, Row] = {}
+    for training, conditions in trainings(federation.experiment).items():
+        rows |= dict(
+            zip(conditions, Collection(federation, grid, sink, run_context, training).rows(conditions), strict=True)
+        )
+    return [rows[condition] for condition in sorted(rows)]

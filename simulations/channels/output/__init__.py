@@ -1,0 +1,1 @@
+"""Private inference: a model's answers to private images."""

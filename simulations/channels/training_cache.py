@@ -1,0 +1,108 @@
+"""One cache of trained models: what decides a training, a lock, and entries that are rebuilt where they are damaged.
+
+The hash of all the package's sources is part of an identity. The modules that a training reaches could be listed by
+their imports, but registries reach them by name, where no import shows it: a stale model is a silent error, and a
+training too many is only time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from fl_privacy.observation import Tensors
+from fl_privacy.simulations.results import files, provenance
+
+NAME = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
+Note = Callable[[str], None]
+
+
+def identity(settings: Mapping[str, Any], parts: Iterable[object] = ()) -> dict[str, Any]:
+    """The settings with the hashes of all code that they reach: this package's, and the user's `module:name`.
+
+    `parts` are objects built from the settings (defences), whose modules count too.
+    """
+    modules = set(NAME.findall(json.dumps(settings))) | {type(part).__module__ for part in parts}
+    theirs = {name for name in modules if name.split(".")[0] not in (*provenance.PACKAGES, "builtins", "__main__")}
+    code = {name: value for name in sorted(theirs) if (value := module_hash(name)) is not None}
+    return {**settings, "code": {"fl_privacy": provenance.installed()["source"], **code}}
+
+
+def module_hash(name: str) -> str | None:
+    """The hash of a module's file, and of the whole package that it lies in; None where there is no such source."""
+    try:
+        spec = importlib.util.find_spec(name)
+        top = importlib.util.find_spec(name.split(".")[0])
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    folders = (top.submodule_search_locations if top else None) or []
+    found = {Path(spec.origin), *(path for folder in folders for path in Path(folder).rglob("*.py"))}
+    roots = [Path(folder) for folder in folders] or [Path(spec.origin).parent]
+    return provenance.digest({_relative(path, roots): path.read_bytes() for path in found})
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """The 16 hex digits by which an entry of this identity is named."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone(path: Path, note: Note) -> Iterator[None]:
+    """Hold an entry for this process: two runs that share a cache would write over each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another run is training this model; waiting for {path.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def sound(path: Path, read: Callable[[Path], Any], note: Note) -> Any:
+    """What `read` makes of an entry; None where there is none or it is damaged, which is noted and removed."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        note(f"{path.name} in the cache is damaged ({error}): it is trained again")
+        path.unlink()
+        return None
+
+
+def load(path: Path) -> tuple[Tensors, Any]:
+    """The tensors and the facts that `save` wrote.
+
+    Raises:
+        ValueError: the two files are not whole, or are not of one training.
+    """
+    record = files.read_json(path.with_suffix(".json"))
+    body = {"facts": record["facts"], "tensors": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if record["digest"] != key(body):
+        raise ValueError("its bytes are not those that were written")
+    return safetensors.torch.load_file(path), record["facts"]
+
+
+def save(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
+    """Write the tensors and, beside them, the facts with a digest of both."""
+    files.write_tensors(path, tensors)
+    plain = json.loads(json.dumps(files.plain(facts)))
+    body = {"facts": plain, "tensors": hashlib.sha256(path.read_bytes()).hexdigest()}
+    files.write_json(path.with_suffix(".json"), {**body, "digest": key(body)})
+
+
+def _relative(path: Path, roots: list[Path]) -> str:
+    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), path.name)

@@ -1,0 +1,86 @@
+"""The one reader of a saved run's experiment. A run folder is data: what it names is looked up, never imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.results import files
+
+PROSE = frozenset({"label", "only", "expected"})
+"""The keys of an experiment whose texts are only compared and printed."""
+
+
+class UntrustedCode(ValueError):
+    """A run folder names code that nobody has said to trust."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run folder says of itself: its experiment, and the folder that holds the observations it attacked."""
+
+    experiment: Experiment
+    source: Path
+
+
+def read_saved(folder: Path, trust: bool = False) -> Saved:
+    """The experiment in the config.json of a run folder; `trust` lets it name code, `module:name`.
+
+    Raises:
+        UntrustedCode: it names code. ValueError: no run, a damaged one, or one whose observations are gone.
+    """
+    path = folder / files.CONFIG
+    config = files.read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("experiment"), dict):
+        raise ValueError(f"{path} is damaged: it has no experiment")
+    if not trust:
+        _refuse_code(path, config["experiment"])
+    return Saved(Experiment.of(config["experiment"]), _source(folder, config.get("observations")))
+
+
+def named_code(settings: object, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in an experiment that could name code, with its place: ('dataset.name', 'mine:images').
+
+    Any text with a colon counts, wherever it stands, so that no setting of no component can be forgotten.
+    """
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key not in PROSE:
+                yield from named_code(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(settings, list | tuple):
+        for index, value in enumerate(settings):
+            yield from named_code(value, f"{where}[{index}]")
+    elif isinstance(settings, str) and ":" in settings:
+        yield where, settings
+
+
+def _refuse_code(path: Path, settings: Mapping[str, Any]) -> None:
+    if found := list(named_code(settings)):
+        summarise_reasons = ", ".join(f"{where} = {name!r}" for where, name in found)
+        raise UntrustedCode(
+            f"{path} names code: {summarise_reasons}. A run folder is data, and opening it would run that code. If you know what "
+            "it does, say --trust (in Python: trust=True), from a folder in which it can be imported"
+        )
+
+
+def _source(folder: Path, observations: object) -> Path:
+    """The run whose observations were attacked: `folder` itself, or the one that its config names.
+
+    Raises:
+        ValueError: that one is not there.
+    """
+    if observations is None:
+        return folder
+    if not isinstance(observations, str):
+        raise ValueError(f"{folder / files.CONFIG} is damaged: 'observations' is {observations!r}, no path")
+    # runs of older versions name their source by an absolute path, although most lie inside it (RUN/attacks/NAME)
+    for source in (folder / observations, folder.parent.parent):
+        if (source / files.OBSERVATIONS).is_dir():
+            return source.resolve()
+    raise ValueError(
+        f"the run in {folder} attacked the observations of {folder / observations}, which are gone: put that folder "
+        f"back, or write its new place as 'observations' into {folder / files.CONFIG}"
+    )

@@ -1,0 +1,197 @@
+"""The checks of an experiment: every name, every value, and what must fit together; messages say what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fl_privacy.attacks import ATTACKS, Attack
+from fl_privacy.data import DATASETS, PARTITIONS
+from fl_privacy.data.base import keyword_settings
+from fl_privacy.defences import chain
+from fl_privacy.models import MODELS
+from fl_privacy.registry import UnknownName, check_settings
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.results.files import slug
+
+if TYPE_CHECKING:
+    from fl_privacy.simulations.experiment.spec import Experiment
+
+COMPONENTS = ("dataset", "partition", "model", "attack")
+SLICE = ("split", "first", "count")
+"""Which images of its data set are public, beside that data set's own settings."""
+DEVICES = ("cpu", "cuda", "auto")
+POSITIVE = ("clients", "clients_per_round", "rounds", "batch_size", "attacked_clients", "min_replies")
+AT_MOST = (
+    ("clients_per_round", "clients"),
+    ("attacked_clients", "clients_per_round"),
+    ("min_replies", "clients_per_round"),
+)
+
+
+def component(key: str, value: object) -> dict[str, Any]:
+    """A component as a dict with a name; a bare text is its name."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ValueError(f"'{key}' takes a name, or a table that has one such as {{name = \"...\"}}, not {value!r}")
+    return dict(value)
+
+
+def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """Chains as tuples: a list of lists of defences; the empty chain defends nothing."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, list | tuple) for each in value):
+        raise ValueError(
+            f"'{key}' takes a list of chains, such as [[], [{{name = \"gaussian_noise\", scale = 0.1}}]], not {value!r}"
+        )
+    if not value:
+        raise ValueError(f"'{key}' needs at least one chain; [[]] is a run without any defence")
+    return tuple(tuple(component(key, each) for each in chain) for chain in value)
+
+
+def check(experiment: Experiment) -> None:
+    """Check the whole experiment.
+
+    Raises:
+        UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
+    """
+    _check_values(experiment)
+    _check_components(experiment)
+    tables = (experiment.protocol, *experiment.variants, *experiment.expected)
+    if not all(isinstance(table, Mapping) for table in tables):
+        raise ValueError("'protocol' takes a table, 'variants' and 'expected' a list of tables")
+    if any("label" not in variant for variant in experiment.variants):
+        raise ValueError("every one of the 'variants' needs a 'label', by which tables name it")
+    labels = [str(variant["label"]) for variant in experiment.variants]
+    _check_unique("variants", "label", labels)
+    _check_labels("variants", labels)
+    experiment.conditions  # noqa: B018 (a wrong setting is named when it is read)
+    CHANNELS[experiment.channel].check(experiment)
+    _check_attacks(experiment)
+    _check_expected(experiment)
+
+
+def _check_values(experiment: Experiment) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", experiment.name):
+        raise ValueError(f"'name' becomes a folder: letters, digits, '_', '-' and '.' only, not {experiment.name!r}")
+    if experiment.channel not in CHANNELS:
+        raise UnknownName(f"no channel is called '{experiment.channel}'. Known: {', '.join(sorted(CHANNELS))}.")
+    if experiment.device not in DEVICES:
+        raise ValueError(f"'device' takes one of {', '.join(DEVICES)}, not '{experiment.device}'")
+    if experiment.seed < 0:
+        raise ValueError(f"'seed' must be at least 0, not {experiment.seed}")
+    for key in POSITIVE:
+        if getattr(experiment, key) < 1:
+            raise ValueError(f"'{key}' must be at least 1, not {getattr(experiment, key)}")
+    for key in ("learning_rate", "timeout"):
+        if not 0 < getattr(experiment, key) < math.inf:
+            raise ValueError(f"'{key}' must be a finite number above 0, not {getattr(experiment, key)}")
+    for low, high in AT_MOST:
+        if getattr(experiment, low) > getattr(experiment, high):
+            raise ValueError(
+                f"'{low}' ({getattr(experiment, low)}) cannot be more than '{high}' ({getattr(experiment, high)})"
+            )
+    _check_rounds(experiment.attacked_rounds, experiment.rounds)
+    held = experiment.train_images
+    if held and not (len(held) == 2 and 0 <= held[0] < held[1]):
+        raise ValueError(f"'train_images' takes a first image and an end, such as [0, 40000], not {list(held)}")
+
+
+def _check_rounds(attacked: Sequence[int], rounds: int) -> None:
+    outside = [each for each in attacked if not 1 <= each <= rounds]
+    if outside or not attacked:
+        raise ValueError(f"'attacked_rounds' must name rounds from 1 to {rounds}, not {list(attacked)}")
+
+
+def _check_components(experiment: Experiment) -> None:
+    for kind, registry, chosen in (
+        ("data set", DATASETS, experiment.dataset),
+        ("partition", PARTITIONS, experiment.partition),
+    ):
+        name, settings = _split(chosen)
+        keyword_settings(f"{kind} '{name}'", registry[name], settings)
+    name, settings = _split(experiment.model)
+    settings.pop("init", None)
+    check_settings(f"model '{name}'", MODELS[name], settings)
+    _check_public(experiment.public)
+    for key in ("defences", "serving"):
+        _check_unique(key, "chain", [chain(list(each)).label for each in getattr(experiment, key)])
+
+
+def _check_public(public: Mapping[str, Any]) -> None:
+    if public:
+        name, settings = _split(public)
+        keyword_settings(f"data set '{name}'", DATASETS[name], {k: v for k, v in settings.items() if k not in SLICE})
+        if settings.get("split", "train") not in ("train", "test"):
+            raise ValueError(f"'public.split' takes train or test, not {settings['split']!r}")
+
+
+def _check_unique(key: str, what: str, labels: Sequence[str]) -> None:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"'{key}' has the same {what} twice: {', '.join(twice)}")
+
+
+def _check_labels(key: str, labels: Sequence[str]) -> None:
+    """Labels become folder names: those that differ only where a folder cannot would share one."""
+    folders: dict[str, str] = {}
+    for label in labels:
+        folder = slug(label).casefold()  # some file systems take upper and lower case for the same
+        if (other := folders.setdefault(folder, label)) != label:
+            raise ValueError(
+                f"'{key}': the labels {other!r} and {label!r} both become the folder '{folder}', where one would show "
+                "the other's numbers: choose labels that differ in letters or digits, not only in spaces, signs or case"
+            )
+
+
+def _check_attacks(experiment: Experiment) -> None:
+    components = (experiment.attack, *experiment.also)
+    labels = [str(each.get("label", each["name"])) for each in components]
+    _check_unique("also", "attack (give one of them a 'label')", labels)
+    _check_labels("also", labels)
+    for each, (label, attack) in zip(components, experiment.attacks.items(), strict=True):
+        _check_only(experiment, each.get("only", []))
+        _check_attack(experiment, each["name"], label, attack)
+
+
+def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack) -> None:
+    if experiment.channel not in attack.channels:
+        fitting = [each for each in ATTACKS if experiment.channel in ATTACKS[each].channels]
+        raise ValueError(
+            f"the attack '{name}' reads {', '.join(sorted(attack.channels))} messages, and the channel of this "
+            f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
+        )
+    for condition in range(len(experiment.condition_labels)):
+        granted = CHANNELS[experiment.channel].adversary_knowledge(experiment, condition)
+        withheld = sorted(attack.needs - granted)
+        if withheld and experiment.concerns(label, condition):
+            raise ValueError(
+                f"the attack '{name}' needs the observation's {', '.join(withheld)}; the adversary holds "
+                f"{', '.join(sorted(granted))} in '{experiment.condition_labels[condition]}'. 'only' keeps an attack to "
+                "some conditions."
+            )
+
+
+def _check_only(experiment: Experiment, only: object) -> None:
+    if not isinstance(only, list | tuple):
+        raise ValueError(f"'only' of an attack takes a list of conditions or variants, not {only!r}")
+    for name in only:
+        if not any(condition == name or condition.startswith(f"{name}; ") for condition in experiment.condition_labels):
+            raise ValueError(
+                f"'only' names {name!r}, and the conditions are: {', '.join(map(repr, experiment.condition_labels))}"
+            )
+
+
+def _check_expected(experiment: Experiment) -> None:
+    for published in experiment.expected:
+        for key, known in (("defence", experiment.condition_labels), ("attack", list(experiment.attacks))):
+            if published.get(key, known[0] if key == "attack" else None) not in known:
+                raise ValueError(
+                    f"a row of 'expected' has {key} = {published.get(key)!r}, beside which no measured row stands. "
+                    f"Known: {', '.join(map(repr, known))}."
+                )
+
+
+def _split(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return chosen["name"], {key: value for key, value in chosen.items() if key != "name"}

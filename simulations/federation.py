@@ -1,0 +1,136 @@
+"""What an experiment's names stand for: the data, who holds which part of it, the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load, partition
+from fl_privacy.evaluation import Truth
+from fl_privacy.models import build_model
+from fl_privacy.observation import Images, Spec
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.config.validate import SLICE
+from fl_privacy.simulations.experiment.spec import Experiment, settings_of
+
+HELD_OUT = 1000
+
+
+@dataclass(frozen=True)
+class Federation:
+    """An experiment with its data in memory; everything here is a pure function of the experiment."""
+
+    experiment: Experiment
+    data: DataSet
+    parts: tuple[Tensor, ...]
+    root: Path | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The public facts of the protocol."""
+        experiment = self.experiment
+        return Spec(
+            image_shape=self.data.image_shape,
+            classes=self.data.classes,
+            batch_size=experiment.batch_size,
+            learning_rate=experiment.learning_rate,
+        )
+
+    @property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Up to 1,000 test images with their labels, every class with its share: no client has any of them."""
+        test = self.data.test
+        index = class_sample(test.labels, HELD_OUT).sort().values
+        return test.images(index), test.labels[index]
+
+    @property
+    def held(self) -> ImageSet:
+        """The images that are dealt to the clients: to train with or, where nothing is trained, to ask about."""
+        images: ImageSet = getattr(self.data, CHANNELS[self.experiment.channel].holds)
+        return images
+
+    def model(self) -> nn.Module:
+        """The model with its first weights, on the CPU."""
+        return blank_model(self.experiment, self.spec)
+
+    def public(self) -> Images | None:
+        """The images that the adversary owns; None where the experiment grants none.
+
+        Raises:
+            MissingData: their data set is not there. ValueError: they are of another shape, or reach beyond their set.
+        """
+        return public_images(self.experiment, self.spec, self.root)
+
+    def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:
+        """What `client` puts into `round`: images (B, C, H, W) in [0, 1] and labels (B,)."""
+        drawn = self.drawn(client, round)
+        return drawn.images(), drawn.labels
+
+    def drawn(self, client: int, round: int) -> ImageSet:
+        """The same as bytes, with attributes where there are any."""
+        experiment = self.experiment
+        index = client_batch(self.parts[client], experiment.seed, client, round, experiment.batch_size)
+        return self.held.chosen(index)
+
+    def truth(self, client: int, round: int) -> Truth:
+        """The private batch behind an observation, for the evaluator alone."""
+        return CHANNELS[self.experiment.channel].truth(self, client, round)
+
+
+def blank_model(experiment: Experiment, spec: Spec) -> nn.Module:
+    """The experiment's architecture, with the weights that its seed gives."""
+    settings = settings_of(experiment.model)
+    return build_model(experiment.model["name"], spec.image_shape, spec.classes, experiment.seed, settings)
+
+
+@lru_cache(maxsize=2)
+def federation_of(experiment_json: str, root: Path | None) -> Federation:
+    """The world of an experiment given as JSON; kept, because a Ray worker asks for it with every message.
+
+    Raises:
+        MissingData: the data set is not there. ValueError: a client has fewer images than a batch needs, or
+            `train_images` reaches beyond the data set.
+    """
+    experiment = Experiment.from_json(experiment_json)
+    data = load(experiment.dataset["name"], root, settings_of(experiment.dataset))
+    settings = settings_of(experiment.partition)
+    held = getattr(data, CHANNELS[experiment.channel].holds)
+    first, last = _held(experiment, len(held))
+    labels = held.labels[first:last]
+    parts = partition(experiment.partition["name"], labels, experiment.clients, experiment.seed, settings)
+    parts = [part + first for part in parts]
+    smallest = min(map(len, parts))
+    if smallest < experiment.batch_size:
+        raise ValueError(
+            f"'batch_size' is {experiment.batch_size}, but a client of the partition '{experiment.partition['name']}' "
+            f"has only {smallest} images: choose fewer clients, another partition or a smaller batch"
+        )
+    return Federation(experiment, data, tuple(parts), root)
+
+
+def _held(experiment: Experiment, count: int) -> tuple[int, int]:
+    """The range of images that the clients hold."""
+    first, last = experiment.train_images or (0, count)
+    if last > count:
+        raise ValueError(f"'train_images' ends at {last}, but '{experiment.dataset['name']}' has {count} to deal out")
+    return first, last
+
+
+def public_images(experiment: Experiment, spec: Spec, root: Path | None) -> Images | None:
+    """The images of the experiment's `public` table: `count` of its `split` from `first` on."""
+    if not experiment.public:
+        return None
+    settings = settings_of(experiment.public)
+    where = {key: settings.pop(key) for key in SLICE if key in settings}
+    data = load(experiment.public["name"], root, settings)
+    split = data.test if where.get("split") == "test" else data.train
+    first = where.get("first", 0)
+    end = first + where["count"] if "count" in where else len(split)
+    if not 0 <= first < end <= len(split):
+        raise ValueError(f"'public' takes images {first} to {end}, but '{data.name}' has {len(split)} in that split")
+    if data.image_shape != spec.image_shape:
+        raise ValueError(f"'public' has images {data.image_shape}, and the clients' are {spec.image_shape}")
+    return Images(split.images(slice(first, end)), split.labels[first:end])

@@ -1,0 +1,103 @@
+"""The Flower apps: for the suite's own runners from an experiment, and for `flwr run .` from its run config."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fl_privacy.data import data_root
+from fl_privacy.observation import Observation
+from fl_privacy.simulations.channels import CHANNELS, RunContext
+from fl_privacy.simulations.channels.base import summarise_reasons
+from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.results import files, storage
+from fl_privacy.simulations.run.attack import Note, run_here
+from fl_privacy.simulations.run.stages import finish, write_config
+from fl_privacy.strategies.records import ValidatingGrid
+
+
+def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
+    """The server, which leaves what it saw and measured in `out`, and the client of an experiment."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        collect(federation_of(experiment.to_json(), root), grid, out, note)
+
+    return server_app, CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
+
+
+def _world(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
+    return federation_of(experiment_json, root)
+
+
+def prepare(federation: Federation, out: Path, note: Note) -> None:
+    """Leave in `out` what has to be there before the clients start."""
+    CHANNELS[federation.experiment.channel].prepare(federation, RunContext(out, note))
+
+
+def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
+    """Run the rounds of every condition and leave observations/ and rounds.json in `out`; `prepare` has been called."""
+    experiment = federation.experiment
+    kind, run_context = CHANNELS[experiment.channel], RunContext(out, note)
+    validating = ValidatingGrid(
+        grid,
+        experiment.clients,
+        deadline=experiment.timeout,
+        min_replies=experiment.min_replies,
+        schemas=kind.schemas(federation),
+    )
+    note(f"starting {experiment.clients} clients, which takes a while on Ray")
+    validating.get_node_ids()
+    note(f"{experiment.clients} clients are ready")
+
+    def sink(condition: int, seen: Observation) -> None:
+        storage.save_observation(out / files.OBSERVATIONS, condition, seen)
+
+    files.write_json(out / files.ROUNDS, kind.collect(federation, validating, sink, run_context))
+    if lost := sum(each.expected - each.received for each in validating.rounds):
+        sent = sum(each.expected for each in validating.rounds)
+        why = summarise_reasons(reason for each in validating.rounds for reason in each.reasons)
+        note(f"{lost} of {sent} messages brought no valid reply, and the rounds went on without: {why}")
+
+
+server = ServerApp()
+"""The server of `flwr run .`; the run config names the experiment."""
+
+
+@server.main()
+def _serve(grid: Grid, context: Context) -> None:
+    experiment, root = _configured(context)
+    out = str(context.run_config.get("out", ""))
+    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
+    federation = federation_of(experiment.to_json(), root)
+    write_config(federation, folder, backend="flwr run")
+    prepare(federation, folder, print)
+    collect(federation, grid, folder, print)
+    result = finish(federation, folder, print, run_here)
+    print(f"results: {result.folder}")
+
+
+def _configured(context: Context) -> tuple[Experiment, Path | None]:
+    config = context.run_config
+    experiment = load_experiment(str(config["experiment"]), seed=int(config["seed"]))
+    return experiment, data_root(str(config.get("data-root", "")))
+
+
+class _Configured(ClientApp):
+    """The clients of whatever experiment the run config names."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        experiment, root = _configured(context)
+        app = CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
+        return app(message, context)
+
+
+client = _Configured()
+"""The client of `flwr run .`."""

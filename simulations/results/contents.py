@@ -1,0 +1,95 @@
+"""What a run's names stood for: digests of the truths, the weights and the user's own code, and their check."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from fl_privacy.simulations.config.saved import named_code
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results import files
+
+CONTENTS = "contents.json"
+CODE = ("dataset", "partition", "model", "defences", "serving", "protocol", "variants")
+"""Where an experiment names code that the observations depend on; a saved run may be attacked by other code."""
+
+
+def write(federation: Federation, folder: Path) -> None:
+    """Write contents.json: SHA-256 of every attacked batch, every file of weights and every module of the user's own.
+
+    The truths are there as digests only: they tell whether the data are the same, and nothing of the images.
+    """
+    keys = {stem.rpartition("_r")[2] for stem in _observed(folder)}
+    content = {
+        "truths": {key: _truth(federation, key) for key in sorted(keys)},
+        "weights": {str(path.relative_to(folder)): _bytes(path) for path in _weights(folder)},
+        "code": _code(federation),
+    }
+    files.write_json(folder / CONTENTS, content)
+
+
+def check(federation: Federation, folder: Path) -> None:
+    """Check that the data, the weights and the user's own code are still those of the run in `folder`.
+
+    A run of an older version has no contents.json, and is taken at its word.
+
+    Raises:
+        ValueError: which are not, and what to do.
+    """
+    if not (folder / CONTENTS).exists():
+        return
+    known = files.read_json(folder / CONTENTS)
+    for name, digest in known["weights"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or _bytes(path) != digest:
+            raise ValueError(f"{path} is damaged or gone: these are not the weights of the run. Run it anew")
+    now = _code(federation)
+    for name, digest in known["code"].items():
+        if name in now and now[name] != digest:
+            raise ValueError(
+                f"the source of '{name}' is not that of the run in {folder}: it would be judged by other code. "
+                "Put the old source back, or run it anew"
+            )
+    changed = [key for key, digest in known["truths"].items() if _truth(federation, key) != digest]
+    if changed:
+        raise ValueError(
+            f"the data are not those of the run in {folder}: {len(changed)} of {len(known['truths'])} attacked batches "
+            f"of '{federation.experiment.dataset['name']}' have changed, and scores would compare guesses with images that "
+            "nobody sent. Put the old data back (or choose them with --data-root), or run it anew"
+        )
+
+
+def _observed(folder: Path) -> Iterator[str]:
+    return (path.stem for path in (folder / files.OBSERVATIONS).glob("*_r*_c*.json"))
+
+
+def _truth(federation: Federation, key: str) -> str:
+    """The digest of a batch, by ROUND_cCLIENT."""
+    round, _, client = key.partition("_c")
+    truth = federation.truth(int(client), int(round))
+    return files.digest({"inputs": truth.inputs, "labels": truth.labels})
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted([*(folder / files.OBSERVATIONS).glob("*_model.safetensors"), *folder.glob("models/*.safetensors")])
+
+
+def _bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(federation: Federation) -> Mapping[str, str]:
+    """The digest of the source of every module that the experiment names and has imported, by the name."""
+    settings = {key: value for key, value in asdict(federation.experiment).items() if key in CODE}
+    found = {}
+    for _, name in named_code(settings):
+        module = sys.modules.get(name.partition(":")[0])  # nothing is imported to be digested
+        source = inspect.getsourcefile(module) if getattr(module, "__file__", None) and module else None
+        if source is not None and Path(source).is_file():
+            found[name] = _bytes(Path(source))
+    return found

@@ -1,0 +1,146 @@
+"""What the stages leave for each other in a run folder: observations and reconstructions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from fl_privacy.defences import Chain
+from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
+from fl_privacy.simulations.results.files import digest, read_json, write_json, write_tensors
+from fl_privacy.weights import load_weights
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Which message of a run: the condition, the round, the client."""
+
+    condition: int
+    round: int
+    client: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.condition}_r{self.round}_c{self.client}"
+
+
+def save_observation(folder: Path, condition: int, seen: Observation) -> Key:
+    """Write an observation's payload and facts, and the model's weights once a condition and round."""
+    key = Key(condition, seen.round, seen.client)
+    if seen.model is not None:
+        weights = folder / _weights(key)
+        if not weights.exists():
+            write_tensors(weights, seen.model.state_dict())
+    write_tensors(folder / f"{key.stem}.safetensors", seen.payload)
+    facts = {
+        **asdict(key),
+        "channel": str(seen.channel),
+        "spec": asdict(seen.spec),
+        "names": list(seen.payload),
+        "model": _weights(key) if seen.model is not None else None,
+        "training": None if seen.model is None else [name for name, m in seen.model.named_modules() if m.training],
+        "sha256": digest(seen.payload),
+    }
+    write_json(folder / f"{key.stem}.json", facts)
+    return key
+
+
+def load_observations(
+    folder: Path, blank: Callable[[Spec], nn.Module], chains: Sequence[Chain]
+) -> dict[Key, Observation]:
+    """All saved observations by key; those of one condition and round share one model, as the adversary had it.
+
+    `blank` builds the architecture, `chains` are the conditions' defences, whose law the adversary knows.
+
+    Raises:
+        ValueError: a payload is not the one that was saved.
+    """
+    models: dict[str, nn.Module] = {}
+    observations: dict[Key, Observation] = {}
+    for path in folder.glob("*_r*_c*.json"):
+        facts = read_json(path)
+        key = _key(path, facts)
+        if key.condition >= len(chains):
+            raise ValueError(
+                f"{path} is of condition {key.condition}, and the experiment of this run has {len(chains)} conditions"
+            )
+        spec = Spec(**{**facts["spec"], "image_shape": tuple(facts["spec"]["image_shape"])})
+        loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+        payload = {name: loaded[name] for name in facts["names"]}
+        if digest(payload) != facts["sha256"]:
+            raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
+        weights = None if facts["model"] is None else _weights(key)  # never a path that stands in the file
+        if weights is not None and weights not in models:
+            models[weights] = model = blank(spec)
+            load_weights(model, safetensors.torch.load_file(folder / weights))
+            _set_modes(model, facts.get("training"))
+        observations[key] = Observation(
+            channel=ChannelName(facts["channel"]),
+            payload=payload,
+            spec=spec,
+            round=key.round,
+            client=key.client,
+            model=None if weights is None else models[weights],
+            defence=chains[key.condition],
+        )
+    return dict(sorted(observations.items()))
+
+
+def _set_modes(model: nn.Module, training: Collection[str] | None) -> None:
+    """Put the modules of these names into training mode and all others into eval mode; None leaves them as they are."""
+    if training is None:  # written before modes were
+        return
+    for name, module in model.named_modules():
+        module.training = name in training
+
+
+def save_guess(folder: Path, key: Key, guess: Reconstruction) -> None:
+    """Write a reconstruction and what it cost."""
+    tensors = {"inputs": guess.inputs, "trace": guess.trace}
+    if guess.labels is not None:
+        tensors["labels"] = guess.labels
+    write_tensors(folder / f"{key.stem}.safetensors", tensors)
+    facts = {**asdict(key), "loss": guess.loss, "iterations": guess.iterations, "seconds": guess.seconds}
+    write_json(folder / f"{key.stem}.json", {**facts, "sha256": guess_digest(guess)})
+
+
+def guess_digest(guess: Reconstruction) -> str:
+    """SHA-256 of a reconstruction's images and labels; the time it took is no part of it."""
+    labels = {} if guess.labels is None else {"labels": guess.labels}
+    return digest({"inputs": guess.inputs, **labels})
+
+
+def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
+    """All saved reconstructions by key."""
+    guesses: dict[Key, Reconstruction] = {}
+    for path in folder.glob("*_r*_c*.json"):
+        facts = read_json(path)
+        key = _key(path, facts)
+        tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+        guess = Reconstruction(
+            inputs=tensors["inputs"],
+            labels=tensors.get("labels"),
+            trace=tensors["trace"],
+            iterations=facts["iterations"],
+            seconds=facts["seconds"],
+            loss=math.nan if facts["loss"] is None else facts["loss"],
+        )
+        guesses[key] = guess
+    return dict(sorted(guesses.items()))
+
+
+def _key(path: Path, facts: Mapping[str, Any]) -> Key:
+    key = Key(facts["condition"], facts["round"], facts["client"])
+    if not all(type(part) is int and part >= 0 for part in asdict(key).values()) or key.stem != path.stem:
+        raise ValueError(f"{path} is damaged: it says that it is {key}")
+    return key
+
+
+def _weights(key: Key) -> str:
+    return f"{key.condition}_r{key.round}_model.safetensors"

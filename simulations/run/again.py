@@ -1,0 +1,103 @@
+"""A finished run, opened again: another attack on its observations, or its report once more."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.data import data_root as find_root
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.config.load import changed
+from fl_privacy.simulations.config.saved import read_saved
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.results import contents, files
+from fl_privacy.simulations.run.attack import Note, run_here
+from fl_privacy.simulations.run.pipeline import resolved_device
+from fl_privacy.simulations.run.stages import finish, redraw, write_config
+
+CHANGEABLE = ("attack", "attacked_clients", "public")
+"""What can be another for a saved run: who attacks it, with what."""
+
+
+@dataclass(frozen=True)
+class Replan:
+    """A checked attack on the observations of a finished run, `source`."""
+
+    federation: Federation
+    source: Path
+    out: Path
+
+
+def plan_again(
+    run_dir: str | os.PathLike[str],
+    attack: str | None = None,
+    changes: Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    trust: bool = False,
+) -> Replan:
+    """Check another attack on a finished run and make its folder, below the run's own unless `out` names one.
+
+    The run folder is data: code that it names, `module:name`, is refused unless `trust` says so; what `attack` and
+    `changes` name is the caller's own word.
+
+    Raises:
+        UnknownName, ValueError: not a run, or a setting that does not fit or that only a new run can change.
+            Also where the data are no longer those of the run.
+        MissingData: the run's data set, which the scores need, is not there.
+    """
+    folder = Path(run_dir).absolute()
+    files.read_json(folder / files.RESULTS)
+    saved = read_saved(folder, trust)
+    source = saved.source
+    experiment = _reattack(saved.experiment, attack, changes)
+    experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    federation = federation_of(experiment.to_json(), find_root(data_root))
+    CHANNELS[experiment.channel].check_federation(federation)
+    contents.check(federation, source)
+    below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attack['name'])}"
+    return Replan(federation, source, files.new_folder(Path(out) if out else below))
+
+
+def execute_again(checked: Replan, note: Note = print) -> Result:
+    """Attack the saved observations, score the guesses, write the report; nothing is simulated."""
+    write_config(checked.federation, checked.out, observations=files.path_inside(checked.source, checked.out))
+    return finish(checked.federation, checked.out, note, run_here, checked.source)
+
+
+def attack_again(run_dir: str | os.PathLike[str], *, note: Note = print, **choices: Any) -> Result:
+    """Attack a finished run once more and return the result; `choices` are those of `plan_again`."""
+    return execute_again(plan_again(run_dir, **choices), note)
+
+
+def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:
+    fixed = [text for text in changes if text.split("=")[0].split(".")[0] not in CHANGEABLE]
+    if fixed:
+        raise ValueError(f"a saved run can change its {', '.join(CHANGEABLE)} only, not '{fixed[0]}': run it anew")
+    chosen = [f"attack={attack}"] if attack else []
+    alone = {**asdict(experiment), "also": ()} if attack else asdict(experiment)
+    return changed(alone, [*chosen, *changes])
+
+
+def reopen(
+    run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None, trust: bool = False
+) -> Result:
+    """The result of a finished run, with its figures drawn again from its files.
+
+    Raises:
+        ValueError: no finished run, or the data are no longer those of the run. UntrustedCode: it names code, and
+            `trust` does not allow that.
+    """
+    folder = Path(run_dir).absolute()
+    result, source = Result.read(folder, trust), read_saved(folder, trust).source
+    federation = federation_of(result.experiment.to_json(), find_root(data_root))
+    contents.check(federation, source)
+    redraw(federation, folder, source)
+    return result

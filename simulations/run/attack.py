@@ -1,0 +1,134 @@
+"""The attack stage: groups of observations, attacked here or as Ray tasks, with the same bits either way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fl_privacy.attacks import Attack
+from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.seeding import one_thread, stream
+from fl_privacy.simulations.results.storage import Key
+
+if TYPE_CHECKING:
+    from fl_privacy.simulations.channels import Channel
+    from fl_privacy.simulations.experiment.spec import Experiment
+
+Note = Callable[[str], None]
+"""Where progress goes, one line at a time."""
+
+
+HEARTBEAT = 10  # seconds between two signs of life
+
+
+@dataclass(frozen=True)
+class Job:
+    """The observations of one group: one attack call, so that how many run at once changes no bit."""
+
+    label: str
+    attack: Attack
+    keys: tuple[Key, ...]
+    seen: tuple[Observation, ...]
+    seed: int
+    device: str
+
+    def __call__(self) -> list[Reconstruction]:
+        """The reconstructions, in order, on the CPU; one thread, because more change the last bits."""
+        condition, round = self.keys[0].condition, self.keys[0].round
+        with one_thread():
+            seen = [observation.to(torch.device(self.device)) for observation in self.seen]
+            ready = self.attack.prepare(seen, stream(self.seed, "prepare", condition, round))
+            return ready(seen, stream(self.seed, "attack", condition, round))
+
+
+Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
+
+
+def jobs(
+    experiment: Experiment,
+    kind: Channel,
+    seen: Mapping[Key, Observation],
+    bind_artifacts: Callable[[Attack, int], Attack | None],
+) -> list[Job]:
+    """One job an attack and group, over the first `attacked_clients` of the clients that answered in a round.
+
+    `armed(attack, condition)` gives the attack what the run left for it in that condition, or None where it has no
+    business.
+    """
+    rounds = groupby(sorted(seen), key=lambda key: (key.condition, key.round))
+    attacked = [key for _, keys in rounds for key in list(keys)[: experiment.attacked_clients]]
+    todo = []
+    for label, attack in experiment.attacks.items():
+        groups: dict[tuple[int, ...], list[Key]] = {}
+        for key in attacked:
+            if experiment.concerns(label, key.condition) and kind.selects(attack, key):
+                groups.setdefault(kind.group(experiment, attack, key), []).append(key)
+        for keys in groups.values():
+            if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
+                own = tuple(seen[key] for key in keys)
+                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device))
+    return todo
+
+
+def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
+    """Run the jobs one after the other in this process."""
+    done = []
+    for index, job in enumerate(todo):
+        start = time.perf_counter()
+        done.append(job())
+        note(f"attack {index + 1} of {len(todo)} done after {time.perf_counter() - start:.0f} s")
+    return done
+
+
+def run_on_ray(workers: int) -> Runner:
+    """A runner that spreads the jobs over `workers` Ray workers, or over a running cluster that RAY_ADDRESS names."""
+
+    def run(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
+        import ray
+
+        address = os.environ.get("RAY_ADDRESS")
+        ray.init(
+            address=address,
+            num_cpus=None if address else workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        try:
+            gpus = 1 / min(workers, len(todo)) if todo and todo[0].device == "cuda" else 0
+            task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
+            return _gather(task.remote, todo, 2 * workers, note)
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def _call(job: Job) -> list[Reconstruction]:
+    return job()
+
+
+def _gather(submit: Callable[[Job], Any], todo: Sequence[Job], most: int, note: Note) -> list[list[Reconstruction]]:
+    """All results in order; at most `most` jobs are submitted at a time, because each lies in Ray's memory whole."""
+    import ray
+
+    tasks: list[Any] = []
+    waiting: list[Any] = []
+    start = told = time.perf_counter()
+    while len(tasks) < len(todo) or waiting:
+        while len(tasks) < len(todo) and len(waiting) < most:
+            tasks.append(submit(todo[len(tasks)]))
+            waiting.append(tasks[-1])
+        _, waiting = ray.wait(waiting, num_returns=1, timeout=HEARTBEAT)
+        now = time.perf_counter()
+        if now - told >= HEARTBEAT or (not waiting and len(tasks) == len(todo)):
+            told = now
+            note(f"attack: {len(tasks) - len(waiting)} of {len(todo)} groups done after {now - start:.0f} s")
+    return [ray.get(task) for task in tasks]

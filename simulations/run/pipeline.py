@@ -1,0 +1,126 @@
+"""A run, from an experiment to its report: collect, attack, evaluate, report, with files between the stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl_privacy.data import data_root as find_root
+from fl_privacy.federated.client import logits
+from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.flower_app import apps, prepare
+from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.run.attack import Note, run_here, run_on_ray
+from fl_privacy.simulations.run.stages import finish, write_config
+
+BACKENDS = ("ray", "local")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run that only has to be executed."""
+
+    federation: Federation
+    root: Path | None
+    out: Path
+    backend: str
+    workers: int
+    keep_originals: bool
+
+
+def plan(
+    experiment: Experiment,
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    backend: str = "ray",
+    workers: int | None = None,
+    device: str | None = None,
+    keep_originals: bool = False,
+) -> Plan:
+    """Check everything that can be checked before anything starts, load the data, and make the run folder.
+
+    Raises:
+        UnknownName, ValueError: a setting. MissingData: the data set is not there.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"'backend' takes {' or '.join(BACKENDS)}, not '{backend}'")
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = count if workers is None else workers
+    if chosen < 1:
+        raise ValueError(f"'workers' must be at least 1, not {workers}")
+    experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    if backend == "ray" and "RAY_ADDRESS" not in os.environ:
+        CHANNELS[experiment.channel].check_workers(experiment, chosen)
+    root = find_root(data_root)
+    federation = federation_of(experiment.to_json(), root)
+    _check_model(federation)
+    CHANNELS[experiment.channel].check_federation(federation)
+    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
+    return Plan(federation, root, folder, backend, chosen, keep_originals)
+
+
+def _check_model(federation: Federation) -> None:
+    try:
+        with torch.no_grad():
+            logits(federation.model(), federation.held_out[0][:2])
+    except RuntimeError as error:
+        name = federation.experiment.model["name"]
+        raise ValueError(
+            f"the model '{name}' does not take images of shape {federation.spec.image_shape}: {error}"
+        ) from error
+
+
+def resolved_device(name: str) -> str:
+    """The device that `name` (cpu, cuda or auto) means here.
+
+    Raises:
+        ValueError: cuda, and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("'device' is cuda, but torch sees no GPU here: use cpu, or auto")
+    return name
+
+
+def simulate(experiment: Experiment, *, note: Note = print, **choices: Any) -> Result:
+    """Run an experiment whole and return its result; `choices` are those of `plan`, `note` takes progress lines."""
+    return execute(plan(experiment, **choices), note)
+
+
+def execute(checked: Plan, note: Note = print) -> Result:
+    """Run a plan: collect over Flower, then attack, evaluate and report.
+
+    Raises:
+        RuntimeError: the rounds or the attack failed.
+    """
+    federation, out = checked.federation, checked.out
+    write_config(federation, out, backend=checked.backend, workers=checked.workers)
+    note(f"run folder: {out}")
+    _collect(checked, note)
+    runner = run_on_ray(checked.workers) if checked.backend == "ray" else run_here
+    return finish(federation, out, note, runner, keep_originals=checked.keep_originals)
+
+
+def _collect(checked: Plan, note: Note) -> None:
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    experiment = checked.federation.experiment
+    prepare(checked.federation, checked.out, note)  # before Ray starts, whose workers would wait for it
+    server_app, client_app = apps(experiment, checked.root, checked.out, note)
+    if checked.backend == "local":
+        run_local(server_app, client_app, experiment.clients)
+        return
+    from fl_privacy.simulations.backends.ray import (
+        run_ray,  # Ray takes seconds to import, and the local backend does without
+    )
+
+    run_ray(server_app, client_app, experiment.clients, checked.workers, client_seconds=experiment.timeout)

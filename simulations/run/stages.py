@@ -1,0 +1,117 @@
+"""The stages after the rounds: attack what was observed, score it, report it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.attacks import Attack
+from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.base import summarise_reasons
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.report import result as report
+from fl_privacy.simulations.report.gallery import draw
+from fl_privacy.simulations.results import contents, environment, files, storage
+from fl_privacy.simulations.results.storage import Key
+from fl_privacy.simulations.run.attack import Note, Runner, jobs
+from fl_privacy.simulations.scoring import Scored, score_all
+
+
+class ProtocolMismatch(RuntimeError):
+    """Without any defence, the gradient at the truth is not the one that was released: the scores mean nothing."""
+
+
+def write_config(federation: Federation, folder: Path, **facts: Any) -> None:
+    """Write config.json: the resolved experiment, and what it runs on."""
+    experiment = dataclasses.asdict(federation.experiment)
+    content = {"experiment": experiment, "seed": federation.experiment.seed, **facts, **environment.describe()}
+    files.write_json(folder / files.CONFIG, content)
+
+
+def finish(
+    federation: Federation,
+    folder: Path,
+    note: Note,
+    run: Runner,
+    source: Path | None = None,
+    keep_originals: bool = False,
+) -> report.Result:
+    """Attack the observations in `source` (this folder's own unless given), score the guesses, write the report.
+
+    Raises:
+        RuntimeError: there is nothing to attack, because no client's message arrived.
+        ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
+    """
+    if source is None:
+        contents.write(federation, folder)
+    experiment, source = federation.experiment, source or folder
+    conditions = files.read_json(source / files.ROUNDS)
+    seen = observed(federation, source)
+    _check_observed(conditions, seen)
+    kind, attacks = CHANNELS[experiment.channel], experiment.attacks
+
+    def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
+        return kind.bind_artifacts(federation, attack, condition, source)
+
+    todo = jobs(experiment, kind, seen, bind_artifacts)
+    note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
+    for job, results in zip(todo, run(todo, note), strict=True):
+        for key, guess in zip(job.keys, results, strict=True):
+            if kind.counts(key):
+                storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+    scored = score_all(federation, seen, _guesses(folder, attacks))
+    if keep_originals:
+        _save_originals(folder, scored)
+    payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
+    result = report.write(
+        federation, folder, conditions, seen, scored, payloads, keep_originals or experiment.show_originals
+    )
+    if result.not_valid:
+        raise ProtocolMismatch(f"{'; '.join(result.not_valid)}. All files are in {folder}, marked as not valid")
+    return result
+
+
+def observed(federation: Federation, source: Path) -> dict[Key, Observation]:
+    """The observations in a run folder, with all that this experiment's adversary holds."""
+    experiment = federation.experiment
+    kind = CHANNELS[experiment.channel]
+    blank = partial(kind.blank, experiment)
+    return kind.add_adversary_knowledge(
+        federation, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
+    )
+
+
+def _guesses(folder: Path, labels: Iterable[str]) -> dict[str, dict[Key, Reconstruction]]:
+    return {label: storage.load_guesses(files.guesses_folder(folder, label)) for label in labels}
+
+
+def _check_observed(conditions: Sequence[Mapping[str, Any]], seen: Mapping[Key, Observation]) -> None:
+    for index, condition in enumerate(conditions):
+        if not any(key.condition == index for key in seen):
+            counts = [row["counts"] for row in condition["rounds"] if row["counts"]]
+            raise RuntimeError(
+                f"no client's message of the condition '{condition['defence']}' arrived in an attacked round: "
+                + summarise_reasons(reason for each in counts for reason in each["reasons"])
+            )
+
+
+def _save_originals(folder: Path, scored: Sequence[Scored]) -> None:
+    for each in scored:
+        truth = {"inputs": each.truth.inputs, "labels": each.truth.labels}
+        name = f"r{each.key.round}_c{each.key.client}.safetensors"
+        files.write_tensors(folder / files.ORIGINALS / name, truth)
+
+
+def redraw(federation: Federation, folder: Path, source: Path) -> None:
+    """Draw the figures of a finished run again, from its files and its data set.
+
+    Private images appear only if the experiment shows them or the run kept them.
+    """
+    experiment = federation.experiment
+    scored = score_all(federation, observed(federation, source), _guesses(folder, experiment.attacks))
+    originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
+    draw(federation, folder, scored, files.read_json(folder / files.RESULTS)["summary"], originals)

@@ -1,0 +1,1 @@
+"""Gradient sharing and local training on Flower."""

@@ -1,0 +1,117 @@
+"""What carries the mini-batches of split learning: a local object, a Ray actor, or plain Flower messages.
+
+All three end at a SplitServer, which serves in a fixed turn order; so they give the same weights bit for bit. The
+client's end of the first two is a Visit; with messages the strategy itself brings the tensors to the server.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from fl_privacy.observation import Tensors
+from fl_privacy.split.loop import state_of
+from fl_privacy.split.rules import SplitRules
+from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
+
+LinkKind = Literal["ray", "messages", "local"]
+
+
+@dataclass(frozen=True)
+class ClientTransport:
+    """The client's end of a link for one mini-batch: `fl_privacy`'s Link over any carrier of (call, tensors)."""
+
+    carry: Callable[[str, list[Tensor]], list[Tensor]]
+
+    def step(self, activation: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        gradient, loss = self.carry("step", [activation, labels])
+        return gradient, float(loss)
+
+    def forward(self, activation: Tensor) -> Tensor:
+        return self.carry("forward", [activation])[0]
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        return self.carry("backward", [gradient])[0]
+
+
+class ServerTransport(Protocol):
+    """The server's end of a link. `address` goes to the clients, who `connect` by it."""
+
+    address: Mapping[str, str]
+
+    def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None: ...
+    def drop(self, client: int) -> None: ...
+    def tapped(self) -> list[Tapped]: ...
+    def state(self) -> Tensors: ...
+    def close(self) -> None: ...
+
+
+_SERVERS: dict[str, SplitServer] = {}
+
+
+class LocalServerTransport:
+    """A server in this process, for clients in this process."""
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int) -> None:
+        self.server = SplitServer(module, rules, seed)
+        self.address: Mapping[str, str] = {"link": "local", "server": uuid.uuid4().hex}
+        _SERVERS[self.address["server"]] = self.server
+
+    def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None:
+        self.server.begin(order, tapped_step)
+
+    def drop(self, client: int) -> None:
+        self.server.drop(client)
+
+    def tapped(self) -> list[Tapped]:
+        return self.server.tapped
+
+    def state(self) -> Tensors:
+        return state_of(self.server.segment.module)
+
+    def close(self) -> None:
+        _SERVERS.pop(self.address["server"], None)
+
+
+def open_transport(
+    kind: LinkKind, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int
+) -> ServerTransport:
+    """The server's end of a link of this kind, holding `module`, for `visitors` clients that come at the same time.
+
+    `patience` is what a Ray server waits for a client, in seconds.
+
+    Raises:
+        ValueError: no such link.
+    """
+    if kind == "ray":
+        from fl_privacy.strategies.split.transport_ray import (
+            RayServerTransport,  # Ray is imported only where it is used
+        )
+
+        return RayServerTransport(module, rules, seed, patience, visitors)
+    if kind in ("local", "messages"):
+        return LocalServerTransport(module, rules, seed)
+    raise ValueError(f"link takes 'ray', 'messages' or 'local', not {kind!r}")
+
+
+def connect(address: Mapping[str, str]) -> Callable[[ClientStep], ClientTransport]:
+    """The client's end of the link at `address`: a function from (client, step) to the Link of that mini-batch.
+
+    Raises:
+        RuntimeError: no server of that name can be reached from this process.
+    """
+    if address["link"] == "ray":
+        from fl_privacy.strategies.split.transport_ray import ray_client_transports
+
+        return ray_client_transports(address["server"])
+    server = _SERVERS.get(address["server"])
+    if server is None:
+        raise RuntimeError(
+            "the local link reaches only clients in the server's own process: choose link = 'ray' in a simulation on "
+            "Ray, or 'messages', which works everywhere and is slow"
+        )
+    return lambda turn: ClientTransport(lambda call, tensors: server.serve(turn, call, tensors))

@@ -1,0 +1,117 @@
+"""The Ray link: a named actor holds the server segment, and the clients, Ray actors themselves, call it directly.
+
+Flower's transport has a floor of 100 ms a message; a call from actor to actor takes about 2 ms. Flower's mods do not
+see this traffic and it exists in Flower's simulation only, which is why the chain of defences runs on the link.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor, nn
+
+from fl_privacy.observation import Tensors
+from fl_privacy.split.loop import state_of
+from fl_privacy.split.rules import SplitRules
+from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
+from fl_privacy.strategies.split.transport import ClientTransport
+
+NAMESPACE = "fl-privacy"
+CALL_SECONDS = 600.0
+SPARE_THREADS = 8  # for the server's own calls, and for calls of clients that have died meanwhile
+
+
+class RaySplitServer:
+    """A SplitServer whose visitors wait for their turn; one that keeps the others waiting for `patience` s is dropped.
+
+    Every call has a thread of its own, which is quicker than the event loop of an asynchronous actor.
+    """
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
+        self.server, self.patience = SplitServer(module, rules, seed), patience
+        self.moved = threading.Condition()
+
+    def begin(self, order: list[ClientStep], tapped_step: int | None) -> None:
+        with self.moved:
+            self.server.begin(order, tapped_step)
+
+    def serve(self, turn: ClientStep, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        with self.moved:
+            while not self.server.expects(turn):
+                self._wait()
+            try:
+                # copied into torch's own memory: Ray's buffers are read-only
+                answer = self.server.serve(turn, call, [torch.tensor(array) for array in arrays])
+            except Exception:
+                self.server.drop(turn[0])  # or the others would wait for it
+                raise
+            finally:
+                self.moved.notify_all()
+        return [tensor.numpy() for tensor in answer]
+
+    def _wait(self) -> None:
+        awaited = self.server.next()
+        if not self.moved.wait(self.patience) and awaited is not None and self.server.next() == awaited:
+            self.server.drop(awaited[0])
+            self.moved.notify_all()
+
+    def drop(self, client: int) -> None:
+        with self.moved:
+            self.server.drop(client)
+            self.moved.notify_all()
+
+    def tapped(self) -> list[Tapped]:
+        return self.server.tapped
+
+    def state(self) -> Tensors:
+        return state_of(self.server.segment.module)
+
+
+class RayServerTransport:
+    """The server's handle of a RayDesk for `visitors` at once. Make it when Ray is up: after the clients' hello."""
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int) -> None:
+        name = uuid.uuid4().hex
+        self.address: Mapping[str, str] = {"link": "ray", "server": name}
+        # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever
+        threads = 2 * visitors + SPARE_THREADS
+        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": threads}
+        self._actor: Any = ray.remote(RaySplitServer).options(**options).remote(module, rules, seed, patience)
+
+    def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None:
+        ray.get(self._actor.begin.remote(list(order), tapped_step), timeout=CALL_SECONDS)
+
+    def drop(self, client: int) -> None:
+        ray.get(self._actor.drop.remote(client), timeout=CALL_SECONDS)
+
+    def tapped(self) -> list[Tapped]:
+        found: list[Tapped] = ray.get(self._actor.tapped.remote(), timeout=CALL_SECONDS)
+        return found
+
+    def state(self) -> Tensors:
+        state: Tensors = ray.get(self._actor.state.remote(), timeout=CALL_SECONDS)
+        return state
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+
+def ray_client_transports(name: str) -> Callable[[ClientStep], ClientTransport]:
+    """The client's end: calls on the actor of this name."""
+    actor: Any = ray.get_actor(name, namespace=NAMESPACE)
+
+    def visit(turn: ClientStep) -> ClientTransport:
+        def carry(call: str, tensors: list[Tensor]) -> list[Tensor]:
+            arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+            answer = ray.get(actor.serve.remote(turn, call, *arrays), timeout=CALL_SECONDS)
+            return [torch.tensor(array) for array in answer]
+
+        return ClientTransport(carry)
+
+    return visit

@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from fl_privacy.registry import Registry, UnknownName, check_settings
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing."""
+
+    size: int = 1
+    scale: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    limit: float | None = None
+    shape: tuple[int, ...] = ()
+
+
+@pytest.fixture
+def things():
+    registry = Registry("thing")
+    registry.register("thing", colour="red")(Thing)
+    return registry
+
+
+def test_a_name_is_entered_once(things):
+    with pytest.raises(ValueError, match="two things are called 'thing'"):
+        things.register("thing")(Thing)
+
+
+def test_an_unknown_name_lists_the_known_and_the_closest(things):
+    with pytest.raises(UnknownName, match=r"no thing is called 'thin'. Did you mean 'thing'\? Known: thing"):
+        things["thin"]
+
+
+def test_facts_summary_and_name(things):
+    assert things.facts("thing") == {"colour": "red"}
+    assert things.summary("thing") == "A thing."
+    assert things.name_of(Thing) == "thing"
+    assert things.names() == list(things) == ["thing"]
+    assert "thing" in things
+
+
+def test_a_users_own_code_by_path(things):
+    assert things["collections:OrderedDict"].__name__ == "OrderedDict"
+    with pytest.raises(UnknownName, match=r"Write it as module:name"):
+        things["no.such.module:Thing"]
+
+
+def test_configure_builds(things):
+    built = things.configure("thing", {"size": 3, "scale": 2, "shape": [1, 2], "limit": None})
+    assert built == Thing(size=3, scale=2.0, shape=(1, 2))
+    assert isinstance(built.scale, float)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 1.5}, "'size' takes a whole number, not 1.5"),
+        ({"size": True}, "'size' takes a whole number"),
+        ({"scale": "big"}, "'scale' takes a number"),
+        ({"scale": float("nan")}, "'scale' takes a number"),
+        ({"kind": "c"}, "'kind' takes one of 'a', 'b'"),
+        ({"limit": "x"}, "'limit' takes a number or nothing"),
+        ({"shape": ["x"]}, "'shape' takes"),
+    ],
+)
+def test_a_wrong_value_is_named(things, settings, message):
+    with pytest.raises(ValueError, match=message):
+        things.configure("thing", settings)
+
+
+def test_a_wrong_key_is_named(things):
+    with pytest.raises(UnknownName, match=r"no setting of thing 'thing' is called 'sice'. Did you mean 'size'"):
+        things.configure("thing", {"sice": 1})
+
+
+def test_a_functions_parameters_are_settings_too():
+    def load(root: str, *, size: int = 8) -> int:
+        return size
+
+    assert check_settings("loader", load, {"size": 4}) == {"size": 4}
+    with pytest.raises(UnknownName):
+        check_settings("loader", load, {"return": 4})
