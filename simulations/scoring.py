@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
-from fl_privacy.attacks.gradient.protocol_check import mismatch
+from fl_privacy.protocol_check import mismatch
 from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
 from fl_privacy.observation import Observation, Reconstruction

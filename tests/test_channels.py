@@ -1,4 +1,4 @@
-"""What experiments of any channel share: conditions of training and serving, several attacks, public images, updates."""
+"""What experiments of any channel share: training and serving, several attacks, public images, updates."""
 
 import dataclasses
 

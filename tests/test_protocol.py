@@ -15,7 +15,7 @@ from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Tied, dropout, frozen, norm
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.matching import adversary_copy, observed_gradient
-from fl_privacy.attacks.gradient.protocol_check import mismatch
+from fl_privacy.protocol_check import mismatch
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate, gradient

@@ -96,7 +96,7 @@ class Channel(ABC):
 
     @abstractmethod
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
-        """Run the rounds of every condition: one row a condition, {'defence': label, 'rounds': rows of `round_rows`}."""
+        """Run the rounds of every condition: one row each, {'defence': label, 'rounds': rows of `round_rows`}."""
 
     @abstractmethod
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
@@ -119,7 +119,7 @@ class Channel(ABC):
         return seen
 
     def bind_artifacts(self, federation: Federation, attack: Attack, condition: int, folder: Path) -> Attack | None:
-        """The attack with what the run in `folder` left for it in this condition, such as a decoder; None to leave it out."""
+        """The attack with what the run in `folder` left for it here, such as a decoder; None to leave it out."""
         return attack
 
     def selects(self, attack: Attack, key: Key) -> bool:

@@ -33,7 +33,7 @@ def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> E
 
 
 def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
-    """The experiment of `settings` after `changes`, which may take conditions and attacks away from its published rows."""
+    """The experiment of `settings` after `changes`, which may take away conditions and attacks of published rows."""
     if not changes:
         return Experiment.of(settings)
     settings = override(settings, changes)

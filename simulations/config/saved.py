@@ -59,9 +59,9 @@ def named_code(settings: object, where: str = "") -> Iterator[tuple[str, str]]:
 
 def _refuse_code(path: Path, settings: Mapping[str, Any]) -> None:
     if found := list(named_code(settings)):
-        summarise_reasons = ", ".join(f"{where} = {name!r}" for where, name in found)
+        code = ", ".join(f"{where} = {name!r}" for where, name in found)
         raise UntrustedCode(
-            f"{path} names code: {summarise_reasons}. A run folder is data, and opening it would run that code. If you know what "
+            f"{path} names code: {code}. A run folder is data, and opening it would run that code. If you know what "
             "it does, say --trust (in Python: trust=True), from a folder in which it can be imported"
         )
 

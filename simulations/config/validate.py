@@ -168,8 +168,8 @@ def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack)
         if withheld and experiment.concerns(label, condition):
             raise ValueError(
                 f"the attack '{name}' needs the observation's {', '.join(withheld)}; the adversary holds "
-                f"{', '.join(sorted(granted))} in '{experiment.condition_labels[condition]}'. 'only' keeps an attack to "
-                "some conditions."
+                f"{', '.join(sorted(granted))} in '{experiment.condition_labels[condition]}'. 'only' keeps an attack "
+                "to some conditions."
             )
 
 

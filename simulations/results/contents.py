@@ -58,8 +58,8 @@ def check(federation: Federation, folder: Path) -> None:
     if changed:
         raise ValueError(
             f"the data are not those of the run in {folder}: {len(changed)} of {len(known['truths'])} attacked batches "
-            f"of '{federation.experiment.dataset['name']}' have changed, and scores would compare guesses with images that "
-            "nobody sent. Put the old data back (or choose them with --data-root), or run it anew"
+            f"of '{federation.experiment.dataset['name']}' have changed, and scores would compare guesses with "
+            "images that nobody sent. Put the old data back (or choose them with --data-root), or run it anew"
         )
 
 

@@ -110,7 +110,7 @@ class Activation(Channel):
     def add_adversary_knowledge(
         self, federation: Federation, folder: Path, seen: dict[Key, Observation]
     ) -> dict[Key, Observation]:
-        """With the client segment as the condition's adversary has it, its public images, and the defence it knows of."""
+        """With the client segment as the adversary has it, its public images, and the defence it knows of."""
         experiment, public = federation.experiment, federation.public()
         held: dict[int, dict[str, Any]] = {}
         equipped = {}
@@ -132,7 +132,7 @@ class Activation(Channel):
         return key.round == 1
 
     def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
-        """All releases of a condition; all conditions of a training for a decoder that ignores how they were defended."""
+        """All releases of a condition; all of a training's for a decoder that ignores how they were defended."""
         return (training_of(experiment, key.condition) if isinstance(attack, DecoderAsPublished) else key.condition,)
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:

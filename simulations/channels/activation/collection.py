@@ -41,7 +41,7 @@ MEASURED = 2048
 
 
 def weights_file(folder: Path, training: int | str) -> Path:
-    """Where a run folder keeps the model of a training, named by its first condition; ARM_retrained: of a server segment."""
+    """Where a run folder keeps the model of a training, named by its first condition; N_retrained: a server's."""
     return folder / "models" / f"{training}.safetensors"
 
 
@@ -128,7 +128,7 @@ class Collection:
         )
         if not result.train_metrics_clientapp:
             raise RuntimeError(
-                f"no client finished a turn under '{self.experiment.conditions[condition].label}', so nothing was trained: "
+                f"no client finished a turn under '{self.experiment.condition_labels[condition]}', so nothing was trained: "
                 + summarise_reasons(reason for _, each in counts for reason in each.reasons)
             )
         return result.arrays, round_rows(rounds, result, counts)

@@ -106,7 +106,7 @@ class SplitProtocol:
 TRAINING = ("cut", "labels", "optimiser", "penalise", "batch_nopeek", "shuffle", "parallel", "together")
 """The settings that change a trained model; conditions that share them and their training chain share one training."""
 FIXED = ("victims", "evaluated", "dcor_rows")
-"""The settings that no variant may change, because all conditions are scored on the same images, in batches of one size."""
+"""The settings that no variant may change, because all conditions are scored on the same images, in equal batches."""
 
 
 def trainings(experiment: Experiment) -> dict[int, list[int]]:

@@ -45,8 +45,8 @@ def sizes(federation: Federation, rules: JointServer) -> tuple[int, int]:
     images = rules.images or count - validation
     if min(validation, images) < 1 or images + validation > count:
         raise ValueError(
-            f"'images' and 'validation' ask for {images} + {validation} training images, and '{federation.data.name}' has "
-            f"{count}"
+            f"'images' and 'validation' ask for {images} + {validation} training images, and "
+            f"'{federation.data.name}' has {count}"
         )
     rules.names(federation.data)
     return images, validation
