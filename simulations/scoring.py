@@ -8,10 +8,10 @@ from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
-from fl_privacy.protocol_check import mismatch
 from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
 from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.federation import Federation

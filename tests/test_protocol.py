@@ -15,11 +15,11 @@ from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Tied, dropout, frozen, norm
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.matching import adversary_copy, observed_gradient
-from fl_privacy.protocol_check import mismatch
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate, gradient
 from fl_privacy.observation import ChannelName, Observation, Spec
+from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import seeded, stream
 from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.simulations.results.storage import load_observations, save_observation

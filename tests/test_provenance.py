@@ -44,10 +44,10 @@ def test_no_repository_gives_no_commit(tmp_path):
 
 
 def test_a_changed_moved_or_added_source_gives_another_hash():
-    sources = {"fl_privacy/a.py": b"1", "simulations/b.py": b"2"}
+    sources = {"a.py": b"1", "simulations/b.py": b"2"}
     others = [
-        sources | {"fl_privacy/a.py": b"3"},
-        {"fl_privacy/c.py": b"1", "simulations/b.py": b"2"},
+        sources | {"a.py": b"3"},
+        {"c.py": b"1", "simulations/b.py": b"2"},
         sources | {"strategies/c.py": b""},
     ]
     found = {provenance.hashes(each)["source"] for each in (sources, *others)}
@@ -55,14 +55,14 @@ def test_a_changed_moved_or_added_source_gives_another_hash():
 
 
 def test_experiments_and_other_files_are_no_source():
-    sources = {"fl_privacy/a.py": b"1"}
-    wider = sources | {"simulations/experiments/q.toml": b"x = 1", "README.md": b"", "tests/test_a.py": b""}
+    sources = {"a.py": b"1"}
+    wider = sources | {"simulations/experiments/q.toml": b"x = 1", "README.md": b"", "mine.toml": b""}
     assert provenance.hashes(wider)["source"] == provenance.hashes(sources)["source"]
     assert provenance.hashes(wider)["experiments"] != provenance.hashes(sources)["experiments"]
 
 
 def test_the_hash_does_not_depend_on_where_the_package_lies(tmp_path):
-    root = Path(provenance.__file__).parents[1]
+    root = provenance.PACKAGE
     for name, content in provenance.read(root).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)

@@ -33,7 +33,7 @@ def identity(settings: Mapping[str, Any], parts: Iterable[object] = ()) -> dict[
     `parts` are objects built from the settings (defences), whose modules count too.
     """
     modules = set(NAME.findall(json.dumps(settings))) | {type(part).__module__ for part in parts}
-    theirs = {name for name in modules if name.split(".")[0] not in (*provenance.PACKAGES, "builtins", "__main__")}
+    theirs = {name for name in modules if name.split(".")[0] not in ("fl_privacy", "builtins", "__main__")}
     code = {name: value for name in sorted(theirs) if (value := module_hash(name)) is not None}
     return {**settings, "code": {"fl_privacy": provenance.installed()["source"], **code}}
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("fl_privacy", "strategies", "simulations")
+PACKAGE = Path(__file__).parents[2]
 EXPERIMENTS = "simulations/experiments/"
+ENDINGS = (".py", ".toml")
 
 
 def digest(sources: Mapping[str, bytes]) -> str:
@@ -25,20 +27,20 @@ def digest(sources: Mapping[str, bytes]) -> str:
 
 
 def hashes(sources: Mapping[str, bytes]) -> dict[str, str]:
-    """`source`: the hash of the packages' Python files; `experiments`: that of the shipped TOML files."""
-    ours = {name: content for name, content in sources.items() if name.split("/")[0] in PACKAGES}
+    """`source`: the hash of a package's Python files; `experiments`: that of the shipped TOML files."""
     return {
-        "source": digest({name: content for name, content in ours.items() if name.endswith(".py")}),
+        "source": digest({name: content for name, content in sources.items() if name.endswith(".py")}),
         "experiments": digest(
-            {name: c for name, c in ours.items() if name.startswith(EXPERIMENTS) and name.endswith(".toml")}
+            {name: c for name, c in sources.items() if name.startswith(EXPERIMENTS) and name.endswith(".toml")}
         ),
     }
 
 
-def read(root: Path, packages: Iterable[str] = PACKAGES) -> dict[str, bytes]:
-    """The Python and TOML files of the packages below `root`, by their path relative to it."""
-    found = (path for package in packages for end in ("py", "toml") for path in (root / package).rglob(f"*.{end}"))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+def read(package: Path) -> dict[str, bytes]:
+    """The Python and TOML files of a package, by their path relative to it."""
+    # a checkout links strategies/ and simulations/ into the package, and Path.rglob passes links over
+    paths = (Path(folder) / name for folder, _, names in os.walk(package, followlinks=True) for name in names)
+    return {path.relative_to(package).as_posix(): path.read_bytes() for path in paths if path.suffix in ENDINGS}
 
 
 def commit(source: Path) -> str | None:
@@ -63,7 +65,7 @@ def commit(source: Path) -> str | None:
 @cache
 def installed() -> dict[str, str]:
     """The hashes of the package that is running, as it was when first asked."""
-    return hashes(read(Path(__file__).parents[1]))
+    return hashes(read(PACKAGE))
 
 
 def provenance() -> dict[str, Any]:
@@ -72,7 +74,7 @@ def provenance() -> dict[str, Any]:
         number = version("fl-privacy")
     except PackageNotFoundError:
         number = "missing"
-    return {"version": number, **installed(), "commit": commit(Path(__file__))}
+    return {"version": number, **installed(), "commit": commit(Path(__file__).resolve())}
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -128,8 +128,8 @@ class Collection:
         )
         if not result.train_metrics_clientapp:
             raise RuntimeError(
-                f"no client finished a turn under '{self.experiment.condition_labels[condition]}', so nothing was trained: "
-                + summarise_reasons(reason for _, each in counts for reason in each.reasons)
+                f"no client finished a turn under '{self.experiment.condition_labels[condition]}', so nothing "
+                "was trained: " + summarise_reasons(reason for _, each in counts for reason in each.reasons)
             )
         return result.arrays, round_rows(rounds, result, counts)
 

@@ -119,7 +119,8 @@ def check_images(federation: Federation) -> None:
     if not bool(torch.isin(target_index(federation), _unowned(federation, "train")).all()):
         raise ValueError(
             f"the adversary's 'public' images from {federation.experiment.public.get('first', 0)} on include the "
-            f"victims ({first} to {end}), which it must never have: set public.first and public.count, or protocol.victims"
+            f"victims ({first} to {end}), which it must never have: set public.first and public.count, or "
+            "protocol.victims"
         )
 
 
