@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from fl_privacy.defences.base import Chain
 
 Tensors = dict[str, Tensor]
 
@@ -53,6 +50,22 @@ class Images:
         return len(self.inputs)
 
 
+class KnownDefence(Protocol):
+    """What an adversary may know of the clients' defences: how they act, never what they drew."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything that defends."""
+        ...
+
+    def on_release(self, payload: Tensors, seed: int) -> Tensors:
+        """The defences once more on a payload of the adversary's own, with the draws of `seed`."""
+        ...
+
+    def without_noise(self, payload: Tensors) -> Tensors:
+        """What is certain about `on_release`: the same for a clip, the identity for noise. Differentiable."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """All that an adversary holds about one released message.
@@ -71,7 +84,7 @@ class Observation:
     query: Callable[[Tensor], Tensor] | None = None
     labels: Tensor | None = None
     public: Images | None = None
-    defence: Chain | None = None
+    defence: KnownDefence | None = None
 
     def to(self, device: torch.device) -> Observation:
         """The same observation with payload, labels and public data on `device` (the model is moved by the attack)."""

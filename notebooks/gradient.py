@@ -20,14 +20,13 @@
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.run.again import attack_again
 from fl_privacy.simulations.run.pipeline import simulate
 from fl_privacy.simulations.run.stages import observed
@@ -43,7 +42,7 @@ runs = Path(tempfile.mkdtemp())
 # clients over Ray workers and give the same bits.
 
 # %%
-experiment = Experiment(
+experiment = configure(
     name="notebook",
     dataset={"name": "digits", "size": 32},
     model={"name": "lenet_dlg", "init": "wide"},
@@ -108,7 +107,7 @@ rich.print(result.table())
 # needs no new argument either, because it does not matter to it how the gradient was made.
 
 # %%
-weak = replace(experiment, defences=([{"name": "gaussian_noise", "scale": 0.003}],))
+weak = reconfigure(experiment, defences=([{"name": "gaussian_noise", "scale": 0.003}],))
 weak_result = simulate(weak, out=runs / "weak", backend="local")
 rich.print(weak_result.table())
 display(Image(filename=str(weak_result.figures[0])))

@@ -27,8 +27,8 @@ from pathlib import Path
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.run.pipeline import simulate
 from fl_privacy.simulations.run.stages import observed
 
@@ -45,7 +45,7 @@ runs = Path(tempfile.mkdtemp())
 # %%
 digits = {"name": "digits", "size": 16}
 decoder = {"name": "decoder", "steps": 150, "batch_size": 64, "width": 16}
-experiment = Experiment(
+experiment = configure(
     name="split_notebook",
     channel="activation",
     dataset=digits,
@@ -125,7 +125,7 @@ print(f"tried against one that asks 16 times:           {psnr['averaging']:.1f} 
 # left. Then look at the PSNR: much less correlation need not mean a much worse picture.
 
 # %%
-peek = replace(experiment, name="split_notebook_nopeek", defences=([], [{"name": "nopeek", "weight": 3.0}]))
+peek = reconfigure(experiment, name="split_notebook_nopeek", defences=([], [{"name": "nopeek", "weight": 3.0}]))
 peek_result = simulate(peek, out=runs / "nopeek", backend="local")
 rich.print(peek_result.table())
 for row in peek_result.summary[:2]:

@@ -30,8 +30,8 @@ from IPython.display import Image, display
 from fl_privacy.joint_training import decode, load_pair, outputs, train
 from fl_privacy.joint_training.detection import FineTuning, output_entropy, threshold, viciousness
 from fl_privacy.simulations.channels.output.pairs import pair_of, split
+from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import load_experiment
-from fl_privacy.simulations.federation import federation_of
 from fl_privacy.simulations.run.pipeline import simulate
 from fl_privacy.simulations.run.stages import observed
 

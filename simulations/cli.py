@@ -9,13 +9,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.report.result import Result
 
 BAD_INPUT, FAILED = 2, 1
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load, partition
-from fl_privacy.evaluation import Truth
+from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load
 from fl_privacy.models import build_model
 from fl_privacy.observation import Images, Spec
-from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.config.validate import SLICE
-from fl_privacy.simulations.experiment.spec import Experiment, settings_of
+from fl_privacy.simulations.experiment.components import settings_of
+from fl_privacy.simulations.experiment.spec import Experiment
 
 HELD_OUT = 1000
+SLICE = ("split", "first", "count")
+"""Which images of its data set are public, beside that data set's own settings."""
 
 
 @dataclass(frozen=True)
 class Federation:
-    """An experiment with its data in memory; everything here is a pure function of the experiment."""
+    """An experiment with its data in memory; everything here is a pure function of the experiment.
+
+    `held` are the images that are dealt to the clients, to train with or, where nothing is trained, to ask about;
+    `parts` their indices, by client.
+    """
 
     experiment: Experiment
     data: DataSet
+    held: ImageSet
     parts: tuple[Tensor, ...]
     root: Path | None = None
 
@@ -45,12 +49,6 @@ class Federation:
         test = self.data.test
         index = class_sample(test.labels, HELD_OUT).sort().values
         return test.images(index), test.labels[index]
-
-    @property
-    def held(self) -> ImageSet:
-        """The images that are dealt to the clients: to train with or, where nothing is trained, to ask about."""
-        images: ImageSet = getattr(self.data, CHANNELS[self.experiment.channel].holds)
-        return images
 
     def model(self) -> nn.Module:
         """The model with its first weights, on the CPU."""
@@ -75,48 +73,11 @@ class Federation:
         index = client_batch(self.parts[client], experiment.seed, client, round, experiment.batch_size)
         return self.held.chosen(index)
 
-    def truth(self, client: int, round: int) -> Truth:
-        """The private batch behind an observation, for the evaluator alone."""
-        return CHANNELS[self.experiment.channel].truth(self, client, round)
-
 
 def blank_model(experiment: Experiment, spec: Spec) -> nn.Module:
     """The experiment's architecture, with the weights that its seed gives."""
     settings = settings_of(experiment.model)
     return build_model(experiment.model["name"], spec.image_shape, spec.classes, experiment.seed, settings)
-
-
-@lru_cache(maxsize=2)
-def federation_of(experiment_json: str, root: Path | None) -> Federation:
-    """The world of an experiment given as JSON; kept, because a Ray worker asks for it with every message.
-
-    Raises:
-        MissingData: the data set is not there. ValueError: a client has fewer images than a batch needs, or
-            `train_images` reaches beyond the data set.
-    """
-    experiment = Experiment.from_json(experiment_json)
-    data = load(experiment.dataset["name"], root, settings_of(experiment.dataset))
-    settings = settings_of(experiment.partition)
-    held = getattr(data, CHANNELS[experiment.channel].holds)
-    first, last = _held(experiment, len(held))
-    labels = held.labels[first:last]
-    parts = partition(experiment.partition["name"], labels, experiment.clients, experiment.seed, settings)
-    parts = [part + first for part in parts]
-    smallest = min(map(len, parts))
-    if smallest < experiment.batch_size:
-        raise ValueError(
-            f"'batch_size' is {experiment.batch_size}, but a client of the partition '{experiment.partition['name']}' "
-            f"has only {smallest} images: choose fewer clients, another partition or a smaller batch"
-        )
-    return Federation(experiment, data, tuple(parts), root)
-
-
-def _held(experiment: Experiment, count: int) -> tuple[int, int]:
-    """The range of images that the clients hold."""
-    first, last = experiment.train_images or (0, count)
-    if last > count:
-        raise ValueError(f"'train_images' ends at {last}, but '{experiment.dataset['name']}' has {count} to deal out")
-    return first, last
 
 
 def public_images(experiment: Experiment, spec: Spec, root: Path | None) -> Images | None:

@@ -11,13 +11,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy.data import data_root
 from fl_privacy.observation import Observation
-from fl_privacy.simulations.channels import CHANNELS, RunContext
-from fl_privacy.simulations.channels.base import summarise_reasons
+from fl_privacy.simulations.channels.base import RunContext, summarise_reasons
+from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.results import files, storage
-from fl_privacy.simulations.run.attack import Note, run_here
+from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.strategies.records import ValidatingGrid
 
@@ -30,28 +32,28 @@ def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = prin
     def main(grid: Grid, context: Context) -> None:
         collect(federation_of(experiment.to_json(), root), grid, out, note)
 
-    return server_app, CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
+    return server_app, channel_of(experiment).client(partial(_federation, experiment.to_json(), root))
 
 
-def _world(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
+def _federation(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
     return federation_of(experiment_json, root)
 
 
 def prepare(federation: Federation, out: Path, note: Note) -> None:
     """Leave in `out` what has to be there before the clients start."""
-    CHANNELS[federation.experiment.channel].prepare(federation, RunContext(out, note))
+    channel_of(federation.experiment).prepare(federation, RunContext(out, note))
 
 
 def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
     """Run the rounds of every condition and leave observations/ and rounds.json in `out`; `prepare` has been called."""
     experiment = federation.experiment
-    kind, run_context = CHANNELS[experiment.channel], RunContext(out, note)
+    channel, run_context = channel_of(experiment), RunContext(out, note)
     validating = ValidatingGrid(
         grid,
         experiment.clients,
         deadline=experiment.timeout,
         min_replies=experiment.min_replies,
-        schemas=kind.schemas(federation),
+        schemas=channel.schemas(federation),
     )
     note(f"starting {experiment.clients} clients, which takes a while on Ray")
     validating.get_node_ids()
@@ -60,7 +62,7 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
     def sink(condition: int, seen: Observation) -> None:
         storage.save_observation(out / files.OBSERVATIONS, condition, seen)
 
-    files.write_json(out / files.ROUNDS, kind.collect(federation, validating, sink, run_context))
+    files.write_json(out / files.ROUNDS, channel.collect(federation, validating, sink, run_context))
     if lost := sum(each.expected - each.received for each in validating.rounds):
         sent = sum(each.expected for each in validating.rounds)
         why = summarise_reasons(reason for each in validating.rounds for reason in each.reasons)
@@ -95,7 +97,7 @@ class _Configured(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         experiment, root = _configured(context)
-        app = CHANNELS[experiment.channel].client(partial(_world, experiment.to_json(), root))
+        app = channel_of(experiment).client(partial(_federation, experiment.to_json(), root))
         return app(message, context)
 
 

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
-from fl_privacy.evaluation import Score, Truth, controls, interval, matched, score
+from fl_privacy.evaluation import Truth, controls, interval, matched, score
 from fl_privacy.metrics import METRICS
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
-from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.results.storage import Key
+from fl_privacy.simulations.results.records import Key, Scored
 
 UNDEFENDED = "none"
 CONTROL = "control: "
 """How the controls' names begin, where an attack's name stands."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """One guess with its score; `attack` is a control's name where nobody attacked; images in the truth's order."""
-
-    key: Key
-    attack: str
-    defence: str
-    guess: Reconstruction
-    truth: Truth
-    score: Score
-
-
 def score_all(
-    federation: Federation, seen: Mapping[Key, Observation], guesses: Mapping[str, Mapping[Key, Reconstruction]]
+    channel: Channel,
+    federation: Federation,
+    seen: Mapping[Key, Observation],
+    guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
     """Score every attack's guesses, then the two controls for the victims of the first condition."""
     attacks = federation.experiment.attacks
     keys = sorted({key for found in guesses.values() for key in found})
-    batches = {(key.client, key.round): federation.truth(key.client, key.round) for key in keys}
+    batches = {(key.client, key.round): channel.truth(federation, key.client, key.round) for key in keys}
     truths = {key: batches[key.client, key.round] for key in keys}
     scored = [
         _scored(
@@ -58,7 +49,7 @@ def score_all(
     attack = next(iter(attacks.values()))
     first = [key for key in keys if key.condition == min(each.condition for each in keys)]
     rng = stream(federation.experiment.seed, "controls")
-    control_pool = CHANNELS[federation.experiment.channel].control_pool(federation)
+    control_pool = channel.control_pool(federation)
     made = controls(control_pool, [truths[key] for key in first], federation.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
@@ -120,6 +111,7 @@ def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any
 
 
 def summary(
+    channel: Channel,
     federation: Federation,
     seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
@@ -129,13 +121,12 @@ def summary(
 
     `measured`: by condition, what the server measured after the last round, such as its model's accuracy.
     """
-    kind = CHANNELS[federation.experiment.channel]
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
     return [
         _summary_row(federation.experiment.seed, attack, defence, group, measured)
-        | kind.extras(federation, seen, group)
+        | channel.extras(federation, seen, group)
         for (attack, defence), group in groups.items()
     ]
 

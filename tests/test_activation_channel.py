@@ -12,9 +12,8 @@ from fl_privacy.simulations.channels.activation import federation as split_feder
 from fl_privacy.simulations.channels.activation import scores as split_scores
 from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, victims
 from fl_privacy.simulations.channels.activation.protocol import trainings
-from fl_privacy.simulations.config.load import load_experiment, shipped
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure, shipped
 from fl_privacy.simulations.report import gallery
 from fl_privacy.simulations.results.storage import Key
 from fl_privacy.simulations.run.again import attack_again
@@ -31,7 +30,7 @@ AVERAGING = {**DECODER, "name": "averaging", "repeats": 2}
 NOISE, NOPEEK = {"name": "laplace_noise", "scale": 0.5}, {"name": "nopeek", "weight": 0.5}
 DIGITS = {"name": "digits", "size": 8}
 PROTOCOL = {"cut": ["conv2"], "victims": [300, 364], "evaluated": [0, 100], "dcor_rows": 50, "queries": 2}
-TINY = Experiment(
+TINY = configure(
     name="tiny",
     channel="activation",
     dataset=DIGITS,
@@ -60,7 +59,7 @@ def local(experiment, out, **choices):
 
 
 def changed(experiment=TINY, **protocol):
-    return dataclasses.replace(experiment, protocol={**experiment.protocol, **protocol})
+    return reconfigure(experiment, protocol={**experiment.protocol, **protocol})
 
 
 def federation(experiment=TINY):
@@ -177,7 +176,7 @@ def test_the_reader_is_the_evaluators_own(tiny):
     images, _ = evaluator_holdout(federation())
     assert len(images) == 360
     public = {**DIGITS, "split": "test", "first": 10, "count": 50}
-    assert len(evaluator_holdout(federation(dataclasses.replace(TINY, public=public)))[0]) == 310
+    assert len(evaluator_holdout(federation(reconfigure(TINY, public=public)))[0]) == 310
     controls = {row["attack"]: row for row in tiny.summary if row["attack"].startswith("control")}
     assert controls["control: random guess"]["class_read"] < 0.35
     assert all(0 <= row["class_read"] <= 1 for row in tiny.summary)
@@ -203,14 +202,14 @@ def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
 def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():
     variants = ({"label": "owner"}, {"label": "thief", "adversary": "server"})
     white_box = {"name": "rmle", "iterations": 2}
-    experiment = dataclasses.replace(TINY, variants=variants, also=({**white_box, "only": ["thief"]},))
+    experiment = reconfigure(TINY, variants=variants, also=({**white_box, "only": ["thief"]},))
     assert {
         experiment.condition_labels[i].split(";")[0]
         for i in range(len(experiment.condition_labels))
         if experiment.concerns("rmle", i)
     } == {"thief"}
     with pytest.raises(ValueError, match=r"rmle' needs the observation's model; the adversary holds .* in 'owner"):
-        dataclasses.replace(TINY, variants=variants, also=(white_box,))
+        reconfigure(TINY, variants=variants, also=(white_box,))
 
 
 def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
@@ -241,7 +240,7 @@ def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny,
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
     variants = ({"label": "fixed", "server_epochs": 0}, {"label": "on", "server_epochs": 2})
-    experiment = dataclasses.replace(TINY, also=(), defences=([],), serving=([NOISE],), variants=variants)
+    experiment = reconfigure(TINY, also=(), defences=([],), serving=([NOISE],), variants=variants)
     result = local(experiment, tmp_path / "on")
     assert trainings(experiment) == {0: [0, 1]}
     before, after = weights(result, 0), weights(result, "1_retrained")
@@ -253,7 +252,7 @@ def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
 
 
 def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
-    short = dataclasses.replace(TINY, also=(), defences=([NOPEEK, NOISE],), serving=(), train_images=(0, 80))
+    short = reconfigure(TINY, also=(), defences=([NOPEEK, NOISE],), serving=(), train_images=(0, 80))
     shared = {"cut": ["conv1", "flatten"], "labels": "client", "parallel": True, "together": 2, "shuffle": True}
     one, other = (local(changed(short, link=link, **shared), tmp_path / link) for link in ("local", "messages"))
     assert one.digests == other.digests
@@ -280,7 +279,7 @@ def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
 )
 def test_what_does_not_fit_is_said_before_anything_starts(change, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(TINY, **change)
+        reconfigure(TINY, **change)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +296,7 @@ def test_what_does_not_fit_is_said_before_anything_starts(change, words):
 )
 def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp_path):
     with pytest.raises(ValueError, match=words):
-        plan(dataclasses.replace(TINY, **change), out=tmp_path / "x", backend="local")
+        plan(reconfigure(TINY, **change), out=tmp_path / "x", backend="local")
 
 
 def test_the_shipped_experiments_of_titcombe_are_theirs():
@@ -316,7 +315,7 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
 def test_an_attack_on_a_later_arm_of_a_training_is_checked_too(tmp_path):
     attack = {"name": "autoencoder_as_published", "only": [TINY.condition_labels[3]]}
     with pytest.raises(ValueError, match="pixels a side"):
-        plan(dataclasses.replace(TINY, also=(attack,)), out=tmp_path / "x", backend="local")
+        plan(reconfigure(TINY, also=(attack,)), out=tmp_path / "x", backend="local")
 
 
 def test_clients_that_take_turns_at_once_need_a_worker_each(tmp_path, monkeypatch):
@@ -352,7 +351,7 @@ def test_messages_that_were_lost_are_told(tmp_path, monkeypatch):
 
 @pytest.mark.ray
 def test_ray_and_this_process_give_the_same_bits(tmp_path):
-    short = dataclasses.replace(TINY, also=(PUBLISHED,), train_images=(0, 80), rounds=2)
+    short = reconfigure(TINY, also=(PUBLISHED,), train_images=(0, 80), rounds=2)
     here = local(short, tmp_path / "here")
     there = simulate(short, out=tmp_path / "there", backend="ray", workers=2, note=quiet)
     assert there.digests == here.digests

@@ -1,19 +1,16 @@
 """What experiments of any channel share: training and serving, several attacks, public images, updates."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.config.load import load_experiment
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure
 from fl_privacy.simulations.run.again import attack_again
 from fl_privacy.simulations.run.pipeline import simulate
 
 NOISE = {"name": "gaussian_noise", "scale": 0.1}
-UPDATES = Experiment(
+UPDATES = configure(
     name="updates",
     channel="update",
     dataset={"name": "digits", "size": 16},
@@ -54,20 +51,20 @@ def test_reattacking_with_one_attack_runs_no_other(updates):
 
 def test_two_settings_of_one_attack_need_labels():
     with pytest.raises(ValueError, match="give one of them a 'label'"):
-        dataclasses.replace(UPDATES, also=(UPDATES.attack,))
+        reconfigure(UPDATES, also=(UPDATES.attack,))
 
 
 def test_updates_need_every_client():
     with pytest.raises(ValueError, match="no seed reaches"):
-        dataclasses.replace(UPDATES, clients_per_round=2)
+        reconfigure(UPDATES, clients_per_round=2)
     with pytest.raises(LookupError, match="setting of the protocol of the update channel"):
-        dataclasses.replace(UPDATES, protocol={"stratgy": "FedAvg"})
+        reconfigure(UPDATES, protocol={"stratgy": "FedAvg"})
     with pytest.raises(ValueError, match="'strategy' takes"):
-        dataclasses.replace(UPDATES, protocol={"strategy": "FedSomething"})
+        reconfigure(UPDATES, protocol={"strategy": "FedSomething"})
 
 
 def test_every_training_defence_meets_every_serving_one():
-    experiment = Experiment(name="x", defences=[[], [NOISE]], serving=[[], [{**NOISE, "scale": 0.2}]])
+    experiment = configure(name="x", defences=[[], [NOISE]], serving=[[], [{**NOISE, "scale": 0.2}]])
     assert experiment.condition_labels == (
         "none; serving none",
         "none; serving gaussian_noise(scale=0.2)",
@@ -80,42 +77,42 @@ def test_every_training_defence_meets_every_serving_one():
 
 def test_variants_of_the_protocol_are_arms():
     variants = [{"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"}]
-    experiment = dataclasses.replace(UPDATES, protocol={}, variants=variants, defences=([], [NOISE]))
+    experiment = reconfigure(UPDATES, protocol={}, variants=variants, defences=([], [NOISE]))
     assert experiment.condition_labels == tuple(
         f"{v}; {d}" for v in ("plain", "momentum") for d in ("none", "gaussian_noise(scale=0.1)")
     )
     assert [condition.rules.strategy for condition in experiment.conditions] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
     for wrong, words in (([{"strategy": "FedAvg"}], "needs a 'label'"), (variants[:1] * 2, "same label twice")):
         with pytest.raises(ValueError, match=words):
-            dataclasses.replace(experiment, variants=wrong)
+            reconfigure(experiment, variants=wrong)
 
 
 def test_clients_hold_only_the_images_they_are_given():
-    experiment = Experiment(name="x", dataset={"name": "digits"}, train_images=(100, 200))
+    experiment = configure(name="x", dataset={"name": "digits"}, train_images=(100, 200))
     federation = federation_of(experiment.to_json(), None)
     held = torch.cat(federation.parts)
     assert sorted(held.tolist()) == list(range(100, 200))
     with pytest.raises(ValueError, match="'train_images' takes a first image and an end"):
-        dataclasses.replace(experiment, train_images=(200, 100))
+        reconfigure(experiment, train_images=(200, 100))
     with pytest.raises(ValueError, match="ends at 99999"):
-        federation_of(dataclasses.replace(experiment, train_images=(0, 99999)).to_json(), None)
+        federation_of(reconfigure(experiment, train_images=(0, 99999)).to_json(), None)
 
 
 def test_public_images_are_the_ones_named():
     public = {"name": "digits", "split": "train", "first": 5, "count": 7}
-    federation = federation_of(Experiment(name="x", public=public).to_json(), None)
+    federation = federation_of(configure(name="x", public=public).to_json(), None)
     found = federation.public()
     assert torch.equal(found.inputs, federation.data.train.images(slice(5, 12)))
     assert torch.equal(found.labels, federation.data.train.labels[5:12])
-    assert federation_of(Experiment(name="x").to_json(), None).public() is None
+    assert federation_of(configure(name="x").to_json(), None).public() is None
     for wrong, words in (
         ({**public, "count": 99999}, "takes images 5 to"),
         ({**public, "size": 16}, r"has images \(1, 16, 16\)"),
     ):
         with pytest.raises(ValueError, match=words):
-            federation_of(Experiment(name="x", public=wrong).to_json(), None).public()
+            federation_of(configure(name="x", public=wrong).to_json(), None).public()
     with pytest.raises(ValueError, match="takes train or test"):
-        Experiment(name="x", public={**public, "split": "validation"})
+        configure(name="x", public={**public, "split": "validation"})
 
 
 def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
@@ -125,8 +122,8 @@ def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
 
 def test_one_empty_training_chain_is_left_out_of_the_labels():
     variants = ({"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"})
-    assert dataclasses.replace(UPDATES, protocol={}, variants=variants).condition_labels == ("plain", "momentum")
-    assert dataclasses.replace(UPDATES, serving=([], [NOISE])).condition_labels == (
+    assert reconfigure(UPDATES, protocol={}, variants=variants).condition_labels == ("plain", "momentum")
+    assert reconfigure(UPDATES, serving=([], [NOISE])).condition_labels == (
         "serving none",
         "serving gaussian_noise(scale=0.1)",
     )
@@ -135,5 +132,5 @@ def test_one_empty_training_chain_is_left_out_of_the_labels():
 def test_published_rows_stand_beside_measured_ones():
     for row, words in (({"defence": "noone"}, "defence = 'noone'"), ({"defence": "none", "attack": "x"}, "attack")):
         with pytest.raises(ValueError, match=words):
-            dataclasses.replace(UPDATES, expected=(row,))
-    assert dataclasses.replace(UPDATES, expected=({"defence": "none", "psnr": 1.0},)).expected
+            reconfigure(UPDATES, expected=(row,))
+    assert reconfigure(UPDATES, expected=({"defence": "none", "psnr": 1.0},)).expected

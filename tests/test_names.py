@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fl_privacy.simulations.channels.activation import cache as split_cache
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.storage import load_guesses
 
@@ -69,26 +69,26 @@ def test_labels_share_no_folder_or_are_refused(one, other):
     for settings in refused:
         if len(folders) == 1:
             with pytest.raises(ValueError, match=r"both become the folder|twice"):
-                Experiment.of({**BASE, **settings})
+                configure(**{**BASE, **settings})
         else:
-            Experiment.of({**BASE, **settings})
+            configure(**{**BASE, **settings})
 
 
 def test_the_refusal_names_both_labels_and_what_to_do():
     with pytest.raises(ValueError, match=r"'a b' and 'a_b' both become the folder 'a_b'.*choose labels that differ"):
-        Experiment.of({**BASE, **attacks("a b", "a_b")})
+        configure(**{**BASE, **attacks("a b", "a_b")})
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "../x", ".hidden", "", "a:b", "a b"])
 def test_an_experiments_name_is_a_component_already(name):
     with pytest.raises(ValueError, match="'name' becomes a folder"):
-        Experiment.of({**BASE, "name": name})
+        configure(**{**BASE, "name": name})
 
 
 def test_a_data_sets_name_stays_inside_the_cache(tmp_path, monkeypatch):
-    experiment = Experiment.of({**BASE, "channel": "activation", **_split(tmp_path / "cache")})
+    experiment = configure(**{**BASE, "channel": "activation", **_split(tmp_path / "cache")})
     federation = federation_of(experiment.to_json(), None)
-    wicked = dataclasses.replace(experiment)
+    wicked = reconfigure(experiment)
     object.__setattr__(wicked, "dataset", {"name": "../../x"})
     path = split_cache._path(dataclasses.replace(federation, experiment=wicked), 0)
     assert path is not None

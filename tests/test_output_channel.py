@@ -16,15 +16,15 @@ from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.output import pairs as output_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import bits, entropy, measures
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.results.files import read_json
 from fl_privacy.simulations.run.again import attack_again
 from fl_privacy.simulations.run.pipeline import plan, simulate
 from fl_privacy.simulations.run.stages import observed
 
 SOFT = [{"name": "softmax"}, {"name": "rounding", "decimals": 1}]
-TINY = Experiment(
+TINY = configure(
     name="tiny",
     channel="output",
     dataset={"name": "digits", "size": 8},
@@ -162,7 +162,7 @@ def test_set_scores_are_those_of_all_attacked_images(tiny, federation):
 
 def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = dataclasses.replace(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
+    one = reconfigure(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
     first, second = [], []
     runs = [local(one, tmp_path / str(number), note=notes.append) for number, notes in enumerate((first, second))]
     assert runs[0].digests == runs[1].digests
@@ -176,7 +176,7 @@ def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
 
 def test_a_run_that_was_stopped_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = dataclasses.replace(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
+    one = reconfigure(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
 
     def stopping(label, note, report):
         raise KeyboardInterrupt
@@ -223,7 +223,7 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
     federations.federation_of.cache_clear()
     one, two = {"label": "one", "attributes": ("high",)}, {"label": "two"}
     task = {**TINY.protocol, "task": "attributes", "labelled": 0}
-    several = dataclasses.replace(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
+    several = reconfigure(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
     try:
         result = local(several, tmp_path / "attributes")
         seen = observed(federation_of(several.to_json(), None), result.folder)
@@ -263,7 +263,7 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(change, words):
     with pytest.raises((ValueError, LookupError), match=words):
-        dataclasses.replace(TINY, **change)
+        reconfigure(TINY, **change)
 
 
 def test_too_few_training_images_are_named(federation):
@@ -272,7 +272,7 @@ def test_too_few_training_images_are_named(federation):
 
 
 def test_a_plan_is_refused_before_anything_is_trained(tmp_path):
-    greedy = dataclasses.replace(TINY, protocol={**TINY.protocol, "images": 1400})
+    greedy = reconfigure(TINY, protocol={**TINY.protocol, "images": 1400})
     with pytest.raises(ValueError, match=r"ask for 1400 \+ 100"):
         plan(greedy, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_privacy.simulations.cli import app
-from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.run.again import attack_again, reopen
 from fl_privacy.simulations.run.pipeline import plan, simulate
 from fl_privacy.simulations.run.stages import ProtocolMismatch
@@ -28,7 +28,7 @@ def quiet(text):
 
 
 def run(out, **settings):
-    return simulate(Experiment.of({**BASE, **settings}), out=out, backend="local", note=quiet)
+    return simulate(configure(**{**BASE, **settings}), out=out, backend="local", note=quiet)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
     model = {"name": "odd_models:norm_of"}
     training = {"rounds": 60, "learning_rate": 0.3, "clients": 4, "clients_per_round": 4, "batch_size": 16}
     summarise_reasons = []
-    experiment = Experiment.of({**BASE, **training, "model": model})
+    experiment = configure(**{**BASE, **training, "model": model})
     result = simulate(experiment, out=tmp_path / "run", backend="local", note=summarise_reasons.append)
     assert 0.8 < result.summary[0]["model_accuracy"] < 0.95
     assert sum("no client sends running statistics" in line for line in summarise_reasons) == 1
@@ -83,7 +83,7 @@ def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
 def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):
     digits = {"name": "digits", "size": 8}  # as that model has them
     with pytest.raises(ValueError, match="returns a tuple"):
-        plan(Experiment.of({**BASE, "dataset": digits, "model": {"name": "odd_models:pair_of"}}), out=tmp_path / "run")
+        plan(configure(**{**BASE, "dataset": digits, "model": {"name": "odd_models:pair_of"}}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -91,5 +91,5 @@ def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):
 @pytest.mark.parametrize(("name", "words"), [("once_of", "differentiate twice"), ("all_frozen_of", "nothing to train")])
 def test_a_model_that_no_gradient_attack_can_take_is_refused_before_anything_starts(tmp_path, name, words, channel):
     with pytest.raises(ValueError, match=words):
-        plan(Experiment.of({**BASE, "channel": channel, "model": {"name": f"odd_models:{name}"}}), out=tmp_path / "run")
+        plan(configure(**{**BASE, "channel": channel, "model": {"name": f"odd_models:{name}"}}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from fl_privacy.data import MissingData
-from fl_privacy.simulations.config.load import load_experiment
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.run import again as reattack
 from fl_privacy.simulations.run import pipeline as run
@@ -24,7 +24,7 @@ from fl_privacy.simulations.run.again import attack_again, reopen
 from fl_privacy.simulations.run.pipeline import plan, simulate
 
 ROOT = Path(__file__).parent.parent
-TINY = Experiment(
+TINY = configure(
     name="tiny",
     dataset={"name": "digits", "size": 16},
     model={"name": "lenet_dlg", "init": "wide"},
@@ -72,7 +72,7 @@ def test_the_run_folder_has_every_artefact(tiny):
 
 def test_the_config_says_what_ran_where(tiny):
     config = json.loads((tiny.folder / "config.json").read_text())
-    assert Experiment.of(config["experiment"]) == TINY
+    assert configure(**config["experiment"]) == TINY
     assert config["seed"] == 0
     assert config["backend"] == "local"
     assert config["versions"]["flwr"]
@@ -149,7 +149,7 @@ def test_the_noise_arm_differs_from_the_first_by_noise_of_its_scale(tiny):
 def test_the_same_seed_gives_the_same_digests_and_another_does_not(tiny, tmp_path):
     again = local(TINY, tmp_path / "again")
     assert again.digests == tiny.digests
-    other = local(dataclasses.replace(TINY, seed=1), tmp_path / "other")
+    other = local(reconfigure(TINY, seed=1), tmp_path / "other")
     for key in ("payloads", "reconstructions"):
         assert set(other.digests[key]) & set(tiny.digests[key])
         assert not set(other.digests[key].values()) & set(tiny.digests[key].values())
@@ -182,7 +182,7 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny,
     drawn = []
     monkeypatch.setattr(figures, "draw", lambda path, title, columns: drawn.append(columns) or path)
     federation = dataclasses.replace(
-        federation_of(TINY.to_json(), None), experiment=dataclasses.replace(TINY, show_originals=show)
+        federation_of(TINY.to_json(), None), experiment=reconfigure(TINY, show_originals=show)
     )
     reattack.redraw(federation, tiny.folder, tiny.folder)
     (columns,) = drawn
@@ -194,7 +194,7 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny,
 
 def test_three_arms_give_a_curve_of_leakage_and_accuracy(tiny, tmp_path):
     scales = [[{"name": "gaussian_noise", "scale": scale}] for scale in (0.01, 0.1)]
-    quick = dataclasses.replace(TINY, defences=([], *scales), rounds=1, attacked_rounds=(1,))
+    quick = reconfigure(TINY, defences=([], *scales), rounds=1, attacked_rounds=(1,))
     result = local(quick, tmp_path / "three")
     assert [path.name for path in result.figures] == ["reconstructions.png", "tradeoff.png"]
 
@@ -238,7 +238,7 @@ def test_a_client_that_fails_is_counted_and_the_others_go_on(tmp_path, monkeypat
         return honest(self, client, round)
 
     monkeypatch.setattr(Federation, "batch", failing)
-    everyone = dataclasses.replace(TINY, clients_per_round=4)
+    everyone = reconfigure(TINY, clients_per_round=4)
     result = local(everyone, tmp_path / "failing")
     for condition in result.condition_labels:
         for row in condition["rounds"][1:]:
@@ -268,7 +268,7 @@ def test_a_run_in_which_every_client_fails_says_why(tmp_path, monkeypatch):
     ],
 )
 def test_a_plan_is_refused_before_anything_starts(tmp_path, change, choices, error, words):
-    experiment = dataclasses.replace(TINY, **change)
+    experiment = reconfigure(TINY, **change)
     with pytest.raises(error, match=words):
         plan(experiment, out=tmp_path / "out", **choices)
     assert not (tmp_path / "out").exists()

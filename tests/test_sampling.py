@@ -22,8 +22,9 @@ from fl_privacy.simulations.channels.activation.federation import (
     target_index,
     victims,
 )
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure
+from fl_privacy.simulations.federation import Federation
 
 
 def sorted_set(root: Path | None, *, train: int = 2400, test: int = 2600) -> data.DataSet:
@@ -52,7 +53,7 @@ def federation(channel="gradient", **changes) -> Federation:
     if channel == "activation":
         settings["protocol"] = SPLIT
     return federation_of(
-        Experiment(**{"name": "x", "channel": channel, **settings, **BY_CHANNEL[channel], **changes}).to_json(), None
+        configure(**{"name": "x", "channel": channel, **settings, **BY_CHANNEL[channel], **changes}).to_json(), None
     )
 
 

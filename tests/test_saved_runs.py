@@ -17,15 +17,15 @@ from fl_privacy.joint_training import JointSettings, load_pair, train
 from fl_privacy.joint_training.pair import PairSpec
 from fl_privacy.simulations.channels.output.pairs import pair_of
 from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.config.saved import PROSE, UntrustedCode
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import federation_of
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.run.again import attack_again, plan_again, reopen
 from fl_privacy.simulations.run.pipeline import simulate
 
-GRADIENT = Experiment(
+GRADIENT = configure(
     name="tiny",
     dataset={"name": "digits", "size": 16},
     model={"name": "lenet_dlg", "init": "wide"},
@@ -35,7 +35,7 @@ GRADIENT = Experiment(
     clients=2,
     clients_per_round=2,
 )
-OUTPUT = Experiment(
+OUTPUT = configure(
     name="tiny",
     channel="output",
     dataset={"name": "digits", "size": 8},
@@ -133,7 +133,7 @@ def test_code_in_any_field_of_a_strangers_run_is_refused_and_never_runs(runs, pr
 
 
 def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs, probe):
-    mine = dataclasses.replace(GRADIENT, model={"name": "probe:function"}, also=())
+    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, also=())
     simulate(mine, out=probe / "run", backend="local", note=quiet)
     assert (probe / "ran").exists()
     assert CliRunner().invoke(app, ["report", "run"]).exit_code == 2
@@ -210,7 +210,7 @@ def test_a_picture_that_was_added_to_the_folder_is_noticed(probe):
         (probe / "images" / str(number % 2)).mkdir(parents=True, exist_ok=True)
         pixels = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(probe / "images" / str(number % 2) / f"{number:02}.png")
-    mine = dataclasses.replace(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
+    mine = reconfigure(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
     simulate(mine, out=probe / "run", data_root=probe, backend="local", note=quiet)
     federation_of.cache_clear()
     assert plan_again(probe / "run", data_root=probe, out=probe / "again")
@@ -229,7 +229,7 @@ def test_other_weights_are_refused(runs, tmp_path):
 
 
 def test_a_users_changed_module_is_refused(probe):
-    mine = dataclasses.replace(GRADIENT, model={"name": "probe:function"}, also=())
+    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, also=())
     simulate(mine, out=probe / "run", backend="local", note=quiet)
     assert reopen(probe / "run", trust=True)
     (probe / "probe.py").write_text(PROBE + "\n# another\n")

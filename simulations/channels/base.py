@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -16,17 +16,14 @@ from torch import nn
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, blank_model
+from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.records import Counts, Schema, ValidatingGrid
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Experiment
-    from fl_privacy.simulations.federation import Federation
-    from fl_privacy.simulations.results.storage import Key
-    from fl_privacy.simulations.scoring import Scored
 
 Sink = Callable[[int, Observation], None]
 """Takes what the adversary saw: the condition, the observation."""
-FederationOf = Callable[[Message, Context], "Federation"]
+FederationOf = Callable[[Message, Context], Federation]
 Row = dict[str, Any]
 READING = (
     "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
@@ -108,8 +105,6 @@ class Channel(ABC):
 
     def blank(self, experiment: Experiment, spec: Spec) -> nn.Module:
         """The module whose weights an observation's `model` was saved with."""
-        from fl_privacy.simulations.federation import blank_model
-
         return blank_model(experiment, spec)
 
     def add_adversary_knowledge(

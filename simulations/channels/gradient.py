@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import flwr.serverapp.strategy as flower
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -18,14 +18,12 @@ from fl_privacy.federated.client import ClientTask, accuracy, calibrate
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.seeding import subseed
 from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink, round_rows
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack, unpack
 from fl_privacy.weights import load_weights, tied
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Experiment
-    from fl_privacy.simulations.federation import Federation
 
 PROGRESS_LINES = 6  # a condition
 

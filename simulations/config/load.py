@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.registry import UnknownName
-from fl_privacy.simulations.config.validate import COMPONENTS, component
-from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.registry import UnknownName, check_settings
+from fl_privacy.simulations.config.resolve import channel_of, resolve
+from fl_privacy.simulations.config.validate import check_objects, check_values
+from fl_privacy.simulations.experiment.components import chains, component
+from fl_privacy.simulations.experiment.spec import COMPONENTS, Experiment
 
 
 def shipped() -> dict[str, Path]:
@@ -29,18 +32,50 @@ def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> E
     """
     made = changed(read(source), changes)
     given = {key: value for key, value in given.items() if value is not None}
-    return replace(made, **given) if given else made
+    return reconfigure(made, **given) if given else made
+
+
+def configure(**settings: Any) -> Experiment:
+    """The experiment of these plain settings, as TOML or JSON gives them, checked and with its names looked up.
+
+    Raises:
+        UnknownName: a component or a setting that does not exist; the message lists those that do. ValueError: a value
+            that does not fit.
+    """
+    settings = {"name": "unnamed", **settings}
+    for key in ("defences", "serving"):
+        if settings.get(key):
+            settings[key] = chains(key, settings[key])
+    return _configured(Experiment(**check_settings("the experiment", Experiment, settings)))
+
+
+def reconfigure(experiment: Experiment, **changes: Any) -> Experiment:
+    """The experiment with other values in some of its fields; raises as `configure` does."""
+    return _configured(replace(experiment, **changes))
+
+
+def from_json(text: str) -> Experiment:
+    """The experiment whose `to_json` this is; raises as `configure` does."""
+    return configure(**json.loads(text))
+
+
+def _configured(experiment: Experiment) -> Experiment:
+    channel_of(experiment)
+    check_values(experiment)
+    experiment.bind(resolve(experiment))
+    check_objects(experiment)
+    return experiment
 
 
 def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
     """The experiment of `settings` after `changes`, which may take away conditions and attacks of published rows."""
     if not changes:
-        return Experiment.of(settings)
+        return configure(**settings)
     settings = override(settings, changes)
-    made = Experiment.of({**settings, "expected": []})
+    made = configure(**{**settings, "expected": []})
     published = [row for row in settings.get("expected", []) if row.get("defence") in made.condition_labels]
     published = [row for row in published if row.get("attack", next(iter(made.attacks))) in made.attacks]
-    return replace(made, expected=tuple(published))
+    return reconfigure(made, expected=tuple(published))
 
 
 def read(source: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results import files
 
@@ -38,7 +39,7 @@ def read_saved(folder: Path, trust: bool = False) -> Saved:
         raise ValueError(f"{path} is damaged: it has no experiment")
     if not trust:
         _refuse_code(path, config["experiment"])
-    return Saved(Experiment.of(config["experiment"]), _source(folder, config.get("observations")))
+    return Saved(configure(**config["experiment"]), _source(folder, config.get("observations")))
 
 
 def named_code(settings: object, where: str = "") -> Iterator[tuple[str, str]]:

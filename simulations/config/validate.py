@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.data import DATASETS, PARTITIONS
 from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
-from fl_privacy.registry import UnknownName, check_settings
-from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.registry import check_settings
+from fl_privacy.simulations.config.resolve import channel_of
+from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import SLICE
 from fl_privacy.simulations.results.files import slug
 
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Experiment
-
-COMPONENTS = ("dataset", "partition", "model", "attack")
-SLICE = ("split", "first", "count")
-"""Which images of its data set are public, beside that data set's own settings."""
 DEVICES = ("cpu", "cuda", "auto")
 POSITIVE = ("clients", "clients_per_round", "rounds", "batch_size", "attacked_clients", "min_replies")
 AT_MOST = (
@@ -31,33 +28,13 @@ AT_MOST = (
 )
 
 
-def component(key: str, value: object) -> dict[str, Any]:
-    """A component as a dict with a name; a bare text is its name."""
-    if isinstance(value, str):
-        return {"name": value}
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ValueError(f"'{key}' takes a name, or a table that has one such as {{name = \"...\"}}, not {value!r}")
-    return dict(value)
-
-
-def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
-    """Chains as tuples: a list of lists of defences; the empty chain defends nothing."""
-    if not isinstance(value, list | tuple) or not all(isinstance(each, list | tuple) for each in value):
-        raise ValueError(
-            f"'{key}' takes a list of chains, such as [[], [{{name = \"gaussian_noise\", scale = 0.1}}]], not {value!r}"
-        )
-    if not value:
-        raise ValueError(f"'{key}' needs at least one chain; [[]] is a run without any defence")
-    return tuple(tuple(component(key, each) for each in chain) for chain in value)
-
-
-def check(experiment: Experiment) -> None:
-    """Check the whole experiment.
+def check_values(experiment: Experiment) -> None:
+    """Check what needs no object: numbers, tables, names of components and of their settings.
 
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
-    _check_values(experiment)
+    _check_numbers(experiment)
     _check_components(experiment)
     tables = (experiment.protocol, *experiment.variants, *experiment.expected)
     if not all(isinstance(table, Mapping) for table in tables):
@@ -67,17 +44,22 @@ def check(experiment: Experiment) -> None:
     labels = [str(variant["label"]) for variant in experiment.variants]
     _check_unique("variants", "label", labels)
     _check_labels("variants", labels)
-    experiment.conditions  # noqa: B018 (a wrong setting is named when it is read)
-    CHANNELS[experiment.channel].check(experiment)
+
+
+def check_objects(experiment: Experiment) -> None:
+    """Check what must fit together in a resolved experiment.
+
+    Raises:
+        ValueError: what does not.
+    """
+    channel_of(experiment).check(experiment)
     _check_attacks(experiment)
     _check_expected(experiment)
 
 
-def _check_values(experiment: Experiment) -> None:
+def _check_numbers(experiment: Experiment) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", experiment.name):
         raise ValueError(f"'name' becomes a folder: letters, digits, '_', '-' and '.' only, not {experiment.name!r}")
-    if experiment.channel not in CHANNELS:
-        raise UnknownName(f"no channel is called '{experiment.channel}'. Known: {', '.join(sorted(CHANNELS))}.")
     if experiment.device not in DEVICES:
         raise ValueError(f"'device' takes one of {', '.join(DEVICES)}, not '{experiment.device}'")
     if experiment.seed < 0:
@@ -147,7 +129,7 @@ def _check_labels(key: str, labels: Sequence[str]) -> None:
 
 def _check_attacks(experiment: Experiment) -> None:
     components = (experiment.attack, *experiment.also)
-    labels = [str(each.get("label", each["name"])) for each in components]
+    labels = [label_of(each) for each in components]
     _check_unique("also", "attack (give one of them a 'label')", labels)
     _check_labels("also", labels)
     for each, (label, attack) in zip(components, experiment.attacks.items(), strict=True):
@@ -163,7 +145,7 @@ def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack)
             f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
         )
     for condition in range(len(experiment.condition_labels)):
-        granted = CHANNELS[experiment.channel].adversary_knowledge(experiment, condition)
+        granted = channel_of(experiment).adversary_knowledge(experiment, condition)
         withheld = sorted(attack.needs - granted)
         if withheld and experiment.concerns(label, condition):
             raise ValueError(
@@ -193,5 +175,5 @@ def _check_expected(experiment: Experiment) -> None:
                 )
 
 
-def _split(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return chosen["name"], {key: value for key, value in chosen.items() if key != "name"}
+def _split(chosen: Component) -> tuple[str, dict[str, Any]]:
+    return chosen["name"], settings_of(chosen)

@@ -1,26 +1,19 @@
-"""What an experiment is: names of components with their settings, frozen, and checked before anything heavy starts."""
+"""What an experiment is: plain frozen data, and the objects that `config` has made of its names."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
-from fl_privacy.attacks import ATTACKS, Attack
-from fl_privacy.defences import Chain, chain
+from fl_privacy.attacks import Attack
+from fl_privacy.defences import Chain
 from fl_privacy.registry import check_settings
-from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.config import validate as checks
+from fl_privacy.simulations.experiment.components import Component, chains, component, label_of
 
-Component = Mapping[str, Any]
-"""A registry name and its settings: {'name': 'grnn', 'iterations': 500}."""
-
-
-def settings_of(component: Component) -> dict[str, Any]:
-    """The settings of a component, without its name."""
-    return {key: value for key, value in component.items() if key != "name"}
+COMPONENTS = ("dataset", "partition", "model", "attack")
+"""The fields that hold one component."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +24,18 @@ class Condition:
     rules: Any
     trained: Chain
     released: Chain
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The objects that an experiment's names stand for: `attacks` by label, `conditions`, and the channel's `rules`.
+
+    `rules` are the settings of the protocol without any variant's.
+    """
+
+    attacks: Mapping[str, Attack]
+    conditions: tuple[Condition, ...]
+    rules: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +55,11 @@ class Experiment:
     `show_originals` lets the figure show private images. `expected` holds rows of published values, each with the
     `defence` (and `attack`) beside whose measured ones the report prints them.
 
+    The constructor checks types alone; `config.load.configure` checks everything and looks the names up, and only what
+    it returns has `attacks`, `conditions` and `rules`.
+
     Raises:
-        UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
+        UnknownName: a setting that does not exist. ValueError: a value of the wrong type.
     """
 
     name: str
@@ -82,28 +90,14 @@ class Experiment:
     expected: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
-        for key in checks.COMPONENTS:
-            object.__setattr__(self, key, checks.component(key, getattr(self, key)))
-        object.__setattr__(self, "public", checks.component("public", self.public) if self.public else {})
-        object.__setattr__(self, "also", tuple(checks.component("also", each) for each in self.also))
-        object.__setattr__(self, "defences", checks.chains("defences", self.defences))
-        object.__setattr__(self, "serving", checks.chains("serving", self.serving) if self.serving else ())
-        for key, value in check_settings("the experiment", type(self), vars(self)).items():
+        for key in COMPONENTS:
+            object.__setattr__(self, key, component(key, getattr(self, key)))
+        object.__setattr__(self, "public", component("public", self.public) if self.public else {})
+        object.__setattr__(self, "also", tuple(component("also", each) for each in self.also))
+        object.__setattr__(self, "defences", chains("defences", self.defences))
+        object.__setattr__(self, "serving", chains("serving", self.serving) if self.serving else ())
+        for key, value in check_settings("the experiment", type(self), dict(vars(self))).items():
             object.__setattr__(self, key, value)
-        checks.check(self)
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Self:
-        """An experiment from plain values, as TOML or JSON gives them; an unknown key lists the known ones."""
-        settings = {"name": "unnamed", **settings}
-        for key in ("defences", "serving"):
-            if settings.get(key):
-                settings[key] = checks.chains(key, settings[key])
-        return cls(**check_settings("the experiment", cls, settings))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls.of(json.loads(text))
 
     def to_json(self) -> str:
         """The one text of this experiment: equal experiments have equal texts."""
@@ -112,70 +106,49 @@ class Experiment:
     def __hash__(self) -> int:
         return hash(self.to_json())
 
-    @cached_property
+    @property
+    def resolved(self) -> Resolved:
+        """The objects that `config.load.configure` has looked up.
+
+        Raises:
+            RuntimeError: this experiment was made by hand, and nobody has looked its names up.
+        """
+        found: Resolved | None = self.__dict__.get("_resolved")
+        if found is None:
+            raise RuntimeError("an Experiment made by hand is plain data: make it by load_experiment or configure")
+        return found
+
+    def bind(self, resolved: Resolved) -> None:
+        """Keep the objects of this experiment's names; for `config` alone."""
+        object.__setattr__(self, "_resolved", resolved)
+
+    @property
     def attacks(self) -> Mapping[str, Attack]:
         """The attacks by label."""
-        return {label_of(each): _attack(each) for each in (self.attack, *self.also)}
+        return self.resolved.attacks
+
+    @property
+    def conditions(self) -> Sequence[Condition]:
+        """Every variant of the protocol with every training defence and every serving one, in this order."""
+        return self.resolved.conditions
+
+    @property
+    def rules(self) -> Any:
+        """The settings of the channel's protocol, without any variant's."""
+        return self.resolved.rules
+
+    @property
+    def chains(self) -> Sequence[Chain]:
+        """The chain under which each condition releases what the adversary attacks."""
+        return tuple(condition.released for condition in self.conditions)
+
+    @property
+    def condition_labels(self) -> Sequence[str]:
+        """How tables name every condition."""
+        return tuple(condition.label for condition in self.conditions)
 
     def concerns(self, attack: str, condition: int) -> bool:
         """Whether the attack of this label attacks this condition: all of them, unless it is kept to some."""
         chosen = next(each for each in (self.attack, *self.also) if label_of(each) == attack)
         label = self.condition_labels[condition]
         return not chosen.get("only") or any(label == each or label.startswith(f"{each}; ") for each in chosen["only"])
-
-    @cached_property
-    def conditions(self) -> Sequence[Condition]:
-        """Every variant of the protocol with every training defence and every serving one, in this order.
-
-        A label says what tells the conditions apart: one empty training chain for all of them is left out of it.
-        """
-        made = []
-        for variant in self.variants or ({},):
-            rules = configured_protocol(self.channel, {**self.protocol, **_unlabelled(variant)})
-            for trained in map(_chain, self.defences):
-                for released in map(_chain, self.serving) if self.serving else (trained,):
-                    names = [str(variant["label"])] if variant else []
-                    names += [trained.label] if self.defences != ((),) else []
-                    names += [f"serving {released.label}"] if self.serving else []
-                    made.append(Condition("; ".join(names) or trained.label, rules, trained, released))
-        return tuple(made)
-
-    @cached_property
-    def rules(self) -> Any:
-        """The settings of the channel's protocol, without any variant's."""
-        return configured_protocol(self.channel, self.protocol)
-
-    @cached_property
-    def chains(self) -> Sequence[Chain]:
-        """The chain under which each condition releases what the adversary attacks."""
-        return tuple(condition.released for condition in self.conditions)
-
-    @cached_property
-    def condition_labels(self) -> Sequence[str]:
-        """How tables name every condition."""
-        return tuple(condition.label for condition in self.conditions)
-
-
-def label_of(attack: Component) -> str:
-    """How tables name an attack: its label, or else its name."""
-    return str(attack.get("label", attack["name"]))
-
-
-def _chain(components: Sequence[Component]) -> Chain:
-    return chain(list(components))
-
-
-def _attack(component: Component) -> Attack:
-    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "only")}
-    attack: Attack = ATTACKS.configure(component["name"], settings)
-    return attack
-
-
-def _unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != "label"}
-
-
-def configured_protocol(channel: str, settings: Mapping[str, Any]) -> Any:
-    """The checked settings of a channel's protocol."""
-    kind = CHANNELS[channel]
-    return kind.protocol(**check_settings(f"the protocol of the {channel} channel", kind.protocol, settings))

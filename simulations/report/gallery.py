@@ -12,7 +12,8 @@ import torch
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.scoring import CONTROL, UNDEFENDED, Scored
+from fl_privacy.simulations.results.records import Scored
+from fl_privacy.simulations.scoring import CONTROL, UNDEFENDED
 
 TITLE = 26  # characters over a column
 MOST = 12  # rebuilt columns of one figure

@@ -13,14 +13,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fl_privacy.observation import Observation
-from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report.gallery import draw
 from fl_privacy.simulations.results import files, storage
-from fl_privacy.simulations.results.storage import Key
-from fl_privacy.simulations.scoring import CONTROL, Scored, faults, rows, summary
+from fl_privacy.simulations.results.records import Key, Scored
+from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
 
 COLUMNS = {
     "n": ("images", "{:d}"),
@@ -85,10 +85,10 @@ class Result:
         attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
         title = f"NOT VALID, see below\n{title}" if self.not_valid else title
-        kind = CHANNELS[self.experiment.channel]
-        caption = "\n".join([*(f"NOT VALID: {each}." for each in self.not_valid), kind.reading(self.summary)])
-        common = {heading: column for heading, column in COLUMNS.items() if column[0] not in kind.unshown}
-        columns = _used({**common, **kind.columns}, self.summary)
+        channel = channel_of(self.experiment)
+        caption = "\n".join([*(f"NOT VALID: {each}." for each in self.not_valid), channel.reading(self.summary)])
+        common = {heading: column for heading, column in COLUMNS.items() if column[0] not in channel.unshown}
+        columns = _used({**common, **channel.columns}, self.summary)
         table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
         for heading in columns:
@@ -142,7 +142,7 @@ def write(
     """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
     samples = rows(federation, scored)
     measured = {condition["defence"]: condition["rounds"][-1]["evaluate_metrics_serverapp"] for condition in conditions}
-    averages = summary(federation, seen, scored, measured)
+    averages = summary(channel_of(federation.experiment), federation, seen, scored, measured)
     results = {
         "conditions": conditions,
         "summary": averages,

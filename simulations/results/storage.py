@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,8 @@ from torch import nn
 from fl_privacy.defences import Chain
 from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
 from fl_privacy.simulations.results.files import digest, read_json, write_json, write_tensors
+from fl_privacy.simulations.results.records import Key
 from fl_privacy.weights import load_weights
-
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """Which message of a run: the condition, the round, the client."""
-
-    condition: int
-    round: int
-    client: int
-
-    @property
-    def stem(self) -> str:
-        return f"{self.condition}_r{self.round}_c{self.client}"
 
 
 def save_observation(folder: Path, condition: int, seen: Observation) -> Key:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fl_privacy.data import data_root as find_root
-from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.config.load import changed
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import changed, reconfigure
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.result import Result
-from fl_privacy.simulations.results import contents, files
-from fl_privacy.simulations.run.attack import Note, run_here
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.run import contents
+from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
 from fl_privacy.simulations.run.stages import finish, redraw, write_config
 
@@ -58,9 +61,9 @@ def plan_again(
     saved = read_saved(folder, trust)
     source = saved.source
     experiment = _reattack(saved.experiment, attack, changes)
-    experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     federation = federation_of(experiment.to_json(), find_root(data_root))
-    CHANNELS[experiment.channel].check_federation(federation)
+    channel_of(experiment).check_federation(federation)
     contents.check(federation, source)
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attack['name'])}"
     return Replan(federation, source, files.new_folder(Path(out) if out else below))

@@ -8,18 +8,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
-from fl_privacy.simulations.results.storage import Key
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.channels import Channel
-    from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.channels.base import Channel
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.results.records import Key
 
 Note = Callable[[str], None]
 """Where progress goes, one line at a time."""
@@ -53,7 +51,7 @@ Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
 
 def jobs(
     experiment: Experiment,
-    kind: Channel,
+    channel: Channel,
     seen: Mapping[Key, Observation],
     bind_artifacts: Callable[[Attack, int], Attack | None],
 ) -> list[Job]:
@@ -68,8 +66,8 @@ def jobs(
     for label, attack in experiment.attacks.items():
         groups: dict[tuple[int, ...], list[Key]] = {}
         for key in attacked:
-            if experiment.concerns(label, key.condition) and kind.selects(attack, key):
-                groups.setdefault(kind.group(experiment, attack, key), []).append(key)
+            if experiment.concerns(label, key.condition) and channel.selects(attack, key):
+                groups.setdefault(channel.group(experiment, attack, key), []).append(key)
         for keys in groups.values():
             if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
                 own = tuple(seen[key] for key in keys)

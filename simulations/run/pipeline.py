@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 from fl_privacy.data import data_root as find_root
 from fl_privacy.federated.client import logits
 from fl_privacy.simulations.backends.local import run_local
-from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import reconfigure
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, federation_of
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.flower_app import apps, prepare
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.run.attack import Note, run_here, run_on_ray
+from fl_privacy.simulations.run.attack import run_here, run_on_ray
 from fl_privacy.simulations.run.stages import finish, write_config
 
 BACKENDS = ("ray", "local")
@@ -57,13 +60,13 @@ def plan(
     chosen = count if workers is None else workers
     if chosen < 1:
         raise ValueError(f"'workers' must be at least 1, not {workers}")
-    experiment = replace(experiment, device=resolved_device(device or experiment.device))
+    experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     if backend == "ray" and "RAY_ADDRESS" not in os.environ:
-        CHANNELS[experiment.channel].check_workers(experiment, chosen)
+        channel_of(experiment).check_workers(experiment, chosen)
     root = find_root(data_root)
     federation = federation_of(experiment.to_json(), root)
     _check_model(federation)
-    CHANNELS[experiment.channel].check_federation(federation)
+    channel_of(experiment).check_federation(federation)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(federation, root, folder, backend, chosen, keep_originals)
 

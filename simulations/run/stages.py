@@ -10,15 +10,17 @@ from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
-from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import summarise_reasons
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report import result as report
 from fl_privacy.simulations.report.gallery import draw
-from fl_privacy.simulations.results import contents, environment, files, storage
-from fl_privacy.simulations.results.storage import Key
-from fl_privacy.simulations.run.attack import Note, Runner, jobs
-from fl_privacy.simulations.scoring import Scored, score_all
+from fl_privacy.simulations.results import environment, files, storage
+from fl_privacy.simulations.results.records import Key, Scored
+from fl_privacy.simulations.run import contents
+from fl_privacy.simulations.run.attack import Runner, jobs
+from fl_privacy.simulations.scoring import score_all
 
 
 class ProtocolMismatch(RuntimeError):
@@ -52,18 +54,18 @@ def finish(
     conditions = files.read_json(source / files.ROUNDS)
     seen = observed(federation, source)
     _check_observed(conditions, seen)
-    kind, attacks = CHANNELS[experiment.channel], experiment.attacks
+    channel, attacks = channel_of(experiment), experiment.attacks
 
     def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
-        return kind.bind_artifacts(federation, attack, condition, source)
+        return channel.bind_artifacts(federation, attack, condition, source)
 
-    todo = jobs(experiment, kind, seen, bind_artifacts)
+    todo = jobs(experiment, channel, seen, bind_artifacts)
     note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
-            if kind.counts(key):
+            if channel.counts(key):
                 storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
-    scored = score_all(federation, seen, _guesses(folder, attacks))
+    scored = score_all(channel, federation, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
     payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
@@ -78,9 +80,9 @@ def finish(
 def observed(federation: Federation, source: Path) -> dict[Key, Observation]:
     """The observations in a run folder, with all that this experiment's adversary holds."""
     experiment = federation.experiment
-    kind = CHANNELS[experiment.channel]
-    blank = partial(kind.blank, experiment)
-    return kind.add_adversary_knowledge(
+    channel = channel_of(experiment)
+    blank = partial(channel.blank, experiment)
+    return channel.add_adversary_knowledge(
         federation, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
     )
 
@@ -112,6 +114,8 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = federation.experiment
-    scored = score_all(federation, observed(federation, source), _guesses(folder, experiment.attacks))
+    scored = score_all(
+        channel_of(experiment), federation, observed(federation, source), _guesses(folder, experiment.attacks)
+    )
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
     draw(federation, folder, scored, files.read_json(folder / files.RESULTS)["summary"], originals)

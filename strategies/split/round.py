@@ -16,8 +16,9 @@ from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ACTIVATION
 from fl_privacy.strategies.records import ARRAYS, CONFIG, METRICS, pack, unpack
 from fl_privacy.strategies.split.client_messages import GRADIENT, LABELS, OUTPUTS
+from fl_privacy.strategies.split.link import ServerTransport
 from fl_privacy.strategies.split.server import ClientStep
-from fl_privacy.strategies.split.transport import LocalServerTransport, ServerTransport
+from fl_privacy.strategies.split.transport import LocalServerTransport
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from fl_privacy.split.segments import ACTIVATION, BlackBox, ClientSegment, segme
 from fl_privacy.strategies.records import ARRAYS, METRICS, pack, unpack
 from fl_privacy.strategies.split.client import split_app
 from fl_privacy.strategies.split.evaluation import evaluate
+from fl_privacy.strategies.split.link import ServerTransport
 from fl_privacy.strategies.split.round import Asker, CohortRound, Trained
 from fl_privacy.strategies.split.settings import SplitSettings, split_schemas
-from fl_privacy.strategies.split.transport import ServerTransport, open_transport
+from fl_privacy.strategies.split.transport import open_transport
 
 __all__ = ["SplitLearning", "SplitSettings", "split_app", "split_schemas"]
 

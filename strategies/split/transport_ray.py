@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from fl_privacy.observation import Tensors
 from fl_privacy.split.loop import state_of
 from fl_privacy.split.rules import SplitRules
+from fl_privacy.strategies.split.link import ClientTransport
 from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
-from fl_privacy.strategies.split.transport import ClientTransport
 
 NAMESPACE = "fl-privacy"
 CALL_SECONDS = 600.0

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from fl_privacy.attacks.activation.augmentation import warped
 from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
-from fl_privacy.defences.base import Chain
-from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 from fl_privacy.seeding import seeded
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
 
@@ -183,7 +182,7 @@ def pairs(
 
 
 @torch.no_grad()
-def defended(z: Tensor, chain: Chain | None, draws: int, rng: torch.Generator) -> Tensor:
+def defended(z: Tensor, chain: KnownDefence | None, draws: int, rng: torch.Generator) -> Tensor:
     """What `draws` releases of activations z (B, ...) through the known chain average to; z where none is known."""
     if not chain:
         return z

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack
-from fl_privacy.defences.base import Chain
 from fl_privacy.joint_training import JointLoss, decode, load_pair
 from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.models.decoders import build_decoder
-from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 
 
 class OutputAttack(Attack):
@@ -109,7 +108,7 @@ class OutputDecoder(OutputAttack):
         return network
 
     def _fit(
-        self, network: nn.Module, images: Tensor, answers: Tensor, law: Chain | None, rng: torch.Generator
+        self, network: nn.Module, images: Tensor, answers: Tensor, law: KnownDefence | None, rng: torch.Generator
     ) -> None:
         loss = JointLoss(gamma_h=self.gamma_h, gamma_s=self.gamma_s)
         optimiser = torch.optim.Adam(network.parameters(), self.learning_rate, fused=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,11 +12,9 @@ from fl_privacy.observation import Tensors
 from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.channels.activation.protocol import TRAINING, batch_size
 from fl_privacy.simulations.channels.base import Row
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.run.attack import Note
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.federation import Federation
 
 SHARED = (
     *("dataset", "partition", "model", "clients", "clients_per_round", "rounds", "learning_rate"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import safetensors.torch
 from flwr.app import Context, Message
@@ -27,16 +27,13 @@ from fl_privacy.simulations.channels.activation.federation import (
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, check_protocol, training_of, trainings
 from fl_privacy.simulations.channels.activation.scores import of_guesses
 from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import BlackBox, segments
 from fl_privacy.strategies.records import CONFIG, Schema, ValidatingGrid, condition_of
 from fl_privacy.strategies.split.strategy import split_app, split_schemas
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Experiment
-    from fl_privacy.simulations.federation import Federation
-    from fl_privacy.simulations.results.storage import Key
-    from fl_privacy.simulations.scoring import Scored
 
 STRANGERS = 1000
 ASKABLE = frozenset({"query", "model"})
@@ -155,7 +152,7 @@ class Activation(Channel):
         )
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
-        return of_guesses(federation, group, federation.root)
+        return of_guesses(federation, group)
 
 
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> SplitClientTask:

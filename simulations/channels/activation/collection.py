@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +25,13 @@ from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, t
 from fl_privacy.simulations.channels.activation.scores import correlations
 from fl_privacy.simulations.channels.base import Row, RunContext, Sink, round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files
 from fl_privacy.split.cutting import cut
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
 from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings
 from fl_privacy.strategies.split.transport import LinkKind
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.federation import Federation
 
 PROGRESS_LINES = 6  # a training
 MEASURED = 2048

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from torch import Tensor
 from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.simulations.channels.activation.protocol import batch_size
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import ServerSegment, client_step, segments
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Experiment
-    from fl_privacy.simulations.federation import Federation
 
 EVALUATED = 1000
 VICTIMS = 32

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fl_privacy.defences.nopeek import NoPeek
 from fl_privacy.metrics.distance_correlation import LEAST_ROWS
+from fl_privacy.simulations.experiment.spec import Condition, Experiment
 from fl_privacy.split.rules import TITCOMBE, SplitRules
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Condition, Experiment
 
 Adversary = Literal["server and data owner", "server", "data owner"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,8 @@ from fl_privacy.metrics.distance_correlation import Estimator, measure
 from fl_privacy.models import build_model
 from fl_privacy.seeding import one_thread, seeded, stream
 from fl_privacy.simulations.channels.activation.federation import evaluator_holdout
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.federation import Federation
-    from fl_privacy.simulations.scoring import Scored
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Scored
 
 SMALL_N, LARGE_N = 32, 256
 """Rows of one distance correlation of images with reconstructions: the large number where there are as many."""
@@ -43,7 +40,7 @@ def correlations(name: str, x: Tensor, z: Tensor, rng: torch.Generator, n: int) 
     return row | {f"{name}_n": n, f"{name}_batches": len(x) // n}
 
 
-def of_guesses(federation: Federation, group: Sequence[Scored], root: Path | None) -> dict[str, Any]:
+def of_guesses(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
     """How much of image and class is in a group of guesses, as columns."""
     guesses = torch.cat([each.guess.inputs for each in group])
     truths = torch.cat([each.truth.inputs for each in group])
@@ -51,7 +48,7 @@ def of_guesses(federation: Federation, group: Sequence[Scored], root: Path | Non
     rng = stream(federation.experiment.seed, "dcor", "guesses")
     n = LARGE_N if len(guesses) >= LARGE_N else SMALL_N
     with one_thread():
-        judge = _reader(federation.experiment.to_json(), root)
+        judge = _reader(federation)
         return {
             **correlations("dcor_guess", truths, guesses, rng, n),
             "class_read": accuracy(judge, guesses, labels)[0],
@@ -60,11 +57,8 @@ def of_guesses(federation: Federation, group: Sequence[Scored], root: Path | Non
 
 
 @lru_cache(maxsize=1)
-def _reader(experiment_json: str, root: Path | None) -> nn.Module:
+def _reader(federation: Federation) -> nn.Module:
     """A classifier trained on images that no other party has; it reads classes from reconstructions."""
-    from fl_privacy.simulations.federation import federation_of
-
-    federation = federation_of(experiment_json, root)
     images, labels = evaluator_holdout(federation)
     seed = federation.experiment.seed
     settings = {"activation": "relu", "width": 16}

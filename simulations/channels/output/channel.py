@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -28,14 +28,11 @@ from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, Run
 from fl_privacy.simulations.channels.output.pairs import pair_of, relevant, sizes, split, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import leak, suspicion, use
+from fl_privacy.simulations.experiment.spec import Condition, Experiment
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.experiment.spec import Condition, Experiment
-    from fl_privacy.simulations.federation import Federation
-    from fl_privacy.simulations.results.storage import Key
-    from fl_privacy.simulations.scoring import Scored
 
 STRANGERS = 1000
 

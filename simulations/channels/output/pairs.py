@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,13 +15,11 @@ from fl_privacy.joint_training import EpochReport, load_pair, train
 from fl_privacy.joint_training.scores import targets
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.channels import training_cache
+from fl_privacy.simulations.channels.base import RunContext
 from fl_privacy.simulations.channels.output.protocol import JointServer
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.results.files import path_inside, read_json, slug, write_json
-from fl_privacy.simulations.run.attack import Note
-
-if TYPE_CHECKING:
-    from fl_privacy.simulations.channels.base import RunContext
-    from fl_privacy.simulations.federation import Federation
 
 PAIRS, MODELS = "pairs.json", "models"
 

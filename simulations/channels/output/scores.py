@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
@@ -20,12 +20,8 @@ from fl_privacy.metrics import Factorisation, factorise, reconstruction_risk
 from fl_privacy.metrics.entropy_bound import entropy_bound, rounded_entropy_bound
 from fl_privacy.simulations.channels.output.pairs import split
 from fl_privacy.simulations.channels.output.protocol import JointServer
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from fl_privacy.simulations.federation import Federation
-    from fl_privacy.simulations.scoring import Scored
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Scored
 
 WELL_POSED = 1e-3
 """The cut of the second R: directions with less than a thousandth of the largest variance count for nothing."""

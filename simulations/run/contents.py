@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import named_code
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files
@@ -70,7 +71,7 @@ def _observed(folder: Path) -> Iterator[str]:
 def _truth(federation: Federation, key: str) -> str:
     """The digest of a batch, by ROUND_cCLIENT."""
     round, _, client = key.partition("_c")
-    truth = federation.truth(int(client), int(round))
+    truth = channel_of(federation.experiment).truth(federation, int(client), int(round))
     return files.digest({"inputs": truth.inputs, "labels": truth.labels})
 
 

@@ -1,0 +1,72 @@
+"""From an experiment's names to its objects: attacks, defences, the channel and its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fl_privacy.attacks import ATTACKS, Attack
+from fl_privacy.defences import Chain, chain
+from fl_privacy.registry import UnknownName, check_settings
+from fl_privacy.simulations.channels import CHANNELS
+from fl_privacy.simulations.channels.base import Channel
+from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
+from fl_privacy.simulations.experiment.spec import Condition, Experiment, Resolved
+
+
+def channel_of(experiment: Experiment) -> Channel:
+    """The channel that an experiment names.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    if experiment.channel not in CHANNELS:
+        raise UnknownName(f"no channel is called '{experiment.channel}'. Known: {', '.join(sorted(CHANNELS))}.")
+    return CHANNELS[experiment.channel]
+
+
+def resolve(experiment: Experiment) -> Resolved:
+    """The objects of an experiment's names.
+
+    Raises:
+        UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
+    """
+    attacks = {label_of(each): _attack(each) for each in (experiment.attack, *experiment.also)}
+    return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol))
+
+
+def _conditions(experiment: Experiment) -> tuple[Condition, ...]:
+    """Every variant of the protocol with every training defence and every serving one, in this order.
+
+    A label says what tells the conditions apart: one empty training chain for all of them is left out of it.
+    """
+    made = []
+    for variant in experiment.variants or ({},):
+        rules = _protocol(experiment, {**experiment.protocol, **_unlabelled(variant)})
+        for trained in map(_chain, experiment.defences):
+            for released in map(_chain, experiment.serving) if experiment.serving else (trained,):
+                names = [str(variant["label"])] if variant else []
+                names += [trained.label] if experiment.defences != ((),) else []
+                names += [f"serving {released.label}"] if experiment.serving else []
+                made.append(Condition("; ".join(names) or trained.label, rules, trained, released))
+    return tuple(made)
+
+
+def _chain(components: Sequence[Component]) -> Chain:
+    return chain(list(components))
+
+
+def _attack(component: Component) -> Attack:
+    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "only")}
+    attack: Attack = ATTACKS.configure(component["name"], settings)
+    return attack
+
+
+def _unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "label"}
+
+
+def _protocol(experiment: Experiment, settings: Mapping[str, Any]) -> Any:
+    """The checked settings of the channel's protocol."""
+    protocol = channel_of(experiment).protocol
+    return protocol(**check_settings(f"the protocol of the {experiment.channel} channel", protocol, settings))
