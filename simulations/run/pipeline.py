@@ -18,11 +18,11 @@ from fl_privacy.simulations.config.load import reconfigure
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.flower_app import apps, prepare
 from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.run.attack import run_here, run_on_ray
+from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.stages import finish, write_config
 
 BACKENDS = ("ray", "local")

@@ -1,0 +1,65 @@
+"""The collect stage: the rounds of every condition, over Flower, and what the adversary saw of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fl_privacy.observation import Observation
+from fl_privacy.simulations.channels.base import RunContext, summarise_reasons
+from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.resolve import channel_of
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.results import files, storage
+from fl_privacy.strategies.records import ValidatingGrid
+
+
+def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
+    """The server, which leaves what it saw and measured in `out`, and the client of an experiment."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        collect(federation_of(experiment.to_json(), root), grid, out, note)
+
+    return server_app, channel_of(experiment).client(partial(federation_for, experiment.to_json(), root))
+
+
+def federation_for(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
+    return federation_of(experiment_json, root)
+
+
+def prepare(federation: Federation, out: Path, note: Note) -> None:
+    """Leave in `out` what has to be there before the clients start."""
+    channel_of(federation.experiment).prepare(federation, RunContext(out, note))
+
+
+def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
+    """Run the rounds of every condition and leave observations/ and rounds.json in `out`; `prepare` has been called."""
+    experiment = federation.experiment
+    channel, run_context = channel_of(experiment), RunContext(out, note)
+    validating = ValidatingGrid(
+        grid,
+        experiment.clients,
+        deadline=experiment.timeout,
+        min_replies=experiment.min_replies,
+        schemas=channel.schemas(federation),
+    )
+    note(f"starting {experiment.clients} clients, which takes a while on Ray")
+    validating.get_node_ids()
+    note(f"{experiment.clients} clients are ready")
+
+    def sink(condition: int, seen: Observation) -> None:
+        storage.save_observation(out / files.OBSERVATIONS, condition, seen)
+
+    files.write_json(out / files.ROUNDS, channel.collect(federation, validating, sink, run_context))
+    if lost := sum(each.expected - each.received for each in validating.rounds):
+        sent = sum(each.expected for each in validating.rounds)
+        why = summarise_reasons(reason for each in validating.rounds for reason in each.reasons)
+        note(f"{lost} of {sent} messages brought no valid reply, and the rounds went on without: {why}")
