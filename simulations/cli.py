@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fl_privacy.simulations.report.result import Result
+if TYPE_CHECKING:
+    from fl_privacy.simulations.report.result import Result
+
 
 BAD_INPUT, FAILED = 2, 1
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy.data import data_root
+from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import load_experiment
 from fl_privacy.simulations.config.resolve import channel_of
@@ -37,6 +38,7 @@ def _serve(grid: Grid, context: Context) -> None:
 
 
 def _configured(context: Context) -> tuple[Experiment, Path | None]:
+    prepare_process()
     config = context.run_config
     experiment = load_experiment(str(config["experiment"]), seed=int(config["seed"]))
     return experiment, data_root(str(config.get("data-root", "")))

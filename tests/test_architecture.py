@@ -124,7 +124,7 @@ BAD = {
         "fl_privacy/weights.py": "import fl_privacy.seeding",
     },
     "a circle of types": {
-        "fl_privacy/seeding.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fl_privacy.weights import W",
+        "fl_privacy/seeding.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .weights import W",
         "fl_privacy/weights.py": "from fl_privacy.seeding import stream",
     },
     "a circle inside a function": {

@@ -36,11 +36,11 @@ def updates(tmp_path_factory):
 def test_updates_are_attacked_and_the_model_moves(updates):
     rows = {row["attack"]: row for row in updates.summary}
     assert list(rows) == ["grnn", "longer", "control: random guess", "control: mean image"]
-    accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.condition_labels[0]["rounds"]]
-    loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.condition_labels[0]["rounds"]]
+    accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.conditions[0]["rounds"]]
+    loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.conditions[0]["rounds"]]
     assert len(accuracy) == 3
     assert loss[0] != loss[1] != loss[2]
-    assert updates.condition_labels[0]["rounds"][1]["counts"]["received"] == 3
+    assert updates.conditions[0]["rounds"][1]["counts"]["received"] == 3
     assert {row["iterations"] for row in updates.samples if row["attack"] == "longer"} == {5}
 
 

@@ -117,9 +117,8 @@ def test_published_rows_go_with_the_arms_and_attacks_they_belong_to(tmp_path):
 
 def test_json_and_back_is_the_same_experiment():
     infinite = {"name": "clip", "norm": float("inf")}
-    experiment = Experiment.of(
-        {**BASE, "defences": [[], [infinite, NOISE]], "expected": [{"defence": "none", "psnr": 17.1}]}
-    )
+    expected = [{"defence": "none", "psnr": 17.1}]
+    experiment = configure(**{**BASE, "defences": [[], [infinite, NOISE]], "expected": expected})
     again = from_json(experiment.to_json())
     assert again == experiment
     assert hash(again) == hash(experiment)

@@ -90,7 +90,7 @@ def test_a_data_sets_name_stays_inside_the_cache(tmp_path, monkeypatch):
     federation = federation_of(experiment.to_json(), None)
     wicked = reconfigure(experiment)
     object.__setattr__(wicked, "dataset", {"name": "../../x"})
-    path = split_cache._path(dataclasses.replace(federation, experiment=wicked), 0)
+    path = split_cache.entry(dataclasses.replace(federation, experiment=wicked), 0)
     assert path is not None
     assert path.parent == tmp_path / "cache"
 

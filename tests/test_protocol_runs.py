@@ -45,8 +45,8 @@ def mistaken(tmp_path):
 def test_an_attack_on_another_protocol_is_an_error_that_costs_no_file(mistaken, tmp_path):
     out = tmp_path / "again"
     with pytest.raises(ProtocolMismatch, match=r"modules in another mode.*again, marked as not valid"):
-        attack_again(mistaken, out=out, note=quiet)
-    again = reopen(out)
+        attack_again(mistaken, out=out, note=quiet, trust=True)
+    again = reopen(out, trust=True)
     assert "another protocol than the one that ran" in again.not_valid[0]
     assert again.summary[0]["psnr"] > 0
     assert again.figures
@@ -55,10 +55,10 @@ def test_an_attack_on_another_protocol_is_an_error_that_costs_no_file(mistaken, 
 
 
 def test_the_command_fails_and_says_so(mistaken, tmp_path):
-    done = CliRunner().invoke(app, ["attack", str(mistaken), "--out", str(tmp_path / "again")])
+    done = CliRunner().invoke(app, ["attack", str(mistaken), "--trust", "--out", str(tmp_path / "again")])
     assert done.exit_code == 1
     assert "ProtocolMismatch" in done.output
-    shown = CliRunner().invoke(app, ["report", str(tmp_path / "again")])
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "again"), "--trust"])
     assert "NOT VALID" in shown.output
 
 
@@ -73,11 +73,11 @@ def test_statistics_that_stay_behind_do_not_cost_the_accuracy(tmp_path):
     """Under FedSGD no client sends running statistics; measured with those of the start this is near 56 %."""
     model = {"name": "odd_models:norm_of"}
     training = {"rounds": 60, "learning_rate": 0.3, "clients": 4, "clients_per_round": 4, "batch_size": 16}
-    summarise_reasons = []
+    told = []
     experiment = configure(**{**BASE, **training, "model": model})
-    result = simulate(experiment, out=tmp_path / "run", backend="local", note=summarise_reasons.append)
+    result = simulate(experiment, out=tmp_path / "run", backend="local", note=told.append)
     assert 0.8 < result.summary[0]["model_accuracy"] < 0.95
-    assert sum("no client sends running statistics" in line for line in summarise_reasons) == 1
+    assert sum("no client sends running statistics" in line for line in told) == 1
 
 
 def test_a_model_without_logits_is_refused_before_anything_starts(tmp_path):

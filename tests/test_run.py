@@ -240,7 +240,7 @@ def test_a_client_that_fails_is_counted_and_the_others_go_on(tmp_path, monkeypat
     monkeypatch.setattr(Federation, "batch", failing)
     everyone = reconfigure(TINY, clients_per_round=4)
     result = local(everyone, tmp_path / "failing")
-    for condition in result.condition_labels:
+    for condition in result.conditions:
         for row in condition["rounds"][1:]:
             assert (row["counts"]["expected"], row["counts"]["received"], row["counts"]["failed"]) == (4, 3, 1)
             assert "the disk of client 0 is gone" in row["counts"]["reasons"][0]

@@ -195,7 +195,7 @@ def test_data_that_are_not_those_of_the_run_are_refused(probe, monkeypatch):
     assert reopen(run)
     federation = federation_of(Result.read(run).experiment.to_json(), None)
     changed = dataclasses.replace(federation, parts=tuple(reversed(federation.parts)))
-    monkeypatch.setattr("fl_privacy.simulations.run.again.world_of", lambda *_: changed)
+    monkeypatch.setattr("fl_privacy.simulations.run.again.federation_of", lambda *_: changed)
     for read in (reopen, plan_again):
         with pytest.raises(ValueError, match="the data are not those of the run"):
             read(run)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.data import data_root as find_root
+from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import changed, reconfigure
 from fl_privacy.simulations.config.resolve import channel_of
@@ -71,6 +72,7 @@ def plan_again(
 
 def execute_again(checked: Replan, note: Note = print) -> Result:
     """Attack the saved observations, score the guesses, write the report; nothing is simulated."""
+    prepare_process()
     write_config(checked.federation, checked.out, observations=files.path_inside(checked.source, checked.out))
     return finish(checked.federation, checked.out, note, run_here, checked.source)
 

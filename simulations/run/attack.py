@@ -15,6 +15,7 @@ import torch
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
+from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results.records import Key
@@ -110,6 +111,7 @@ def run_on_ray(workers: int) -> Runner:
 
 
 def _call(job: Job) -> list[Reconstruction]:
+    prepare_process()
     return job()
 
 

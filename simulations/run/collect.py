@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy.observation import Observation
+from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import RunContext, summarise_reasons
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.resolve import channel_of
@@ -32,6 +33,8 @@ def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = prin
 
 
 def federation_for(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
+    """The federation of the client that a message is for, in whatever process it runs."""
+    prepare_process()
     return federation_of(experiment_json, root)
 
 

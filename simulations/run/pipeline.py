@@ -13,6 +13,7 @@ import torch
 from fl_privacy.data import data_root as find_root
 from fl_privacy.federated.client import logits
 from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import reconfigure
 from fl_privacy.simulations.config.resolve import channel_of
@@ -106,6 +107,7 @@ def execute(checked: Plan, note: Note = print) -> Result:
     Raises:
         RuntimeError: the rounds or the attack failed.
     """
+    prepare_process()
     federation, out = checked.federation, checked.out
     write_config(federation, out, backend=checked.backend, workers=checked.workers)
     note(f"run folder: {out}")
