@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiment import shared_settings
-from fl_privacy.registry import UnknownName
+from fl_privacy.settings import UnknownName
 from fl_privacy.simulations.config.load import load_experiment
 from fl_privacy.simulations.results.provenance import installed
 

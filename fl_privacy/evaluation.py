@@ -14,6 +14,7 @@ from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy
 from fl_privacy.metrics.base import check_images
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
+from fl_privacy.seeding import stream
 
 ORDERED = frozenset({ChannelName.ACTIVATION, ChannelName.OUTPUT})
 """Channels whose messages have a row an image, so that a guess's order is the truth's."""
@@ -86,6 +87,20 @@ def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth
         else:
             accuracy = label_accuracy(guess.labels, truth.labels, seen.spec.classes)
     return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
+
+
+def evaluate(attack: Attack, seen: Sequence[Observation], truths: Sequence[Truth], seed: int) -> list[Score]:
+    """Let an attack learn, rebuild the images behind every observation, and score each guess against its truth.
+
+    The truths stay here: the attack gets the observations and random streams of `seed` alone.
+
+    Raises:
+        ValueError: an observation that the attack cannot take, or another number of truths than of observations.
+    """
+    if len(truths) != len(seen):
+        raise ValueError(f"{len(seen)} observations need as many truths, in the same order, not {len(truths)}")
+    guesses = attack.prepare(seen, stream(seed, "prepare"))(seen, stream(seed, "attack"))
+    return [score(attack, each, guess, truth) for each, guess, truth in zip(seen, guesses, truths, strict=True)]
 
 
 def controls(

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
+
+from fl_privacy.settings import UnknownName, check_settings, no_such
 
 T = TypeVar("T")
 
 
-class UnknownName(KeyError):
-    """A name or a setting that no registry entry has; the message lists those that exist."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-def _no_such(kind: str, name: str, known: list[str]) -> UnknownName:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return UnknownName(f"no {kind} is called '{name}'.{hint} Known: {', '.join(known) or 'none'}.")
-
-
 class Registry(Generic[T]):
-    """Entries of one kind by name, each with the facts it was entered with."""
+    """Entries of one kind by name: registered here, or by an installed package's entry points.
+
+    A package adds its own through the entry-point group `fl_privacy.<kind>s` (spaces become underscores); such an entry
+    is loaded when it is first used. What is registered here comes first where two have one name.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -46,13 +39,28 @@ class Registry(Generic[T]):
 
         return enter
 
+    @property
+    def group(self) -> str:
+        """The entry-point group by which installed packages add entries: 'fl_privacy.attacks'."""
+        return f"fl_privacy.{self.kind.replace(' ', '_')}s"
+
+    @cached_property
+    def _plug_ins(self) -> Mapping[str, EntryPoint]:
+        return {each.name: each for each in entry_points(group=self.group)}
+
     def __getitem__(self, name: str) -> T:
-        """The entry called `name`, or the object at `package.module:attribute` for a user's own code."""
+        """The entry called `name`, or the object at `package.module:attribute` for a user's own code.
+
+        Raises:
+            UnknownName: there is none, or its code cannot be imported.
+        """
         if name in self._entries:
             return self._entries[name]
+        if name in self._plug_ins:
+            return self._imported(self._plug_ins[name].value)
         if ":" in name:
             return self._imported(name)
-        raise _no_such(self.kind, name, self.names())
+        raise no_such(self.kind, name, self.names())
 
     def _imported(self, path: str) -> T:
         module, _, attribute = path.partition(":")
@@ -76,13 +84,22 @@ class Registry(Generic[T]):
         return f"{getattr(entry, '__module__', '?')}:{getattr(entry, '__qualname__', '?')}"
 
     def names(self) -> list[str]:
-        return sorted(self._entries)
+        return sorted({*self._entries, *self._plug_ins})
+
+    def source(self, name: str) -> str:
+        """Where an entry comes from: 'fl-privacy', the distribution that added it, or its own 'module:name'."""
+        if name in self._entries:
+            return "fl-privacy"
+        if name in self._plug_ins:
+            found = self._plug_ins[name].dist
+            return found.name if found else self._plug_ins[name].value
+        return name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._plug_ins
 
     def summary(self, name: str) -> str:
         """The first sentence of the entry's docstring."""
@@ -104,59 +121,3 @@ class Registry(Generic[T]):
             return entry(**checked)
         except TypeError as error:
             raise ValueError(f"{self.kind} '{name}': {error}") from error
-
-
-def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check `settings` against a dataclass's fields or a function's parameters; lists become tuples.
-
-    Raises:
-        UnknownName: a key that the target does not have.
-        ValueError: a value of the wrong type.
-    """
-    if dataclasses.is_dataclass(target):
-        known = [field.name for field in dataclasses.fields(target) if field.init]
-    else:
-        known = list(typing.get_type_hints(target))
-        known = [name for name in known if name != "return"]
-    hints = typing.get_type_hints(target)
-    checked: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key not in known:
-            raise _no_such(f"setting of {owner}", key, known)
-        value = tuple(value) if isinstance(value, list) else value
-        if not _fits(value, hints[key]):
-            raise ValueError(f"{owner}: '{key}' takes {_readable(hints[key])}, not {value!r}")
-        checked[key] = float(value) if hints[key] is float and isinstance(value, int) else value
-    return checked
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if origin is tuple:
-        parts = typing.get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        if len(parts) == 2 and parts[1] is Ellipsis:
-            return all(_fits(item, parts[0]) for item in value)
-        return len(value) == len(parts) and all(map(_fits, value, parts))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None:
-        return value is None
-    return isinstance(value, hint) if isinstance(hint, type) else True
-
-
-def _readable(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_readable(part) for part in typing.get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
-    return names.get(hint, str(hint))

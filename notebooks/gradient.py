@@ -25,11 +25,7 @@ from pathlib import Path
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.simulations.config.build import federation_of
-from fl_privacy.simulations.config.load import configure, reconfigure
-from fl_privacy.simulations.run.again import attack_again
-from fl_privacy.simulations.run.pipeline import simulate
-from fl_privacy.simulations.run.stages import observed
+from fl_privacy.simulations import attack_again, configure, open_run, reconfigure, simulate
 
 runs = Path(tempfile.mkdtemp())
 
@@ -64,8 +60,8 @@ result = simulate(experiment, out=runs / "first", backend="local")
 # like a picture. The observation has no place for the client's image, so no attack can peek at it.
 
 # %%
-federation = federation_of(experiment.to_json(), None)
-seen = observed(federation, result.folder)
+run = open_run(result.folder)
+seen = run.observations
 first = next(iter(seen.values()))
 for name, values in first.payload.items():
     print(f"{name:16} {tuple(values.shape)!s:18} mean {values.mean():+.4f}  largest {values.abs().max():.4f}")
@@ -75,7 +71,7 @@ for name, values in first.payload.items():
 # negative: the softmax pushes every other class down. A single image's label is no secret.
 
 # %%
-private = federation.truth(first.client, first.round)
+private = run.truth(first.client, first.round)
 print(f"label read from the gradient: {int(first.payload['head.bias'].argmin())}, true: {int(private.labels)}")
 
 # %% [markdown]

@@ -27,10 +27,7 @@ from pathlib import Path
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.simulations.config.build import federation_of
-from fl_privacy.simulations.config.load import configure, reconfigure
-from fl_privacy.simulations.run.pipeline import simulate
-from fl_privacy.simulations.run.stages import observed
+from fl_privacy.simulations import configure, open_run, reconfigure, simulate
 
 runs = Path(tempfile.mkdtemp())
 
@@ -71,8 +68,8 @@ result = simulate(experiment, out=runs / "undefended", backend="local")
 # has pixels. They do not look like a picture, and the observation has no place for the picture itself.
 
 # %%
-federation = federation_of(experiment.to_json(), None)
-seen = next(iter(observed(federation, result.folder).values()))
+run = open_run(result.folder)
+seen = next(iter(run.observations.values()))
 activation = seen.payload["activation"]
 print("activations", tuple(activation.shape), "first values", [round(float(v), 2) for v in activation[0].flatten()[:6]])
 

@@ -20,20 +20,14 @@
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import rich
 from IPython.display import Image, display
 
-from fl_privacy.joint_training import decode, load_pair, outputs, train
-from fl_privacy.joint_training.detection import FineTuning, output_entropy, threshold, viciousness
-from fl_privacy.simulations.channels.output.pairs import pair_of, split
-from fl_privacy.simulations.config.build import federation_of
-from fl_privacy.simulations.config.load import load_experiment
-from fl_privacy.simulations.run.pipeline import simulate
-from fl_privacy.simulations.run.stages import observed
+from fl_privacy import joint_training
+from fl_privacy.simulations import load_experiment, open_run, pair_of, reconfigure, server_images, simulate
 
 runs = Path(tempfile.mkdtemp())
 
@@ -45,7 +39,7 @@ runs = Path(tempfile.mkdtemp())
 
 # %%
 shipped = load_experiment("vicious_quickstart")
-experiment = replace(shipped, defences=([],))
+experiment = reconfigure(shipped, defences=([],))
 result = simulate(experiment, out=runs / "first", backend="local")
 
 # %% [markdown]
@@ -55,15 +49,15 @@ result = simulate(experiment, out=runs / "first", backend="local")
 # numbers and nothing else.
 
 # %%
-federation = federation_of(experiment.to_json(), None)
-seen = observed(federation, result.folder)
+run = open_run(result.folder)
+seen = run.observations
 first = next(iter(seen.values()))
 answer = first.payload["outputs"][:1]
 print("sent:", "  ".join(f"{number:+.2f}" for number in answer[0].tolist()))
 
-pair = load_pair(pair_of(result.folder, 0)["checkpoint"])
-private = federation.truth(first.client, first.round).inputs[:1]
-pictures = {"private": private, "rebuilt from ten numbers": decode(pair.decoder, answer)}
+pair = joint_training.load_pair(pair_of(result.folder, 0)["checkpoint"])
+private = run.truth(first.client, first.round).inputs[:1]
+pictures = {"private": private, "rebuilt from ten numbers": joint_training.decode(pair.decoder, answer)}
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.8))
 for place, (title, picture) in zip(axes, pictures.items(), strict=True):
     place.imshow(picture[0, 0], cmap="gray", vmin=0, vmax=1)
@@ -94,22 +88,26 @@ rich.print(result.table())
 # here three of them; the images of the user are none that a server has trained on.
 
 # %%
-data = federation.data
+data = run.federation.data
 labelled, test = data.test.chosen(slice(0, 100)), data.test.images(slice(100, None))
 honest_rules = experiment.conditions[1].rules
-own = split(federation, honest_rules)
-models = {"vicious": pair.classifier, "honest, seed 0": load_pair(pair_of(result.folder, 1)["checkpoint"]).classifier}
+own = server_images(run.federation, honest_rules)
+models = {
+    "vicious": pair.classifier,
+    "honest, seed 0": joint_training.load_pair(pair_of(result.folder, 1)["checkpoint"]).classifier,
+}
 for seed in (1, 2):
     spec = honest_rules.spec(data, experiment.model)
-    trained = train(spec, honest_rules.training, own.train, own.validation, seed)
+    trained = joint_training.train(spec, honest_rules.training, own.train, own.validation, seed)
     models[f"honest, seed {seed}"] = trained.pair.classifier
 
-tuning = FineTuning(epochs=20)
-moved = {name: viciousness(model, labelled, test, tuning, seed=0) for name, model in models.items()}
-limit = threshold([value for name, value in moved.items() if name.startswith("honest")])
+tuning = joint_training.FineTuning(epochs=20)
+moved = {name: joint_training.viciousness(model, labelled, test, tuning, seed=0) for name, model in models.items()}
+limit = joint_training.threshold([value for name, value in moved.items() if name.startswith("honest")])
 for name, model in models.items():
     verdict = "vicious" if moved[name] > limit else "passes"
-    print(f"{name:16} entropy {output_entropy(outputs(model, test)):.3f} bits   1 - S {moved[name]:.4f}   {verdict}")
+    entropy = joint_training.output_entropy(joint_training.outputs(model, test))
+    print(f"{name:16} entropy {entropy:.3f} bits   1 - S {moved[name]:.4f}   {verdict}")
 
 # %% [markdown]
 # One model proves little, and an honest one that is merely undertrained moves too: `python -m benchmarks.detection`

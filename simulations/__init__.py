@@ -13,30 +13,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fl_privacy.simulations.channels.output.pairs import pair_of as pair_of
+    from fl_privacy.simulations.channels.output.pairs import split as server_images
     from fl_privacy.simulations.config.load import configure as configure
     from fl_privacy.simulations.config.load import load_experiment as load_experiment
     from fl_privacy.simulations.config.load import reconfigure as reconfigure
     from fl_privacy.simulations.report.result import Result as Result
+    from fl_privacy.simulations.run.again import FinishedRun as FinishedRun
     from fl_privacy.simulations.run.again import attack_again as attack_again
+    from fl_privacy.simulations.run.again import open_run as open_run
     from fl_privacy.simulations.run.again import reopen as reopen
     from fl_privacy.simulations.run.pipeline import simulate as simulate
 
 _DOOR = {
-    "Result": "report.result",
-    "attack_again": "run.again",
-    "configure": "config.load",
-    "load_experiment": "config.load",
-    "reconfigure": "config.load",
-    "reopen": "run.again",
-    "simulate": "run.pipeline",
+    "FinishedRun": ("run.again", "FinishedRun"),
+    "Result": ("report.result", "Result"),
+    "attack_again": ("run.again", "attack_again"),
+    "configure": ("config.load", "configure"),
+    "load_experiment": ("config.load", "load_experiment"),
+    "open_run": ("run.again", "open_run"),
+    "pair_of": ("channels.output.pairs", "pair_of"),
+    "reconfigure": ("config.load", "reconfigure"),
+    "reopen": ("run.again", "reopen"),
+    "server_images": ("channels.output.pairs", "split"),
+    "simulate": ("run.pipeline", "simulate"),
 }
 
-__all__ = ["Result", "attack_again", "configure", "load_experiment", "reconfigure", "reopen", "simulate"]
+__all__ = [
+    "FinishedRun",
+    "Result",
+    "attack_again",
+    "configure",
+    "load_experiment",
+    "open_run",
+    "pair_of",
+    "reconfigure",
+    "reopen",
+    "server_images",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> object:
     if name in _DOOR:
-        return getattr(import_module(f"{__name__}.{_DOOR[name]}"), name)
+        module, attribute = _DOOR[name]
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -15,7 +15,7 @@ LAYERS = {
         ("defences",),
         ("federated", "split", "joint_training"),
         ("attacks",),
-        ("evaluation", "protocol_check", "sanity"),
+        ("evaluation", "protocol_check", "sanity", "testing"),
     ),
     "fl_privacy.strategies": (
         ("guard", "grid", "records"),

@@ -108,7 +108,9 @@ def test_where_joining_is_worse_the_best_restart_stands(digits, monkeypatch, wor
     seen, _ = observe(digits, clients=2)
     joint = GRNN(iterations=30, restarts=3)
     honest = joint(seen, stream(0))
-    monkeypatch.setattr(grnn, "joined", lambda images, logits, _: (torch.full_like(images[0], worse), logits[0]))
+    monkeypatch.setattr(
+        grnn, "merge_restarts", lambda images, logits, _: (torch.full_like(images[0], worse), logits[0])
+    )
     for guess, before in zip(joint(seen, stream(0)), honest, strict=True):
         assert guess.loss == pytest.approx(float(guess.trace.min()), abs=1e-3)
         assert guess.inputs.std() > 0

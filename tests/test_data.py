@@ -11,7 +11,7 @@ import torch
 from trees import SETTINGS, TREES, idx, noise
 
 from fl_privacy import data
-from fl_privacy.registry import UnknownName
+from fl_privacy.settings import UnknownName
 
 DOWNLOADABLE = ("mnist", "fashion_mnist", "emnist", "cifar10", "cifar100")
 

@@ -9,8 +9,8 @@ from scipy import stats
 from fl_privacy.defences import DEFENCES, Chain, chain
 from fl_privacy.defences.clip import Clip
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise
-from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
+from fl_privacy.settings import UnknownName
 
 PAYLOADS = {
     "ordinary": {"w": torch.randn(4, 3, generator=stream(0, "w")), "b": torch.randn(4, generator=stream(0, "b"))},

@@ -11,7 +11,7 @@ from trees import noise, picture
 from fl_privacy import data
 from fl_privacy.data.folder import class_split
 from fl_privacy.data.utkface import ATTRIBUTES
-from fl_privacy.registry import UnknownName
+from fl_privacy.settings import UnknownName
 
 
 def test_folder_reads_grey_and_colour_by_class_name(root_of):

@@ -11,8 +11,8 @@ from fl_privacy.joint_training.quick_ssim import quick_ssim
 from fl_privacy.metrics import ssim
 from fl_privacy.models import build_model
 from fl_privacy.models.decoders import DECODERS, build_decoder
-from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
+from fl_privacy.settings import UnknownName
 
 
 def images(count=4, seed=0, shape=(1, 16, 16)):

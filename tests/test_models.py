@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from fl_privacy.models import MODELS, build_model
-from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
+from fl_privacy.settings import UnknownName
 
 CLASSIFIERS = [name for name in MODELS if MODELS.facts(name).get("kind", "classifier") == "classifier"]
 

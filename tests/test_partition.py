@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_privacy.data import PARTITIONS, client_batch, partition
-from fl_privacy.registry import UnknownName
+from fl_privacy.settings import UnknownName
 
 LABELS = torch.arange(1000) % 10
 

@@ -3,7 +3,8 @@ from typing import Literal
 
 import pytest
 
-from fl_privacy.registry import Registry, UnknownName, check_settings
+from fl_privacy.registry import Registry
+from fl_privacy.settings import UnknownName, check_settings
 
 
 @dataclass(frozen=True)

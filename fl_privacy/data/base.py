@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.registry import Registry, UnknownName, check_settings
+from fl_privacy.registry import Registry
+from fl_privacy.settings import UnknownName, check_settings
 
 
 @dataclass(frozen=True)

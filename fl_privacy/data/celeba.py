@@ -8,7 +8,7 @@ import torch
 
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
 from fl_privacy.data.image_files import read_images
-from fl_privacy.registry import UnknownName
+from fl_privacy.settings import UnknownName
 
 TRAIN, TEST = "0", "2"
 """The codes of list_eval_partition.txt; 1 is the validation split, which is left out."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from fl_privacy.data.base import DATASETS, DataSet, ImageSet, folder_of, missing
 from fl_privacy.data.folder import class_split
 from fl_privacy.data.image_files import image_files, read_images
-from fl_privacy.registry import UnknownName
 from fl_privacy.seeding import stream
+from fl_privacy.settings import UnknownName
 
 PLACES = ("utkface64", "UTKFace", "utkface")
 AGE_BOUNDS = (30, 45, 60)

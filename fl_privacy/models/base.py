@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fl_privacy.registry import Registry, check_settings
+from fl_privacy.registry import Registry
 from fl_privacy.seeding import seeded, stream
+from fl_privacy.settings import check_settings
 
 ModelFactory = Callable[..., nn.Module]
 """(image_shape (C, H, W), classes, **settings) -> nn.Sequential of named stages, initialised by torch's defaults."""

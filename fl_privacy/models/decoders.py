@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fl_privacy.models.base import ModelFactory
-from fl_privacy.registry import Registry, check_settings
+from fl_privacy.registry import Registry
 from fl_privacy.seeding import seeded
+from fl_privacy.settings import check_settings
 
 DECODERS: Registry[ModelFactory] = Registry("decoder")
 """(image_shape (C, H, W), classes, **settings) -> outputs (N, classes) to images (N, C, H, W) in (0, 1)."""

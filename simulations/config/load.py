@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.registry import UnknownName, check_settings
+from fl_privacy.settings import UnknownName, check_settings
 from fl_privacy.simulations.config.resolve import channel_of, resolve
 from fl_privacy.simulations.config.validate import check_objects, check_values
 from fl_privacy.simulations.experiment.components import chains, component

@@ -7,7 +7,7 @@ from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.defences import Chain, chain
-from fl_privacy.registry import UnknownName, check_settings
+from fl_privacy.settings import UnknownName, check_settings
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of

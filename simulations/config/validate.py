@@ -12,7 +12,7 @@ from fl_privacy.data import DATASETS, PARTITIONS
 from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
-from fl_privacy.registry import check_settings
+from fl_privacy.settings import check_settings
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Experiment

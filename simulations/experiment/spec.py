@@ -9,7 +9,7 @@ from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.defences import Chain
-from fl_privacy.registry import check_settings
+from fl_privacy.settings import check_settings
 from fl_privacy.simulations.experiment.components import Component, chains, component, label_of
 
 COMPONENTS = ("dataset", "partition", "model", "attack")

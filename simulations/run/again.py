@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fl_privacy.data import data_root as find_root
+from fl_privacy.evaluation import Truth
+from fl_privacy.observation import Observation
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import changed, reconfigure
@@ -20,10 +23,11 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results.records import Key
 from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
-from fl_privacy.simulations.run.stages import finish, redraw, write_config
+from fl_privacy.simulations.run.stages import finish, observed, redraw, write_config
 
 CHANGEABLE = ("attack", "attacked_clients", "public")
 """What can be another for a saved run: who attacks it, with what."""
@@ -91,18 +95,44 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
     return changed(alone, [*chosen, *changes])
 
 
-def reopen(
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, opened: its result, and the federation that it ran on. `source` holds what it attacked."""
+
+    result: Result
+    federation: Federation
+    source: Path
+
+    @cached_property
+    def observations(self) -> dict[Key, Observation]:
+        """Everything that the adversary saw, by condition, round and client, with all that it holds beside it."""
+        return observed(self.federation, self.source)
+
+    def truth(self, client: int, round: int) -> Truth:
+        """The private batch that a client put into a round, for the evaluator alone."""
+        return channel_of(self.federation.experiment).truth(self.federation, client, round)
+
+
+def open_run(
     run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None, trust: bool = False
-) -> Result:
-    """The result of a finished run, with its figures drawn again from its files.
+) -> FinishedRun:
+    """A finished run with its data; `trust` lets it name code, `module:name`, which is then imported.
 
     Raises:
         ValueError: no finished run, or the data are no longer those of the run. UntrustedCode: it names code, and
-            `trust` does not allow that.
+            `trust` does not allow that. MissingData: its data set is not there.
     """
     folder = Path(run_dir).absolute()
     result, source = Result.read(folder, trust), read_saved(folder, trust).source
     federation = federation_of(result.experiment.to_json(), find_root(data_root))
     contents.check(federation, source)
-    redraw(federation, folder, source)
-    return result
+    return FinishedRun(result, federation, source)
+
+
+def reopen(
+    run_dir: str | os.PathLike[str], data_root: str | os.PathLike[str] | None = None, trust: bool = False
+) -> Result:
+    """The result of a finished run, with its figures drawn again from its files; raises as `open_run` does."""
+    run = open_run(run_dir, data_root, trust)
+    redraw(run.federation, run.result.folder, run.source)
+    return run.result

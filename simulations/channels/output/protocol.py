@@ -10,7 +10,7 @@ from fl_privacy.data import DataSet
 from fl_privacy.defences import Chain
 from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec
 from fl_privacy.models.decoders import DECODERS
-from fl_privacy.registry import check_settings
+from fl_privacy.settings import check_settings
 
 NOTHING = Chain()
 

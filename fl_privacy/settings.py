@@ -1,0 +1,79 @@
+"""Plain values, as TOML and JSON have them, checked against the settings of a dataclass or a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class UnknownName(KeyError):
+    """A name or a setting that no registry entry has; the message lists those that exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def no_such(kind: str, name: str, known: list[str]) -> UnknownName:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return UnknownName(f"no {kind} is called '{name}'.{hint} Known: {', '.join(known) or 'none'}.")
+
+
+def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check `settings` against a dataclass's fields or a function's parameters; lists become tuples.
+
+    Raises:
+        UnknownName: a key that the target does not have.
+        ValueError: a value of the wrong type.
+    """
+    if dataclasses.is_dataclass(target):
+        known = [field.name for field in dataclasses.fields(target) if field.init]
+    else:
+        known = list(typing.get_type_hints(target))
+        known = [name for name in known if name != "return"]
+    hints = typing.get_type_hints(target)
+    checked: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in known:
+            raise no_such(f"setting of {owner}", key, known)
+        value = tuple(value) if isinstance(value, list) else value
+        if not _fits(value, hints[key]):
+            raise ValueError(f"{owner}: '{key}' takes {_readable(hints[key])}, not {value!r}")
+        checked[key] = float(value) if hints[key] is float and isinstance(value, int) else value
+    return checked
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, tuple):
+            return False
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _readable(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_readable(part) for part in typing.get_args(hint))
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
+    return names.get(hint, str(hint))
