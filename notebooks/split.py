@@ -21,7 +21,6 @@
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import rich
@@ -93,7 +92,7 @@ display(Image(filename=str(result.figures[0])))
 
 # %%
 noise = [{"name": "laplace_noise", "scale": 1.0}]
-noisy = replace(
+noisy = reconfigure(
     experiment,
     name="split_notebook_noise",
     defences=([],),

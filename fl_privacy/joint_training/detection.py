@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.data.base import ImageSet
-from fl_privacy.joint_training import JointLoss, outputs
-from fl_privacy.joint_training.losses import class_weights
+from fl_privacy.joint_training.losses import JointLoss, class_weights
+from fl_privacy.joint_training.pair import outputs
 from fl_privacy.joint_training.scores import targets
 from fl_privacy.seeding import stream
 
