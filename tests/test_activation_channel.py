@@ -90,8 +90,8 @@ def seen(tiny):
 def test_each_chain_is_trained_once_and_served_under_every_one(tiny):
     assert trainings(TINY) == {0: [0, 1], 2: [2, 3]}
     assert {path.stem for path in (tiny.folder / "models").iterdir()} == {"0", "2"}
-    assert [condition["defence"] for condition in tiny.condition_labels] == list(TINY.condition_labels)
-    plain, noisy, peek, _ = (condition["rounds"] for condition in tiny.condition_labels)
+    assert [condition["defence"] for condition in tiny.conditions] == list(TINY.condition_labels)
+    plain, noisy, peek, _ = (condition["rounds"] for condition in tiny.conditions)
     assert [row["round"] for row in plain] == [0, 1, 2]
     assert plain[:2] == noisy[:2] != peek[:2]
     losses = [rows[-1]["evaluate_metrics_serverapp"]["loss"] for rows in (plain, noisy)]
@@ -246,7 +246,7 @@ def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
     before, after = weights(result, 0), weights(result, "1_retrained")
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert moved == {"head.weight", "head.bias"}
-    fixed, on = (condition["rounds"] for condition in result.condition_labels)
+    fixed, on = (condition["rounds"] for condition in result.conditions)
     assert [row["round"] for row in on] == [0, 1, 2, 3, 4]
     assert on[-1]["evaluate_metrics_serverapp"]["loss"] < fixed[-1]["evaluate_metrics_serverapp"]["loss"]
 

@@ -38,15 +38,18 @@ def test_help_needs_no_heavy_import():
     assert done.stdout.strip() == "[]"
 
 
-def test_telemetry_is_off_before_anything_else_is_imported():
+def test_telemetry_is_off_in_every_process_that_runs_something():
+    """Flower reads its variable when it is imported, which `prepare_process` comes after."""
     code = (
-        "import os, simulations;"
-        "print([os.environ[n] for n in "
+        "import os, flwr.supercore.telemetry as flower;"
+        "from fl_privacy.simulations.backends.process import prepare_process;"
+        "prepare_process();"
+        "print(flower.FLWR_TELEMETRY_ENABLED, [os.environ[n] for n in "
         "('FLWR_TELEMETRY_ENABLED', 'FLWR_DISABLE_UPDATE_CHECK', 'RAY_USAGE_STATS_ENABLED')])"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
-    assert done.stdout.strip() == "['0', '1', '0']"
+    assert done.stdout.strip() == "0 ['0', '1', '0']"
 
 
 def test_a_run_ends_in_a_table_and_paths(cli, tmp_path):

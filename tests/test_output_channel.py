@@ -16,6 +16,7 @@ from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.output import pairs as output_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import bits, entropy, measures
+from fl_privacy.simulations.config import build
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.results.files import read_json
@@ -216,11 +217,9 @@ def marked(data):
 
 
 def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path, monkeypatch):
-    from fl_privacy.simulations import federation as federations
-
-    genuine = federations.load
-    monkeypatch.setattr(federations, "load", lambda *choices: marked(genuine(*choices)))
-    federations.federation_of.cache_clear()
+    genuine = build.load
+    monkeypatch.setattr(build, "load", lambda *choices: marked(genuine(*choices)))
+    build.federation_of.cache_clear()
     one, two = {"label": "one", "attributes": ("high",)}, {"label": "two"}
     task = {**TINY.protocol, "task": "attributes", "labelled": 0}
     several = reconfigure(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
@@ -230,7 +229,7 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
         with pytest.raises(ValueError, match=r"no attribute odd. Known: even, high"):
             local(dataclasses.replace(several, variants=({"label": "x", "attributes": ("odd",)},)), tmp_path / "odd")
     finally:
-        federations.federation_of.cache_clear()
+        build.federation_of.cache_clear()
     assert {key.condition: each.payload["outputs"].shape[1] for key, each in seen.items()} == {0: 1, 1: 2}
     found = rows(result, "vicious")
     assert found["one"]["model_accuracy of high"] == pytest.approx(found["one"]["model_accuracy"])
