@@ -20,7 +20,7 @@ from fl_privacy.evaluation import Truth, align, controls, interval, score
 from fl_privacy.federated.client import gradient
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction, Spec
 from fl_privacy.seeding import stream, subseed
 
 TUNED_ON = 16
@@ -103,16 +103,19 @@ def control_rows(public: torch.Tensor, truths: list[Truth], seed: int) -> list[d
     """The same scores for a random training image and for the mean training image."""
     rows = []
     for name, guesses in controls(Images(public), truths, 10, stream(seed, "controls")).items():
-        values = [
-            value
-            for guess, truth in zip(guesses, truths, strict=True)
-            for value in psnr(align(guess, truth).inputs, truth.inputs).tolist()
-        ]
+        values = [value for pair in zip(guesses, truths, strict=True) for value in decibels(*pair)]
         rows.append(
             {"attack": f"control: {name}", "psnr_median": statistics.median(values), "psnr_worst": min(values)}
             | {"psnr_mean": statistics.fmean(values), "psnr_mean_95": interval(values, seed), "images": len(values)}
         )
     return rows
+
+
+def decibels(guess: Reconstruction, truth: Truth) -> list[float]:
+    """The PSNR of every image of a control, in the truth's order."""
+    images = align(guess, truth).inputs
+    assert images is not None
+    return psnr(images, truth.inputs).tolist()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy
-from fl_privacy.metrics.base import check_images
+from fl_privacy.metrics.base import check_images, check_shapes
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
 from fl_privacy.seeding import stream
 
@@ -33,7 +33,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Score:
-    """How close one guess came: `images` holds one value an image by metric, in the truth's order."""
+    """How close one guess came: `images` holds one value an image by metric, in the truth's order.
+
+    NaN stands where nothing was recovered: for every image, where the guess has none; for the accuracy of its labels,
+    where it has none, and then `label_correct` is False throughout.
+    """
 
     images: Mapping[str, Tensor]
     label_accuracy: float
@@ -46,16 +50,27 @@ def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
     """The guess with its images (and labels) in the order that fits the truth best: least total squared error.
 
     A batch's order cannot be read from an averaged gradient, so index i of a guess means nothing until it is assigned.
+    Labels without images are put where most of them are right.
 
     Raises:
         ValueError: as `metrics.base.check_images`.
     """
-    check_images(guess.inputs, truth.inputs)
-    pairs = _squared_errors(guess.inputs.flatten(1), truth.inputs.flatten(1))
+    if guess.inputs is not None:
+        check_images(guess.inputs, truth.inputs)
+        pairs = _squared_errors(guess.inputs.flatten(1), truth.inputs.flatten(1))
+    elif guess.labels is not None:
+        check_shapes(guess.labels, truth.labels)
+        pairs = (guess.labels[:, None] != truth.labels[None]).float()
+    else:
+        return guess
     rows, columns = linear_sum_assignment(pairs.cpu().numpy())
     order = torch.from_numpy(rows)[torch.from_numpy(columns).argsort()]
-    labels = None if guess.labels is None else guess.labels[order]
-    return replace(guess, inputs=guess.inputs[order], labels=labels)
+    inputs, labels, bound = (_reordered(part, order) for part in (guess.inputs, guess.labels, guess.bound))
+    return replace(guess, inputs=inputs, labels=labels, bound=bound)
+
+
+def _reordered(values: Tensor | None, order: Tensor) -> Tensor | None:
+    return None if values is None else values[order]
 
 
 def _squared_errors(guesses: Tensor, truths: Tensor) -> Tensor:
@@ -77,7 +92,10 @@ def matched(seen: Observation, guess: Reconstruction, truth: Truth) -> Reconstru
 def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth) -> Score:
     """Score one guess against its truth on every catalogued metric, after matching the batch."""
     guess = matched(seen, guess, truth)
-    values = {name: METRICS[name](guess.inputs, truth.inputs) for name in METRICS}
+    if guess.inputs is None:
+        values = {name: torch.full((len(truth.inputs),), math.nan) for name in METRICS}
+    else:
+        values = {name: METRICS[name](guess.inputs, truth.inputs) for name in METRICS}
     if guess.labels is None:
         accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
     else:

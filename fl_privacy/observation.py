@@ -104,12 +104,16 @@ class Observation:
 class Reconstruction:
     """An adversary's guess for one observation.
 
-    `inputs` (N, C, H, W) in [0, 1]; `labels` (N,) int64, or None where the attack recovers none; `loss` is the attack's
-    own objective at this guess, the only thing by which it may have chosen it; `trace` (T,) that objective over time.
+    `inputs` (N, C, H, W) in [0, 1] and `labels` (N,) int64: None where the attack recovers none, as label recovery has
+    no images, and a closed form has nothing where it cannot be solved. `loss` is the attack's own objective at this
+    guess, the only thing by which it may have chosen it; `trace` (T,) that objective over time. `bound` (N,): what
+    could be known at best, the expected mean squared error an image of the best estimate, as the attack computes it at
+    its own guess; None where it computes none.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None = None
     labels: Tensor | None = None
+    bound: Tensor | None = None
     loss: float = float("nan")
     trace: Tensor = field(default_factory=lambda: torch.empty(0))
     iterations: int = 0

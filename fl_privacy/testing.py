@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,15 @@ from fl_privacy.seeding import stream
 SHAPE, CLASSES, BATCH = (1, 16, 16), 10, 2
 
 
-def observations(channel: ChannelName, count: int = 2) -> list[Observation]:
+def observations(channel: ChannelName, count: int = 2, batch: int = BATCH) -> list[Observation]:
     """Messages of a small model about images of noise, with all that any threat model grants beside them."""
     model = build_model("convnet", SHAPE, CLASSES, 0)
     rng = stream(0, "testing")
-    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=BATCH, learning_rate=0.1)
+    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=batch, learning_rate=0.1)
     public = Images(torch.rand(16, *SHAPE, generator=rng), torch.arange(16) % CLASSES)
     made = []
     for client in range(count):
-        x, y = torch.rand(BATCH, *SHAPE, generator=rng), torch.randint(CLASSES, (BATCH,), generator=rng)
+        x, y = torch.rand(batch, *SHAPE, generator=rng), torch.randint(CLASSES, (batch,), generator=rng)
         segment: nn.Module = model
         if channel is ChannelName.ACTIVATION:
             assert isinstance(model, nn.Sequential)
@@ -74,36 +74,74 @@ def _payload(channel: ChannelName, segment: nn.Module, x: Tensor, y: Tensor) -> 
     return slopes if channel is ChannelName.GRADIENT else {name: -0.1 * value for name, value in slopes.items()}
 
 
-def check_attack(attack: type[Attack], settings: Mapping[str, Any] | None = None) -> None:
+def check_attack(
+    attack: type[Attack],
+    settings: Mapping[str, Any] | None = None,
+    seen_on: Callable[[ChannelName], Sequence[Observation]] | None = None,
+) -> None:
     """Check an attack on every channel that it names: shapes, ranges, repeatable bits, nothing changed in place.
 
-    An attack without an objective, whose loss is NaN, passes.
+    Its `capabilities` say what is wanted of it: images, labels, another guess for another seed. An attack without an
+    objective, whose loss is NaN, passes. `seen_on` gives the messages of a channel, where those that are made here, of
+    a small convolutional network, will not do.
 
     Raises:
         AssertionError: what is wrong.
     """
-    made = _configured(attack, settings)
+    made: Attack = _configured(attack, settings)
     assert made.channels, "an attack names its 'channels': without any, no experiment can use it"
+    assert made.capabilities.images or made.capabilities.labels, "an attack recovers images, or labels, or both"
     for channel in made.channels:
-        seen = observations(channel)
+        batch = min(BATCH, made.capabilities.largest_batch or BATCH)
+        seen = seen_on(channel) if seen_on else observations(channel, batch=batch)
         before = [{name: value.clone() for name, value in each.payload.items()} for each in seen]
-        first, again = (_guesses(made, seen) for _ in range(2))
+        first, again, other = (_guesses(made, seen, seed) for seed in (0, 0, 1))
         for each, old in zip(seen, before, strict=True):
             same = all(torch.equal(each.payload[name], old[name]) for name in old)
             assert same, f"{attack.__name__} changes the observation in place: work on copies"
-        for one, other in zip(first, again, strict=True):
-            assert torch.equal(one.inputs, other.inputs), (
-                f"{attack.__name__} gives other bits for the same seed: draw from `rng` alone, not a global stream"
+        _check_capabilities(made, first)
+        assert _same(first, again), (
+            f"{attack.__name__} gives other bits for the same seed: draw from `rng` alone, not a global stream"
+        )
+        if made.capabilities.stochastic:
+            assert not _same(first, other), (
+                f"{attack.__name__} gives the same guess for every seed: declare stochastic=False, or draw from `rng`"
             )
-            assert one.loss == other.loss or (math.isnan(one.loss) and math.isnan(other.loss)), (
-                f"{attack.__name__} reports another loss for the same seed"
+        else:
+            assert _same(first, other), (
+                f"{attack.__name__} gives other guesses for other seeds: declare stochastic=True in its 'capabilities'"
             )
-        assert _guesses(made, []) == [], "no observation, no guess"
+        assert _guesses(made, [], 0) == [], "no observation, no guess"
 
 
-def _guesses(attack: Attack, seen: Sequence[Observation]) -> list[Reconstruction]:
-    ready = attack.prepare(seen, stream(0, "prepare")) if seen else attack
-    return ready(seen, stream(0, "attack"))
+def _guesses(attack: Attack, seen: Sequence[Observation], seed: int) -> list[Reconstruction]:
+    ready = attack.prepare(seen, stream(seed, "prepare")) if seen else attack
+    return ready(seen, stream(seed, "attack"))
+
+
+def _check_capabilities(attack: Attack, guesses: Sequence[Reconstruction]) -> None:
+    name, can = type(attack).__name__, attack.capabilities
+    for what, declared, found in (
+        ("images", can.images, [guess.inputs for guess in guesses]),
+        ("labels", can.labels, [guess.labels for guess in guesses]),
+    ):
+        if declared:
+            assert any(each is not None for each in found), (
+                f"{name} recovers no {what} of any message: declare {what}=False, or give messages that it can read"
+            )
+
+
+def _same(some: Sequence[Reconstruction], others: Sequence[Reconstruction]) -> bool:
+    """Whether two calls gave the same bits; losses that are both NaN are the same."""
+    for one, other in zip(some, others, strict=True):
+        for mine, yours in ((one.inputs, other.inputs), (one.labels, other.labels), (one.bound, other.bound)):
+            if (mine is None) != (yours is None):
+                return False
+            if mine is not None and yours is not None and not torch.equal(mine, yours):
+                return False
+        if not (one.loss == other.loss or (math.isnan(one.loss) and math.isnan(other.loss))):
+            return False
+    return True
 
 
 def check_defence(defence: type[Defence], settings: Mapping[str, Any] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median
@@ -18,6 +19,8 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key, Scored
 
 UNDEFENDED = "none"
+NOT_RECOVERED = "not recovered"
+"""What stands where an attack gave no image."""
 CONTROL = "control: "
 """How the controls' names begin, where an attack's name stands."""
 
@@ -53,6 +56,7 @@ def score_all(
     made = controls(control_pool, [truths[key] for key in first], federation.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
+            assert guess.inputs is not None
             assert guess.labels is not None
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
             scored.append(_scored(attack, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
@@ -98,7 +102,7 @@ def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any
             "dataset": experiment.dataset["name"],
             "model": experiment.model["name"],
             "seed": experiment.seed,
-            **{metric: float(each.score.images[metric][index]) for metric in METRICS},
+            **{metric: _known(float(each.score.images[metric][index])) for metric in METRICS},
             "label_correct": None if each.guess.labels is None else bool(each.score.label_correct[index]),
             "loss_at_guess": each.score.loss_at_guess,
             "loss_at_truth": each.score.loss_at_truth,
@@ -119,32 +123,40 @@ def summary(
 ) -> list[dict[str, Any]]:
     """One row an attack and condition, then one a control: means over images, PSNR with its 95 % bootstrap interval.
 
+    `recovered` of the `images` came back, over which the means of image metrics go: None for no image at all.
     `measured`: by condition, what the server measured after the last round, such as its model's accuracy.
     """
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
-    return [
-        _summary_row(federation.experiment.seed, attack, defence, group, measured)
-        | channel.extras(federation, seen, group)
-        for (attack, defence), group in groups.items()
-    ]
+    table = []
+    for (attack, defence), group in groups.items():
+        came_back = [each for each in group if each.guess.inputs is not None]
+        row = _summary_row(federation.experiment.seed, attack, defence, group, measured)
+        table.append(row | (channel.extras(federation, seen, came_back) if came_back else {}))
+    return table
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _summary_row(
     seed: int, attack: str, defence: str, group: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    values = {metric: [float(v) for each in group for v in each.score.images[metric]] for metric in METRICS}
+    came_back = [each for each in group if each.guess.inputs is not None]
+    values = {metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in METRICS}
     low, high = interval(values["psnr"], subseed(seed, "interval"))
     model = {} if attack.startswith(CONTROL) else measured[defence]
     return {
         "attack": attack,
         "defence": defence,
-        "images": len(values["psnr"]),
-        **{metric: fmean(numbers) for metric, numbers in values.items()},
-        "psnr_low": low,
-        "psnr_high": high,
-        "psnr_median": median(values["psnr"]),
+        "images": sum(len(each.truth.inputs) for each in group),
+        "recovered": len(values["psnr"]),
+        **{metric: fmean(numbers) if numbers else None for metric, numbers in values.items()},
+        "psnr_low": _known(low),
+        "psnr_high": _known(high),
+        "psnr_median": median(values["psnr"]) if values["psnr"] else None,
         "label_accuracy": fmean(each.score.label_accuracy for each in group),
         "loss_at_guess": fmean(each.score.loss_at_guess for each in group),
         "loss_at_truth": fmean(each.score.loss_at_truth for each in group),

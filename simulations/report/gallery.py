@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Scored
-from fl_privacy.simulations.scoring import CONTROL, UNDEFENDED
+from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
 
 TITLE = 26  # characters over a column
 MOST = 12  # rebuilt columns of one figure
@@ -32,9 +33,11 @@ def draw(
     condition, where the attacks are more), each with `MOST` of them at most; its title says how many it leaves out.
     """
     _draw_images(federation, folder / files.FIGURES, scored, originals)
-    conditions = [row for row in averages if not row["attack"].startswith(CONTROL)]
+    conditions = [row for row in averages if not row["attack"].startswith(CONTROL) and row["psnr"] is not None]
     if len(conditions) >= 3:
-        blind = {row["attack"].removeprefix(CONTROL): row["psnr"] for row in averages if row not in conditions}
+        blind = {
+            row["attack"].removeprefix(CONTROL): row["psnr"] for row in averages if row["attack"].startswith(CONTROL)
+        }
         title = f"{federation.experiment.name}: what each defence stops, and what it costs"
         figures.draw_tradeoff(folder / files.FIGURES / "tradeoff.png", title, conditions, blind)
 
@@ -90,8 +93,13 @@ def _private(group: Sequence[Scored]) -> figures.Column:
 
 
 def _column(attack: str, defence: str, group: Sequence[Scored], several: bool) -> figures.Column:
-    images = torch.cat([each.guess.inputs for each in group])
-    captions = [f"{float(value):.1f} dB" for each in group for value in each.score.images["psnr"]]
+    white = [torch.ones_like(each.truth.inputs) if each.guess.inputs is None else each.images for each in group]
+    images = torch.cat(white)
+    captions = [
+        NOT_RECOVERED if math.isnan(value) else f"{value:.1f} dB"
+        for each in group
+        for value in each.score.images["psnr"].tolist()
+    ]
     if attack.startswith(CONTROL):
         return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
     parts = ["no defence" if part == UNDEFENDED else part for part in defence.split("; ")]

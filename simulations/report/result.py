@@ -20,10 +20,11 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report.gallery import draw
 from fl_privacy.simulations.results import files, storage
 from fl_privacy.simulations.results.records import Key, Scored
-from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
+from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, faults, rows, summary
 
 COLUMNS = {
     "n": ("images", "{:d}"),
+    "recovered": ("recovered", "{:d}"),
     "PSNR\n(dB)": ("psnr", "{:.1f}"),
     "95 %": ("psnr_interval", "{}"),
     "SSIM": ("ssim", "{:.3f}"),
@@ -102,11 +103,16 @@ class Result:
 
 
 def _used(columns: Mapping[str, tuple[str, str]], rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """The columns in which some row has a value: an attack without an objective, say, has no losses to show."""
+    """The columns in which some row has a value: an attack without an objective, say, has no losses to show.
+
+    How many images were recovered is told where some were not.
+    """
+    whole = all(row.get("recovered", row["images"]) == row["images"] for row in rows)
     return {
         heading: (key, form)
         for heading, (key, form) in columns.items()
-        if key == "psnr_interval" or any(row.get(key) is not None for row in rows)
+        if key == "psnr_interval"
+        or (any(row.get(key) is not None for row in rows) and not (key == "recovered" and whole))
     }
 
 
@@ -126,8 +132,11 @@ def _of(row: Mapping[str, Any], published: Mapping[str, Any]) -> bool:
 def _cells(row: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
     low, high = row.get("psnr_low"), row.get("psnr_high")
     known = {**row, "psnr_interval": None if low is None or high is None else f"{low:.1f}-{high:.1f}"}
+    if row.get("recovered") == 0:
+        known["psnr"] = NOT_RECOVERED
     values = [(known.get(key), form) for key, form in columns.values()]
-    return ["-" if value is None else form.format(value) for value, form in values]
+    # a word in place of a number is shown as it stands
+    return ["-" if value is None else value if isinstance(value, str) else form.format(value) for value, form in values]
 
 
 def write(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from fl_privacy.evaluation import Score, Truth
 from fl_privacy.observation import Reconstruction
 
@@ -31,3 +33,14 @@ class Scored:
     guess: Reconstruction
     truth: Truth
     score: Score
+
+    @property
+    def images(self) -> Tensor:
+        """The images (N, C, H, W) that came back.
+
+        Raises:
+            ValueError: none did.
+        """
+        if self.guess.inputs is None:
+            raise ValueError(f"'{self.attack}' recovered no images of message {self.key.stem}")
+        return self.guess.inputs

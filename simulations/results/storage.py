@@ -90,18 +90,17 @@ def _set_modes(model: nn.Module, training: Collection[str] | None) -> None:
 
 def save_guess(folder: Path, key: Key, guess: Reconstruction) -> None:
     """Write a reconstruction and what it cost."""
-    tensors = {"inputs": guess.inputs, "trace": guess.trace}
-    if guess.labels is not None:
-        tensors["labels"] = guess.labels
-    write_tensors(folder / f"{key.stem}.safetensors", tensors)
+    recovered = {"inputs": guess.inputs, "labels": guess.labels, "bound": guess.bound}
+    tensors = {name: value for name, value in recovered.items() if value is not None}
+    write_tensors(folder / f"{key.stem}.safetensors", {**tensors, "trace": guess.trace})
     facts = {**asdict(key), "loss": guess.loss, "iterations": guess.iterations, "seconds": guess.seconds}
     write_json(folder / f"{key.stem}.json", {**facts, "sha256": guess_digest(guess)})
 
 
 def guess_digest(guess: Reconstruction) -> str:
-    """SHA-256 of a reconstruction's images and labels; the time it took is no part of it."""
-    labels = {} if guess.labels is None else {"labels": guess.labels}
-    return digest({"inputs": guess.inputs, **labels})
+    """SHA-256 of a reconstruction's images and labels, where it has any; the time it took is no part of it."""
+    recovered = {"inputs": guess.inputs, "labels": guess.labels}
+    return digest({name: value for name, value in recovered.items() if value is not None})
 
 
 def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
@@ -112,8 +111,9 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
         key = _key(path, facts)
         tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         guess = Reconstruction(
-            inputs=tensors["inputs"],
+            inputs=tensors.get("inputs"),
             labels=tensors.get("labels"),
+            bound=tensors.get("bound"),
             trace=tensors["trace"],
             iterations=facts["iterations"],
             seconds=facts["seconds"],

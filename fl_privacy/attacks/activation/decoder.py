@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks.activation.augmentation import warped
 from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
-from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 from fl_privacy.seeding import seeded
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
@@ -30,6 +30,7 @@ class LearnedDecoder(Attack):
 
     channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.ACTIVATION})
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
+    capabilities: ClassVar[Capabilities] = Capabilities(stochastic=True)
     batch_size: int
     learning_rate: float
     public_images: int

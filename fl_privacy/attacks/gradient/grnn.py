@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator
 from fl_privacy.attacks.gradient.matching import (
@@ -53,6 +53,7 @@ class GRNN(Attack):
 
     channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
 
     iterations: int = 1000
     restarts: int = 3

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
 from fl_privacy.joint_training import JointLoss, decode, load_pair
 from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.models.decoders import build_decoder
@@ -23,6 +23,7 @@ class OutputAttack(Attack):
     """Decodes released outputs (N, classes); the label guess is the largest output, where there are several."""
 
     channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.OUTPUT})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True)
     # set on the copy that `prepare` returns; not a field, because it is no setting
     network: ClassVar[nn.Module | None] = None
 
@@ -88,6 +89,7 @@ class OutputDecoder(OutputAttack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
     decoder: str = "small"
     steps: int = 2000
     batch_size: int = 128

@@ -42,7 +42,7 @@ def correlations(name: str, x: Tensor, z: Tensor, rng: torch.Generator, n: int) 
 
 def of_guesses(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
     """How much of image and class is in a group of guesses, as columns."""
-    guesses = torch.cat([each.guess.inputs for each in group])
+    guesses = torch.cat([each.images for each in group])
     truths = torch.cat([each.truth.inputs for each in group])
     labels = torch.cat([each.truth.labels for each in group])
     rng = stream(federation.experiment.seed, "dcor", "guesses")

@@ -85,7 +85,7 @@ def suspicion(federation: Federation, rules: JointServer, classifier: nn.Module)
 
 def leak(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
     """The pooled PSNR that the paper prints, and R twice, over all images of a group of guesses."""
-    guess = torch.cat([each.guess.inputs for each in group])
+    guess = torch.cat([each.images for each in group])
     truth = torch.cat([each.truth.inputs for each in group])
     error = float((guess - truth).double().square().mean())
     row: dict[str, Any] = {"pooled_psnr": -10 * math.log10(max(error, 1e-10))}
