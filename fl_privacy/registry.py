@@ -87,9 +87,13 @@ class Registry(Generic[T]):
         return sorted({*self._entries, *self._plug_ins})
 
     def source(self, name: str) -> str:
-        """Where an entry comes from: 'fl-privacy', the distribution that added it, or its own 'module:name'."""
+        """Where an entry comes from: 'fl-privacy', the module that registered it, or the distribution that added it.
+
+        A user's own code, which is in no catalogue, comes from where its name says: 'module:name'.
+        """
         if name in self._entries:
-            return "fl-privacy"
+            module = str(getattr(self._entries[name], "__module__", "?"))
+            return "fl-privacy" if module.partition(".")[0] == "fl_privacy" else module
         if name in self._plug_ins:
             found = self._plug_ins[name].dist
             return found.name if found else self._plug_ins[name].value
@@ -102,9 +106,9 @@ class Registry(Generic[T]):
         return name in self._entries or name in self._plug_ins
 
     def summary(self, name: str) -> str:
-        """The first sentence of the entry's docstring."""
-        lines = (getattr(self[name], "__doc__", None) or "").strip().splitlines()
-        return lines[0] if lines else ""
+        """The first paragraph of the entry's docstring, in one line."""
+        text = (getattr(self[name], "__doc__", None) or "").strip()
+        return " ".join(text.partition("\n\n")[0].split())
 
     def configure(self, name: str, settings: Mapping[str, Any]) -> Any:
         """Construct the dataclass entered as `name` from plain values, naming any key or value that does not fit.

@@ -102,22 +102,27 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) ->
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="attacks, defences, metrics, models, datasets, partitions, experiments.")],
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="channels, attacks, defences, metrics, models, datasets, partitions or experiments."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     data_root: DataRoot = None,
 ) -> None:
-    """List what there is, with its settings."""
+    """List what there is, with its settings and where it comes from: everything, or one kind."""
     with _bad_input():
         from fl_privacy.data import data_root as find_root
         from fl_privacy.simulations.listing import KINDS, as_table, entries
 
-        if kind not in KINDS:
-            raise ValueError(f"'list' takes one of {', '.join(KINDS)}, not '{kind}'")
-        found = entries(kind, find_root(data_root))
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"'list' takes one of {', '.join(KINDS)}, or nothing for all of them, not '{kind}'")
+        root = find_root(data_root)
+        found = {each: entries(each, root) for each in ([kind] if kind else KINDS)}
     if as_json:
-        typer.echo(json.dumps(found, indent=2, default=str))
+        typer.echo(json.dumps(found[kind] if kind else found, indent=2, default=str))
         return
-    _console().print(as_table(kind, found))
+    for each, listed in found.items():
+        _console().print(as_table(each, listed))
 
 
 @app.command()
@@ -184,3 +189,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def main() -> None:
     """The entry point of the fl-privacy command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

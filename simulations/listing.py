@@ -1,13 +1,15 @@
-"""What `fl-privacy list` shows: the entries of every registry with their settings."""
+"""What `fl-privacy list` shows: the entries of every registry with their settings, and where each comes from."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy.attacks import ATTACKS
@@ -16,6 +18,8 @@ from fl_privacy.defences import DEFENCES
 from fl_privacy.metrics import METRICS
 from fl_privacy.models import MODELS
 from fl_privacy.registry import Registry
+from fl_privacy.settings import UnknownName
+from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.config.load import shipped
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -26,53 +30,76 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "datasets": DATASETS,
     "partitions": PARTITIONS,
 }
-KINDS = (*REGISTRIES, "experiments")
+KINDS = ("channels", *REGISTRIES, "experiments")
+OWN = "fl-privacy"
 
 
 def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
-    """The entries of one kind: name, summary, settings with their defaults; data sets also whether they are here."""
+    """The entries of one kind: name, summary, where it comes from, and its settings with their defaults.
+
+    Attacks also say their channels, data sets whether they are here. What cannot be imported is there with the reason.
+    """
     if kind == "experiments":
-        return [{"name": name, "summary": _first_comment(path), "path": str(path)} for name, path in shipped().items()]
+        return [
+            {"name": name, "summary": _first_comment(path), "from": OWN, "path": str(path)}
+            for name, path in shipped().items()
+        ]
+    if kind == "channels":
+        return [
+            {"name": name, "summary": _first_paragraph(channel), "from": OWN, "settings": _settings(channel.protocol)}
+            for name, channel in CHANNELS.items()
+        ]
+    return [_entry(kind, name, root) for name in REGISTRIES[kind]]
+
+
+def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
     registry = REGISTRIES[kind]
-    listed = []
-    for name in registry:
-        entry = _entry(registry, name)
-        if kind == "attacks":
-            entry["channels"] = sorted(registry[name].channels)
-        if kind == "datasets":
-            entry["available"] = available(name, root)
-        listed.append(entry)
-    return listed
+    entry: dict[str, Any] = {"name": name, "summary": "", "from": registry.source(name), "settings": {}}
+    try:
+        entry |= {"summary": registry.summary(name), "settings": _settings(registry[name])}
+    except UnknownName as error:  # another package's, which is installed and broken: the others can be listed still
+        return {**entry, "summary": f"unusable: {error}"}
+    if kind == "attacks":
+        entry["channels"] = sorted(registry[name].channels)
+    if kind == "datasets":
+        entry["available"] = available(name, root)
+    return entry
 
 
-def _entry(registry: Registry[Any], name: str) -> dict[str, Any]:
-    return {"name": name, "summary": registry.summary(name), "settings": _settings(registry[name])}
-
-
-def as_table(kind: str, found: list[dict[str, Any]]) -> Table:
-    """The entries as a rich table."""
-    columns = ["name", "summary", *(key for key in found[0] if key not in ("name", "summary", "path"))]
-    table = Table(title=kind)
-    for column in columns:
+def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
+    """The entries as a rich table: each one's settings stand below its summary."""
+    facts = [key for key in ("channels", "available") if any(key in entry for entry in found)]
+    table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("name", "what it is, and its settings", *facts, "from"):
         table.add_column(column, overflow="fold")
     for entry in found:
-        table.add_row(*(_readable(entry[column]) for column in columns))
+        settings = ", ".join(f"{key}={value}" for key, value in entry.get("settings", {}).items())
+        text = escape(entry["summary"]) + (f"\n[dim]{escape(settings)}[/dim]" if settings else "")
+        table.add_row(escape(entry["name"]), text, *(_readable(entry.get(key)) for key in facts), escape(entry["from"]))
     return table
 
 
 def _readable(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={each}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return {True: "yes", False: "no", None: "?"}[value] if isinstance(value, bool | None) else str(value)
 
 
 def _settings(entry: Callable[..., Any]) -> dict[str, Any]:
     if dataclasses.is_dataclass(entry):
-        return {each.name: each.default for each in dataclasses.fields(entry) if each.init}
+        return {each.name: _default(each) for each in dataclasses.fields(entry) if each.init}
     parameters = inspect.signature(entry).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "(required)" if field.default is dataclasses.MISSING else field.default
+
+
+def _first_paragraph(thing: object) -> str:
+    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
 
 
 def _first_comment(path: Path) -> str:
