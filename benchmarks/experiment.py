@@ -22,7 +22,7 @@ from fl_privacy.simulations.run.pipeline import simulate
 def shared_settings(experiment: Experiment) -> dict[str, Any]:
     """What the seeds of a measurement share: every setting but the seed, as plain values."""
     settings = json.loads(experiment.to_json())
-    return {key: value for key, value in settings.items() if key not in ("seed", "expected")}
+    return {key: value for key, value in settings.items() if key not in ("seed", "published")}
 
 
 def kept(path: Path, changes: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,8 +76,8 @@ def main() -> None:
             )
         rows += [{"seed": seed, "run_seconds": time.perf_counter() - start, **row} for row in result.summary]
         seeds = sorted({row["seed"] for row in rows})
-        expected = list(result.experiment.expected)
-        write(path, rows, seeds=seeds, changes=arguments.changes, settings=settings, expected=expected)
+        published = list(result.experiment.published)
+        write(path, rows, seeds=seeds, changes=arguments.changes, settings=settings, published=published)
 
 
 if __name__ == "__main__":

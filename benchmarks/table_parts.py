@@ -13,7 +13,7 @@ Row = dict[str, Any]
 def record(name: str) -> dict[str, Any]:
     """results/NAME.json; without rows where it was not measured."""
     path = ROOT / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else {"rows": [], "expected": []}
+    return json.loads(path.read_text()) if path.exists() else {"rows": [], "published": []}
 
 
 def rows(name: str) -> list[Row]:
@@ -44,7 +44,7 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
     """
     body = []
     for name in names:
-        expected = record(name)["expected"]
+        expected = record(name)["published"]
         for (defence, attack), mine in by_arm(name).items():
             blind = attack.startswith("control")
             label = ["", attack] if blind else [defence, attack]

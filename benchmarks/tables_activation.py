@@ -78,7 +78,7 @@ def titcombe_grid() -> str:
 
 def noise_scales() -> str:
     """Figure 4 of Titcombe et al.: accuracy by the scale of the noise, one column a weight of NoPeek."""
-    expected = record("titcombe_figure4")["expected"]
+    expected = record("titcombe_figure4")["published"]
     theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
     body = []
     for (condition, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():

@@ -43,7 +43,7 @@ experiment = configure(
     dataset={"name": "digits", "size": 32},
     model={"name": "lenet_dlg", "init": "wide"},
     attack={"name": "grnn", "iterations": 100},
-    defences=([], [{"name": "gaussian_noise", "scale": 0.3}]),
+    training_defences=([], [{"name": "gaussian_noise", "scale": 0.3}]),
     clients=4,
     clients_per_round=4,
     rounds=1,
@@ -103,7 +103,7 @@ rich.print(result.table())
 # needs no new argument either, because it does not matter to it how the gradient was made.
 
 # %%
-weak = reconfigure(experiment, defences=([{"name": "gaussian_noise", "scale": 0.003}],))
+weak = reconfigure(experiment, training_defences=([{"name": "gaussian_noise", "scale": 0.003}],))
 weak_result = simulate(weak, out=runs / "weak", backend="local")
 rich.print(weak_result.table())
 display(Image(filename=str(weak_result.figures[0])))

@@ -48,7 +48,7 @@ experiment = configure(
     model={"name": "convnet"},
     train_images=(0, 1000),
     public={**digits, "first": 1000, "count": 373},
-    protocol={"cut": ["conv2"], "shuffle": True, "victims": [1373, 1437], "evaluated": [0, 360]},
+    protocol={"cut": ["conv2"], "shuffle": True, "targets": [1373, 1437], "evaluated": [0, 360]},
     attack=decoder,
     clients=2,
     clients_per_round=2,
@@ -95,11 +95,14 @@ noise = [{"name": "laplace_noise", "scale": 1.0}]
 noisy = reconfigure(
     experiment,
     name="split_notebook_noise",
-    defences=([],),
-    serving=(noise,),
+    training_defences=([],),
+    inference_defences=(noise,),
     protocol={**experiment.protocol, "queries": 16},
-    attack={"name": "decoder_as_published", "epochs": 30, "learning_rate": 1e-3, "batch_size": 32},
-    also=(decoder, {**decoder, "name": "averaging", "repeats": 16}),
+    attacks=(
+        {"name": "decoder_as_published", "epochs": 30, "learning_rate": 1e-3, "batch_size": 32},
+        decoder,
+        {**decoder, "name": "averaging", "repeats": 16},
+    ),
 )
 noisy_result = simulate(noisy, out=runs / "noise", backend="local")
 display(Image(filename=str(noisy_result.figures[0])))
@@ -121,7 +124,9 @@ print(f"tried against one that asks 16 times:           {psnr['averaging']:.1f} 
 # left. Then look at the PSNR: much less correlation need not mean a much worse picture.
 
 # %%
-peek = reconfigure(experiment, name="split_notebook_nopeek", defences=([], [{"name": "nopeek", "weight": 3.0}]))
+peek = reconfigure(
+    experiment, name="split_notebook_nopeek", training_defences=([], [{"name": "nopeek", "weight": 3.0}])
+)
 peek_result = simulate(peek, out=runs / "nopeek", backend="local")
 rich.print(peek_result.table())
 for row in peek_result.summary[:2]:

@@ -39,7 +39,7 @@ runs = Path(tempfile.mkdtemp())
 
 # %%
 shipped = load_experiment("vicious_quickstart")
-experiment = reconfigure(shipped, defences=([],))
+experiment = reconfigure(shipped, training_defences=([],))
 result = simulate(experiment, out=runs / "first", backend="local")
 
 # %% [markdown]
@@ -90,7 +90,7 @@ rich.print(result.table())
 # %%
 data = run.federation.data
 labelled, test = data.test.chosen(slice(0, 100)), data.test.images(slice(100, None))
-honest_rules = experiment.conditions[1].rules
+honest_rules = experiment.conditions[1].protocol
 own = server_images(run.federation, honest_rules)
 models = {
     "vicious": pair.classifier,

@@ -32,7 +32,7 @@ def score_all(
     guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
     """Score every attack's guesses, then the two controls for the victims of the first condition."""
-    attacks = federation.experiment.attacks
+    attacks = federation.experiment.resolved.attacks
     keys = sorted({key for found in guesses.values() for key in found})
     batches = {(key.client, key.round): channel.truth(federation, key.client, key.round) for key in keys}
     truths = {key: batches[key.client, key.round] for key in keys}

@@ -10,7 +10,7 @@ from fl_privacy.federated.client import accuracy
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.activation import federation as split_federation
 from fl_privacy.simulations.channels.activation import scores as split_scores
-from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, victims
+from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, targets
 from fl_privacy.simulations.channels.activation.protocol import trainings
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure, shipped
@@ -29,16 +29,15 @@ PUBLISHED = {"name": "decoder_as_published", "epochs": 1, **SMALL}
 AVERAGING = {**DECODER, "name": "averaging", "repeats": 2}
 NOISE, NOPEEK = {"name": "laplace_noise", "scale": 0.5}, {"name": "nopeek", "weight": 0.5}
 DIGITS = {"name": "digits", "size": 8}
-PROTOCOL = {"cut": ["conv2"], "victims": [300, 364], "evaluated": [0, 100], "dcor_rows": 50, "queries": 2}
+PROTOCOL = {"cut": ["conv2"], "targets": [300, 364], "evaluated": [0, 100], "dcor_rows": 50, "queries": 2}
 TINY = configure(
     name="tiny",
     channel="activation",
     dataset=DIGITS,
     model={"name": "convnet"},
-    attack=DECODER,
-    also=(PUBLISHED, AVERAGING),
-    defences=([], [NOPEEK]),
-    serving=([], [NOISE]),
+    attacks=(DECODER, PUBLISHED, AVERAGING),
+    training_defences=([], [NOPEEK]),
+    inference_defences=([], [NOISE]),
     public={**DIGITS, "first": 200, "count": 100},
     protocol=PROTOCOL,
     train_images=(0, 200),
@@ -125,9 +124,9 @@ def test_the_reported_accuracy_is_that_of_the_saved_model(tiny):
 
 def test_the_adversary_gets_the_segment_whose_activations_it_sees(seen):
     plain = seen[Key(0, 1, 1)]
-    private, _ = victims(federation(), 1)
+    private, _ = targets(federation(), 1)
     assert torch.allclose(plain.query(private), plain.payload["activation"], atol=1e-6)
-    assert not torch.equal(victims(federation(), 0)[0], private)
+    assert not torch.equal(targets(federation(), 0)[0], private)
     assert torch.equal(plain.public.inputs, federation().public().inputs)
     assert not plain.spec.training_mode
 
@@ -143,7 +142,7 @@ def test_every_query_shows_the_same_input_under_fresh_noise(seen):
 
 
 def test_repeats_of_one_input_are_attacked_together_and_scored_once(tiny, seen):
-    for attack in TINY.attacks:
+    for attack in TINY.resolved.attacks:
         assert sum(row["attack"] == attack for row in tiny.samples) == 4 * 64
     todo = {(job.label, job.keys[0].condition): job for job in jobs(TINY, KIND, seen, lambda attack, condition: attack)}
     assert {key.round for key in todo["decoder", 1].keys} == {1}
@@ -202,14 +201,21 @@ def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
 def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():
     variants = ({"label": "owner"}, {"label": "thief", "adversary": "server"})
     white_box = {"name": "rmle", "iterations": 2}
-    experiment = reconfigure(TINY, variants=variants, also=({**white_box, "only": ["thief"]},))
+    experiment = reconfigure(
+        TINY,
+        variants=variants,
+        attacks=(
+            DECODER,
+            {**white_box, "conditions": ["thief"]},
+        ),
+    )
     assert {
         experiment.condition_labels[i].split(";")[0]
         for i in range(len(experiment.condition_labels))
         if experiment.concerns("rmle", i)
     } == {"thief"}
     with pytest.raises(ValueError, match=r"rmle' needs the observation's model; the adversary holds .* in 'owner"):
-        reconfigure(TINY, variants=variants, also=(white_box,))
+        reconfigure(TINY, variants=variants, attacks=(DECODER, white_box))
 
 
 def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
@@ -218,7 +224,7 @@ def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
     assert again.experiment.public["name"] == "glyphs"
     before = tiny.digests["reconstructions"]["decoder_as_published/1_r1_c0"]
     assert again.digests["reconstructions"]["decoder_as_published/1_r1_c0"] != before
-    with pytest.raises(ValueError, match="include the victims"):
+    with pytest.raises(ValueError, match="include the targets"):
         attack_again(tiny.folder, changes=["public.count=101"])
 
 
@@ -240,7 +246,9 @@ def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny,
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
     variants = ({"label": "fixed", "server_epochs": 0}, {"label": "on", "server_epochs": 2})
-    experiment = reconfigure(TINY, also=(), defences=([],), serving=([NOISE],), variants=variants)
+    experiment = reconfigure(
+        TINY, attacks=(DECODER,), training_defences=([],), inference_defences=([NOISE],), variants=variants
+    )
     result = local(experiment, tmp_path / "on")
     assert trainings(experiment) == {0: [0, 1]}
     before, after = weights(result, 0), weights(result, "1_retrained")
@@ -252,7 +260,9 @@ def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):
 
 
 def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
-    short = reconfigure(TINY, also=(), defences=([NOPEEK, NOISE],), serving=(), train_images=(0, 80))
+    short = reconfigure(
+        TINY, attacks=(DECODER,), training_defences=([NOPEEK, NOISE],), inference_defences=(), train_images=(0, 80)
+    )
     shared = {"cut": ["conv1", "flatten"], "labels": "client", "parallel": True, "together": 2, "shuffle": True}
     one, other = (local(changed(short, link=link, **shared), tmp_path / link) for link in ("local", "messages"))
     assert one.digests == other.digests
@@ -263,18 +273,18 @@ def test_u_shaped_and_parallel_clients_give_the_same_by_messages(tmp_path):
     ("change", "words"),
     [
         ({"protocol": {**PROTOCOL, "queries": 1}}, "averages 2 releases of one input, and 'protocol.queries' is 1"),
-        ({"protocol": {**PROTOCOL, "victims": [1]}}, "'victims' takes a first image and an end"),
+        ({"protocol": {**PROTOCOL, "targets": [1]}}, "'targets' takes a first image and an end"),
         ({"protocol": {**PROTOCOL, "cut": ["conv1", "conv2"]}}, "two cuts need labels='client'"),
         ({"protocol": {**PROTOCOL, "adversary": "mallory"}}, "'server and data owner', 'server', 'data owner'"),
         ({"protocol": {**PROTOCOL, "preset": "as-published"}}, "--set learning_rate=0.0001 --set batch_size=128"),
-        ({"variants": [{"label": "x", "victims": [0, 64]}]}, "a variant cannot change 'victims'"),
+        ({"variants": [{"label": "x", "targets": [0, 64]}]}, "a variant cannot change 'targets'"),
         ({"variants": [{"label": "x", "dcor_rows": 32}]}, "a variant cannot change 'dcor_rows'"),
         ({"protocol": {**PROTOCOL, "dcor_rows": 3}}, "'dcor_rows' must be at least 4"),
         ({"rounds": 2, "attacked_rounds": (2,)}, "the inference rounds are attacked"),
-        ({"attack": {"name": "rmle"}}, "needs the observation's model"),
+        ({"attacks": [{"name": "rmle"}]}, "needs the observation's model"),
         ({"public": {}}, "needs the observation's public"),
         ({"min_replies": 2}, "'min_replies' has no meaning on the activation channel"),
-        ({"attack": {**DECODER, "steps": 0}}, "steps must be at least 1"),
+        ({"attacks": [{**DECODER, "steps": 0}]}, "steps must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_starts(change, words):
@@ -285,13 +295,13 @@ def test_what_does_not_fit_is_said_before_anything_starts(change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"public": {**DIGITS, "first": 200, "count": 101}}, "include the victims"),
+        ({"public": {**DIGITS, "first": 200, "count": 101}}, "include the targets"),
         ({"public": {**DIGITS, "split": "test"}}, "all of the test images"),
-        ({"protocol": {**PROTOCOL, "victims": [1400, 1500]}}, "has 1437 to train with"),
+        ({"protocol": {**PROTOCOL, "targets": [1400, 1500]}}, "has 1437 to train with"),
         ({"protocol": {**PROTOCOL, "evaluated": [0, 400]}}, "has 360 test images"),
         ({"protocol": {**PROTOCOL, "cut": ["fc1"]}}, "the model's stages are conv1"),
-        ({"attack": {**DECODER, "public_images": 101}}, "public_images is 101, and the adversary has 100 images"),
-        ({"attack": {"name": "autoencoder_as_published"}}, "reads maps .* of at least 4 pixels a side"),
+        ({"attacks": [{**DECODER, "public_images": 101}]}, "public_images is 101, and the adversary has 100 images"),
+        ({"attacks": [{"name": "autoencoder_as_published"}]}, "reads maps .* of at least 4 pixels a side"),
     ],
 )
 def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp_path):
@@ -304,18 +314,18 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
     assert len(names) >= 10
     for name in names:
         experiment = load_experiment(name)
-        assert experiment.rules.preset == "as-published"
+        assert experiment.resolved.protocol.preset == "as-published"
         assert experiment.rounds == TITCOMBE["as-published"].epochs
         assert experiment.train_images == (0, 40_000)
-        assert experiment.rules.victims[0] == 45_000
+        assert experiment.resolved.protocol.targets[0] == 45_000
     with pytest.raises(ValueError, match=r"needs --set learning_rate=0\.001 --set batch_size=32"):
         load_experiment("titcombe_table1", ["protocol.preset=paper"])
 
 
 def test_an_attack_on_a_later_arm_of_a_training_is_checked_too(tmp_path):
-    attack = {"name": "autoencoder_as_published", "only": [TINY.condition_labels[3]]}
+    attack = {"name": "autoencoder_as_published", "conditions": [TINY.condition_labels[3]]}
     with pytest.raises(ValueError, match="pixels a side"):
-        plan(reconfigure(TINY, also=(attack,)), out=tmp_path / "x", backend="local")
+        plan(reconfigure(TINY, attacks=(DECODER, attack)), out=tmp_path / "x", backend="local")
 
 
 def test_clients_that_take_turns_at_once_need_a_worker_each(tmp_path, monkeypatch):
@@ -351,7 +361,7 @@ def test_messages_that_were_lost_are_told(tmp_path, monkeypatch):
 
 @pytest.mark.ray
 def test_ray_and_this_process_give_the_same_bits(tmp_path):
-    short = reconfigure(TINY, also=(PUBLISHED,), train_images=(0, 80), rounds=2)
+    short = reconfigure(TINY, attacks=(DECODER, PUBLISHED), train_images=(0, 80), rounds=2)
     here = local(short, tmp_path / "here")
     there = simulate(short, out=tmp_path / "there", backend="ray", workers=2, note=quiet)
     assert there.digests == here.digests

@@ -15,8 +15,10 @@ UPDATES = configure(
     channel="update",
     dataset={"name": "digits", "size": 16},
     model={"name": "lenet_dlg", "init": "wide"},
-    attack={"name": "grnn", "iterations": 3, "width": 4},
-    also=({"name": "grnn", "label": "longer", "iterations": 5, "width": 4},),
+    attacks=(
+        {"name": "grnn", "iterations": 3, "width": 4},
+        {"name": "grnn", "label": "longer", "iterations": 5, "width": 4},
+    ),
     protocol={"strategy": "FedAvgM"},
     clients=3,
     clients_per_round=3,
@@ -51,7 +53,7 @@ def test_reattacking_with_one_attack_runs_no_other(updates):
 
 def test_two_settings_of_one_attack_need_labels():
     with pytest.raises(ValueError, match="give one of them a 'label'"):
-        reconfigure(UPDATES, also=(UPDATES.attack,))
+        reconfigure(UPDATES, attacks=(*UPDATES.attacks, UPDATES.attacks[0]))
 
 
 def test_updates_need_every_client():
@@ -64,7 +66,9 @@ def test_updates_need_every_client():
 
 
 def test_every_training_defence_meets_every_serving_one():
-    experiment = configure(name="x", defences=[[], [NOISE]], serving=[[], [{**NOISE, "scale": 0.2}]])
+    experiment = configure(
+        name="x", training_defences=[[], [NOISE]], inference_defences=[[], [{**NOISE, "scale": 0.2}]]
+    )
     assert experiment.condition_labels == (
         "none; serving none",
         "none; serving gaussian_noise(scale=0.2)",
@@ -77,11 +81,11 @@ def test_every_training_defence_meets_every_serving_one():
 
 def test_variants_of_the_protocol_are_arms():
     variants = [{"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"}]
-    experiment = reconfigure(UPDATES, protocol={}, variants=variants, defences=([], [NOISE]))
+    experiment = reconfigure(UPDATES, protocol={}, variants=variants, training_defences=([], [NOISE]))
     assert experiment.condition_labels == tuple(
         f"{v}; {d}" for v in ("plain", "momentum") for d in ("none", "gaussian_noise(scale=0.1)")
     )
-    assert [condition.rules.strategy for condition in experiment.conditions] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
+    assert [condition.protocol.strategy for condition in experiment.conditions] == ["FedAvg"] * 2 + ["FedAvgM"] * 2
     for wrong, words in (([{"strategy": "FedAvg"}], "needs a 'label'"), (variants[:1] * 2, "same label twice")):
         with pytest.raises(ValueError, match=words):
             reconfigure(experiment, variants=wrong)
@@ -123,7 +127,7 @@ def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
 def test_one_empty_training_chain_is_left_out_of_the_labels():
     variants = ({"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"})
     assert reconfigure(UPDATES, protocol={}, variants=variants).condition_labels == ("plain", "momentum")
-    assert reconfigure(UPDATES, serving=([], [NOISE])).condition_labels == (
+    assert reconfigure(UPDATES, inference_defences=([], [NOISE])).condition_labels == (
         "serving none",
         "serving gaussian_noise(scale=0.1)",
     )
@@ -132,5 +136,5 @@ def test_one_empty_training_chain_is_left_out_of_the_labels():
 def test_published_rows_stand_beside_measured_ones():
     for row, words in (({"defence": "noone"}, "defence = 'noone'"), ({"defence": "none", "attack": "x"}, "attack")):
         with pytest.raises(ValueError, match=words):
-            reconfigure(UPDATES, expected=(row,))
-    assert reconfigure(UPDATES, expected=({"defence": "none", "psnr": 1.0},)).expected
+            reconfigure(UPDATES, published=(row,))
+    assert reconfigure(UPDATES, published=({"defence": "none", "psnr": 1.0},)).published

@@ -15,7 +15,7 @@ FAST = """
 dataset = {name = "digits", size = 16}
 model = {name = "lenet_dlg", init = "wide"}
 attack = {name = "grnn", iterations = 2, width = 4}
-defences = [[], [{name = "gaussian_noise", scale = 0.1}]]
+training_defences = [[], [{name = "gaussian_noise", scale = 0.1}]]
 clients = 2
 clients_per_round = 2
 """

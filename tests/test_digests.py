@@ -20,7 +20,7 @@ RECORDED = Path(__file__).parent / "digests.json"
 SHORT = {
     "quickstart": ["attack.iterations=5", "rounds=2"],
     "split_quickstart": ["rounds=1", "attack.steps=10"],
-    "vicious_quickstart": ["protocol.epochs=1", "also=[{name='output_decoder', steps=10}]"],
+    "vicious_quickstart": ["protocol.epochs=1", "attacks=[{name='vicious'}, {name='output_decoder', steps=10}]"],
 }
 SETTINGS = {
     "arg_max": "",
@@ -40,7 +40,7 @@ OUTPUTS = frozenset(name for name in DEFENCES if DEFENCES.facts(name).get("outpu
 
 def every_defence(names):
     chains = [f"[{{name='{name}'{', ' * bool(SETTINGS[name])}{SETTINGS[name]}}}]" for name in sorted(names)]
-    return f"defences=[[], {', '.join(chains)}]"
+    return f"training_defences=[[], {', '.join(chains)}]"
 
 
 CASES = {name: (name, changes) for name, changes in SHORT.items()} | {

@@ -57,18 +57,18 @@ def test_a_bare_name_is_a_component():
         ({"attack": {"name": "grnn", "iteration": 5}}, ["'iteration'", "Did you mean 'iterations'?"]),
         ({"attack": {"name": "grnn", "iterations": "5"}}, ["attack 'grnn'", "'iterations'", "a whole number", "'5'"]),
         ({"attack": {"name": "grnn", "iterations": 0}}, ["iterations", "at least 1", "0"]),
-        ({"attack": {"iterations": 5}}, ["'attack'", "name"]),
-        ({"attack": 5}, ["'attack'", "name", "5"]),
+        ({"attack": {"iterations": 5}}, ["'attacks'", "name"]),
+        ({"attack": 5}, ["'attacks'", "name", "5"]),
         ({"dataset": "digit"}, ["'digit'", "Did you mean 'digits'?"]),
         ({"dataset": {"name": "digits", "root": "/"}}, ["'root'", "cannot be set"]),
         ({"dataset": {"name": "digits", "size": "big"}}, ["'size'", "'big'"]),
         ({"partition": {"name": "dirichlet", "beta": 1}}, ["'beta'", "alpha"]),
         ({"model": {"name": "lenet_dlg", "depth": 3}}, ["'depth'", "lenet_dlg"]),
-        ({"defences": []}, ["'defences'", "[[]]"]),
-        ({"defences": [NOISE]}, ["'defences'", "a list of chains"]),
-        ({"defences": [[{"scale": 1}]]}, ["'defences'", "name"]),
-        ({"defences": [[{"name": "gaussian_noise", "scale": -1}]]}, ["scale", "-1"]),
-        ({"defences": [[NOISE], [NOISE]]}, ["same chain twice", "gaussian_noise(scale=0.1)"]),
+        ({"training_defences": []}, ["'training_defences'", "[[]]"]),
+        ({"training_defences": [NOISE]}, ["'training_defences'", "a list of chains"]),
+        ({"training_defences": [[{"scale": 1}]]}, ["'training_defences'", "name"]),
+        ({"training_defences": [[{"name": "gaussian_noise", "scale": -1}]]}, ["scale", "-1"]),
+        ({"training_defences": [[NOISE], [NOISE]]}, ["same chain twice", "gaussian_noise(scale=0.1)"]),
     ],
 )
 def test_what_does_not_fit_is_named(change, words):
@@ -104,13 +104,13 @@ def test_an_attack_that_needs_more_than_its_adversary_has_is_refused(monkeypatch
 def test_published_rows_go_with_the_arms_and_attacks_they_belong_to(tmp_path):
     file = tmp_path / "x.toml"
     file.write_text(
-        'defences = [[], [{ name = "clip", norm = 1.0 }]]\n'
-        'expected = [{ defence = "none", psnr = 1.0 }, { defence = "clip(norm=1.0)", attack = "grnn", psnr = 2.0 }]\n'
+        'training_defences = [[], [{ name = "clip", norm = 1.0 }]]\n'
+        'published = [{ defence = "none", psnr = 1.0 }, { defence = "clip(norm=1.0)", attack = "grnn", psnr = 2.0 }]\n'
     )
-    assert len(load_experiment(str(file)).expected) == 2
-    assert [row["psnr"] for row in load_experiment(str(file), ["defences=[[]]"]).expected] == [1.0]
-    assert [row["psnr"] for row in load_experiment(str(file), ["attack=grnn_as_published"]).expected] == [1.0]
-    file.write_text('expected = [{ defence = "nnoe", psnr = 1.0 }]')
+    assert len(load_experiment(str(file)).published) == 2
+    assert [row["psnr"] for row in load_experiment(str(file), ["training_defences=[[]]"]).published] == [1.0]
+    assert [row["psnr"] for row in load_experiment(str(file), ["attack=grnn_as_published"]).published] == [1.0]
+    file.write_text('published = [{ defence = "nnoe", psnr = 1.0 }]')
     with pytest.raises(ValueError, match="beside which no measured row stands"):
         load_experiment(str(file))
 
@@ -118,7 +118,7 @@ def test_published_rows_go_with_the_arms_and_attacks_they_belong_to(tmp_path):
 def test_json_and_back_is_the_same_experiment():
     infinite = {"name": "clip", "norm": float("inf")}
     expected = [{"defence": "none", "psnr": 17.1}]
-    experiment = configure(**{**BASE, "defences": [[], [infinite, NOISE]], "expected": expected})
+    experiment = configure(**{**BASE, "training_defences": [[], [infinite, NOISE]], "published": expected})
     again = from_json(experiment.to_json())
     assert again == experiment
     assert hash(again) == hash(experiment)
@@ -150,28 +150,28 @@ def test_values_are_toml_or_text(text, value):
     [
         (["rounds=5"], "rounds", 5),
         (["attacked_rounds=[1, 2]"], "attacked_rounds", [1, 2]),
-        (["attack.iterations=9"], "attack", {"name": "grnn", "iterations": 9, "tv": 1.0}),
-        (["attack=grnn"], "attack", {"name": "grnn", "iterations": 7, "tv": 1.0}),
-        (["attack=grnn_as_published"], "attack", "grnn_as_published"),
+        (["attack.iterations=9"], "attacks", [{"name": "grnn", "iterations": 9, "tv": 1.0}]),
+        (["attack=grnn"], "attacks", [{"name": "grnn", "iterations": 7, "tv": 1.0}]),
+        (["attack=grnn_as_published"], "attacks", [{"name": "grnn_as_published"}]),
         (
             ["attack=grnn_as_published", "attack.iterations=9"],
-            "attack",
-            {"name": "grnn_as_published", "iterations": 9},
+            "attacks",
+            [{"name": "grnn_as_published", "iterations": 9}],
         ),
         (["model.init=wide"], "model", {"name": "lenet_dlg", "init": "wide"}),
-        (["defence=clip"], "defences", [[], [{"name": "clip"}]]),
-        (["defence=clip", "defence.norm=2.0"], "defences", [[], [{"name": "clip", "norm": 2.0}]]),
-        (["defence.scale=0.5"], "defences", [[], [{"name": "gaussian_noise", "scale": 0.5}]]),
-        (["defence=none"], "defences", [[]]),
-        (["defences=[[]]"], "defences", [[]]),
+        (["defence=clip"], "training_defences", [[], [{"name": "clip"}]]),
+        (["defence=clip", "defence.norm=2.0"], "training_defences", [[], [{"name": "clip", "norm": 2.0}]]),
+        (["defence.scale=0.5"], "training_defences", [[], [{"name": "gaussian_noise", "scale": 0.5}]]),
+        (["defence=none"], "training_defences", [[]]),
+        (["training_defences=[[]]"], "training_defences", [[]]),
     ],
 )
 def test_changes(changes, key, value):
     settings = {
         "name": "x",
         "rounds": 2,
-        "attack": {"name": "grnn", "iterations": 7, "tv": 1.0},
-        "defences": [[], [{"name": "gaussian_noise", "scale": 0.1}]],
+        "attacks": [{"name": "grnn", "iterations": 7, "tv": 1.0}],
+        "training_defences": [[], [{"name": "gaussian_noise", "scale": 0.1}]],
     }
     before = json.dumps(settings)
     assert override(settings, changes)[key] == value
@@ -203,7 +203,7 @@ def test_changes_that_make_no_sense(change, words):
         st.text(max_size=30),
         st.builds(
             "{}{}={}".format,
-            st.sampled_from([field.name for field in dataclasses.fields(Experiment)] + ["defence"]),
+            st.sampled_from([field.name for field in dataclasses.fields(Experiment)] + ["attack", "defence"]),
             st.sampled_from(["", ".name", ".size", ".x"]),
             st.one_of(st.text(max_size=12), st.integers().map(str), st.floats().map(str), st.just("[[1]]")),
         ),
@@ -234,7 +234,7 @@ def test_an_experiment_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('rounds = 3\n[attack]\nname = "grnn"\niterations = 4\n')
     experiment = load_experiment(str(path))
-    assert (experiment.name, experiment.rounds, experiment.attack["iterations"]) == ("mine", 3, 4)
+    assert (experiment.name, experiment.rounds, experiment.attacks[0]["iterations"]) == ("mine", 3, 4)
 
 
 def test_files_that_are_none(tmp_path):

@@ -35,8 +35,7 @@ WICKED = [
 
 def attacks(*labels):
     return {
-        "attack": {"name": "grnn", "label": labels[0]},
-        "also": [{"name": "grnn", "label": each} for each in labels[1:]],
+        "attacks": [{"name": "grnn", "label": each} for each in labels],
     }
 
 

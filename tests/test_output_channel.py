@@ -30,13 +30,13 @@ TINY = configure(
     channel="output",
     dataset={"name": "digits", "size": 8},
     model={"name": "vicious_small", "width": 4, "hidden": 16},
-    attack={"name": "vicious"},
-    also=(
+    attacks=(
+        {"name": "vicious"},
         {"name": "output_decoder", "steps": 3, "batch_size": 8},
-        {"name": "output_decoder", "label": "on honest", "only": ("honest",), "steps": 1, "batch_size": 8},
+        {"name": "output_decoder", "label": "on honest", "conditions": ("honest",), "steps": 1, "batch_size": 8},
     ),
     public={"name": "digits", "size": 8, "count": 50},
-    serving=([], SOFT),
+    inference_defences=([], SOFT),
     protocol={
         "decoder": {"name": "small", "width": 4, "hidden": 16},
         "epochs": 2,
@@ -45,7 +45,7 @@ TINY = configure(
         "validation": 100,
         "labelled": 50,
     },
-    defences=([], SOFT),
+    training_defences=([], SOFT),
     variants=({"label": "vicious"}, {"label": "honest", "beta_r": 0.0}),
     clients=4,
     clients_per_round=4,
@@ -163,7 +163,9 @@ def test_set_scores_are_those_of_all_attacked_images(tiny, federation):
 
 def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = reconfigure(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
+    one = reconfigure(
+        TINY, protocol=settings, variants=(), training_defences=([],), inference_defences=(), attacks=TINY.attacks[:1]
+    )
     first, second = [], []
     runs = [local(one, tmp_path / str(number), note=notes.append) for number, notes in enumerate((first, second))]
     assert runs[0].digests == runs[1].digests
@@ -177,7 +179,9 @@ def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):
 
 def test_a_run_that_was_stopped_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
     settings = {**TINY.protocol, "cache": str(tmp_path / "cache")}
-    one = reconfigure(TINY, protocol=settings, variants=(), defences=([],), serving=(), also=())
+    one = reconfigure(
+        TINY, protocol=settings, variants=(), training_defences=([],), inference_defences=(), attacks=TINY.attacks[:1]
+    )
 
     def stopping(label, note, report):
         raise KeyboardInterrupt
@@ -222,7 +226,14 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
     build.federation_of.cache_clear()
     one, two = {"label": "one", "attributes": ("high",)}, {"label": "two"}
     task = {**TINY.protocol, "task": "attributes", "labelled": 0}
-    several = reconfigure(TINY, protocol=task, variants=(one, two), defences=([],), serving=(), also=())
+    several = reconfigure(
+        TINY,
+        protocol=task,
+        variants=(one, two),
+        training_defences=([],),
+        inference_defences=(),
+        attacks=TINY.attacks[:1],
+    )
     try:
         result = local(several, tmp_path / "attributes")
         seen = observed(federation_of(several.to_json(), None), result.folder)
@@ -252,12 +263,12 @@ def test_attributes_have_an_output_each_and_arms_may_differ_in_how_many(tmp_path
         ({"protocol": {"epochs": 0}}, "epochs must be at least 1"),
         ({"protocol": {"beta_r": 0, "beta_c": 0}}, "must be above 0"),
         (
-            {"also": ({**TINY.also[1], "only": ("hones",)},)},
-            "'only' names 'hones', and the conditions are: 'vicious; none",
+            {"attacks": ({**TINY.attacks[2], "conditions": ("hones",)},)},
+            "'conditions' of an attack names 'hones', and the conditions are: 'vicious; none",
         ),
-        ({"also": ({**TINY.also[1], "only": "honest"},)}, "takes a list of conditions"),
+        ({"attacks": ({**TINY.attacks[2], "conditions": "honest"},)}, "takes a list of conditions"),
         ({"public": {}}, "needs the observation's public"),
-        ({"attack": "grnn"}, "Attacks for it: class_mean, output_decoder, vicious"),
+        ({"attacks": ["grnn"]}, "Attacks for it: class_mean, output_decoder, vicious"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_starts(change, words):

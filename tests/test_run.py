@@ -29,7 +29,7 @@ TINY = configure(
     dataset={"name": "digits", "size": 16},
     model={"name": "lenet_dlg", "init": "wide"},
     attack={"name": "grnn", "iterations": 3, "width": 4},
-    defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
+    training_defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
     clients=4,
     clients_per_round=3,
     rounds=2,
@@ -194,7 +194,7 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny,
 
 def test_three_arms_give_a_curve_of_leakage_and_accuracy(tiny, tmp_path):
     scales = [[{"name": "gaussian_noise", "scale": scale}] for scale in (0.01, 0.1)]
-    quick = reconfigure(TINY, defences=([], *scales), rounds=1, attacked_rounds=(1,))
+    quick = reconfigure(TINY, training_defences=([], *scales), rounds=1, attacked_rounds=(1,))
     result = local(quick, tmp_path / "three")
     assert [path.name for path in result.figures] == ["reconstructions.png", "tradeoff.png"]
 

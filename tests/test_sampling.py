@@ -20,7 +20,7 @@ from fl_privacy.simulations.channels.activation.federation import (
     evaluated,
     evaluator_holdout,
     target_index,
-    victims,
+    targets,
 )
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure
@@ -108,7 +108,7 @@ def test_unnamed_evaluated_images_and_victims_are_samples():
     assert len(set(index.tolist())) == 32 * 4
     assert int(index.min()) >= 1200, "nobody trains with them, because enough others are left"
     everywhere = federation("activation")
-    drawn = [victims(everywhere, client) for client in range(4)]
+    drawn = [targets(everywhere, client) for client in range(4)]
     assert half(torch.cat([labels for _, labels in drawn]))
     assert all(len(images) == 32 and len(labels.unique()) == 2 for images, labels in drawn)
     check_images(everywhere)
@@ -119,16 +119,16 @@ def test_unnamed_victims_are_never_the_adversarys():
     split = federation("activation", public=public)
     assert int(target_index(split).min()) >= 1300
     check_images(split)
-    with pytest.raises(ValueError, match=r"victims.*of which the adversary owns 2400"):
+    with pytest.raises(ValueError, match=r"targets.*of which the adversary owns 2400"):
         check_images(federation("activation", public={"name": "test_sampling:sorted_set"}))
 
 
 def test_named_ranges_stay_as_they_are_named():
-    named = {**SPLIT, "victims": [10, 50], "evaluated": [5, 25]}
+    named = {**SPLIT, "targets": [10, 50], "evaluated": [5, 25]}
     split = federation("activation", protocol=named)
     test, train = split.data.test, split.data.train
     assert torch.equal(evaluated(split)[0], test.images(slice(5, 25)))
-    assert torch.equal(torch.cat([victims(split, client)[0] for client in range(4)]), train.images(slice(10, 50)))
+    assert torch.equal(torch.cat([targets(split, client)[0] for client in range(4)]), train.images(slice(10, 50)))
     public = {"name": "test_sampling:sorted_set", "first": 7, "count": 9}
     own = dataclasses.replace(split.experiment, public=public)
     assert torch.equal(federation_of(own.to_json(), None).public().inputs, train.images(slice(7, 16)))

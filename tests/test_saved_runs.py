@@ -29,9 +29,11 @@ GRADIENT = configure(
     name="tiny",
     dataset={"name": "digits", "size": 16},
     model={"name": "lenet_dlg", "init": "wide"},
-    attack={"name": "grnn", "iterations": 1, "width": 4},
-    also=({"name": "grnn_as_published", "label": "as: published", "iterations": 1},),
-    defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
+    attacks=(
+        {"name": "grnn", "iterations": 1, "width": 4},
+        {"name": "grnn_as_published", "label": "as: published", "iterations": 1},
+    ),
+    training_defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
     clients=2,
     clients_per_round=2,
 )
@@ -40,10 +42,12 @@ OUTPUT = configure(
     channel="output",
     dataset={"name": "digits", "size": 8},
     model={"name": "vicious_small", "width": 4, "hidden": 16},
-    attack={"name": "vicious"},
-    also=({"name": "output_decoder", "steps": 1, "batch_size": 8, "decoder": "small"},),
+    attacks=(
+        {"name": "vicious"},
+        {"name": "output_decoder", "steps": 1, "batch_size": 8, "decoder": "small"},
+    ),
     public={"name": "digits", "size": 8, "count": 50},
-    serving=([], [{"name": "softmax"}]),
+    inference_defences=([], [{"name": "softmax"}]),
     variants=({"label": "vicious", "decoder": {"name": "small", "width": 4, "hidden": 16}},),
     protocol={
         "decoder": {"name": "small", "width": 4, "hidden": 16},
@@ -116,10 +120,20 @@ def test_code_in_any_field_of_a_strangers_run_is_refused_and_never_runs(runs, pr
     run = shutil.copytree(runs / channel, probe / "run")
     config = json.loads((run / "config.json").read_text())
     places = list(name_fields(config["experiment"]))
-    whole = [("dataset",), ("partition",), ("model",), ("attack",), ("public",), ("also", 0), ("defences", 0)]
+    whole = [
+        ("dataset",),
+        ("partition",),
+        ("model",),
+        ("public",),
+        ("attacks", 0),
+        ("attacks", 1),
+        ("training_defences", 0),
+    ]
     heads = {at[0] for at in places}
-    assert heads >= {"dataset", "partition", "model", "attack", "also"}
-    assert heads >= ({"public", "serving", "protocol", "variants"} if channel == "output" else {"defences"})
+    assert heads >= {"dataset", "partition", "model", "attacks"}
+    assert heads >= (
+        {"public", "inference_defences", "protocol", "variants"} if channel == "output" else {"training_defences"}
+    )
     for at in [*places, *whole]:
         files.write_json(run / "config.json", {**config, "experiment": planted(config["experiment"], at)})
         for read in (Result.read, reopen, plan_again):
@@ -133,7 +147,7 @@ def test_code_in_any_field_of_a_strangers_run_is_refused_and_never_runs(runs, pr
 
 
 def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs, probe):
-    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, also=())
+    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, attacks=GRADIENT.attacks[:1])
     simulate(mine, out=probe / "run", backend="local", note=quiet)
     assert (probe / "ran").exists()
     assert CliRunner().invoke(app, ["report", "run"]).exit_code == 2
@@ -145,7 +159,7 @@ def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs,
     (probe / "own.py").write_text("from fl_privacy.attacks.gradient.grnn import GRNN\n")
     done = CliRunner().invoke(app, ["attack", str(runs / "gradient"), "--attack", "own:GRNN", "--out", "again"])
     assert "names code" not in done.output
-    assert json.loads((probe / "again" / "config.json").read_text())["experiment"]["attack"]["name"] == "own:GRNN"
+    assert json.loads((probe / "again" / "config.json").read_text())["experiment"]["attacks"][0]["name"] == "own:GRNN"
 
 
 def test_a_checkpoint_that_names_code_is_refused(runs, probe):
@@ -210,7 +224,9 @@ def test_a_picture_that_was_added_to_the_folder_is_noticed(probe):
         (probe / "images" / str(number % 2)).mkdir(parents=True, exist_ok=True)
         pixels = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(probe / "images" / str(number % 2) / f"{number:02}.png")
-    mine = reconfigure(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, also=())
+    mine = reconfigure(
+        GRADIENT, dataset={"name": "folder", "path": "images", "grey": True}, attacks=GRADIENT.attacks[:1]
+    )
     simulate(mine, out=probe / "run", data_root=probe, backend="local", note=quiet)
     federation_of.cache_clear()
     assert plan_again(probe / "run", data_root=probe, out=probe / "again")
@@ -229,7 +245,7 @@ def test_other_weights_are_refused(runs, tmp_path):
 
 
 def test_a_users_changed_module_is_refused(probe):
-    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, also=())
+    mine = reconfigure(GRADIENT, model={"name": "probe:function"}, attacks=GRADIENT.attacks[:1])
     simulate(mine, out=probe / "run", backend="local", note=quiet)
     assert reopen(probe / "run", trust=True)
     (probe / "probe.py").write_text(PROBE + "\n# another\n")

@@ -126,7 +126,7 @@ class Update(Gradient):
     def _honest(self, federation: Federation, condition: int) -> Strategy:
         experiment, count = federation.experiment, federation.experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
-        made: Strategy = getattr(flower, experiment.conditions[condition].rules.strategy)(
+        made: Strategy = getattr(flower, experiment.conditions[condition].protocol.strategy)(
             fraction_evaluate=0.0, **counts
         )
         return made

@@ -43,7 +43,9 @@ def configure(**settings: Any) -> Experiment:
             that does not fit.
     """
     settings = {"name": "unnamed", **settings}
-    for key in ("defences", "serving"):
+    if "attack" in settings:
+        settings["attacks"] = [settings.pop("attack")]
+    for key in ("training_defences", "inference_defences"):
         if settings.get(key):
             settings[key] = chains(key, settings[key])
     return _configured(Experiment(**check_settings("the experiment", Experiment, settings)))
@@ -72,10 +74,11 @@ def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
     if not changes:
         return configure(**settings)
     settings = override(settings, changes)
-    made = configure(**{**settings, "expected": []})
-    published = [row for row in settings.get("expected", []) if row.get("defence") in made.condition_labels]
-    published = [row for row in published if row.get("attack", next(iter(made.attacks))) in made.attacks]
-    return reconfigure(made, expected=tuple(published))
+    made = configure(**{**settings, "published": []})
+    published = [row for row in settings.get("published", []) if row.get("defence") in made.condition_labels]
+    attacks = made.resolved.attacks
+    published = [row for row in published if row.get("attack", next(iter(attacks))) in attacks]
+    return reconfigure(made, published=tuple(published))
 
 
 def read(source: str) -> dict[str, Any]:
@@ -91,14 +94,16 @@ def read(source: str) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
+    if "attack" in settings:
+        settings["attacks"] = [settings.pop("attack")]
     return {"name": path.stem, **settings}
 
 
 def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """`settings` after `key=value` texts: dotted keys, values as TOML writes them, anything else as plain text.
 
-    `attack=NAME` (dataset, partition, model likewise) chooses another component with its own defaults; the name it
-    already has keeps its settings. `defence=NAME` stands for defences=[[], [NAME]].
+    `model=NAME` (dataset, partition likewise) chooses another component with its own defaults; the name it already has
+    keeps its settings. `attack=NAME` stands for attacks=[NAME], `defence=NAME` for training_defences=[[], [NAME]].
 
     Raises:
         ValueError: a text without '=', or a part of something that has none.
@@ -109,7 +114,7 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
         head, *rest = key.strip().split(".")
         if not equals or not head or not all([head, *rest]):
             raise ValueError(f"a change is written key=value, such as attack.iterations=500, not '{text}'")
-        apply = _change_defence if head == "defence" else _change
+        apply = {"attack": _change_attack, "defence": _change_defence}.get(head, _change)
         apply(changed, head, rest, parse_value(value))
     return changed
 
@@ -141,16 +146,28 @@ def _name(value: object) -> object:
     return value.get("name") if isinstance(value, dict) else value
 
 
+def _change_attack(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
+    """`attack=NAME` leaves that one, with the settings it has there; `attack.KEY` changes the first."""
+    attacks = [component("attacks", each) for each in settings.get("attacks", Experiment(name="defaults").attacks)]
+    if not rest:
+        same = [each for each in attacks[:1] if each["name"] == value]
+        settings["attacks"] = same or [component(head, value)]
+        return
+    if len(rest) > 1:
+        raise ValueError(f"'{'.'.join([head, *rest])}' is no setting: an attack has no such part")
+    settings["attacks"] = [{**attacks[0], rest[0]: value}, *attacks[1:]]
+
+
 def _change_defence(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
     if not rest:
-        settings["defences"] = [[]] if value == "none" else [[], [component(head, value)]]
+        settings["training_defences"] = [[]] if value == "none" else [[], [component(head, value)]]
         return
-    defended = [each for each in settings.get("defences", []) if each]
+    defended = [each for each in settings.get("training_defences", []) if each]
     if len(defended) != 1 or len(defended[0]) != 1:
         raise ValueError(
             f"'defence.{'.'.join(rest)}' changes an experiment's one defence, and this one has "
             f"{sum(map(len, defended))}: choose one first (defence=gaussian_noise), or write them all "
-            '(defences=[[], [{name="gaussian_noise", scale=0.1}]])'
+            '(training_defences=[[], [{name="gaussian_noise", scale=0.1}]])'
         )
-    defended[0][0] = component("defences", defended[0][0])
+    defended[0][0] = component("training_defences", defended[0][0])
     defended[0][0][".".join(rest)] = value

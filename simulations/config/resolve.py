@@ -31,7 +31,7 @@ def resolve(experiment: Experiment) -> Resolved:
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
-    attacks = {label_of(each): _attack(each) for each in (experiment.attack, *experiment.also)}
+    attacks = {label_of(each): _attack(each) for each in experiment.attacks}
     return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol))
 
 
@@ -42,13 +42,13 @@ def _conditions(experiment: Experiment) -> tuple[Condition, ...]:
     """
     made = []
     for variant in experiment.variants or ({},):
-        rules = _protocol(experiment, {**experiment.protocol, **_unlabelled(variant)})
-        for trained in map(_chain, experiment.defences):
-            for released in map(_chain, experiment.serving) if experiment.serving else (trained,):
+        protocol = _protocol(experiment, {**experiment.protocol, **_unlabelled(variant)})
+        for trained in map(_chain, experiment.training_defences):
+            for released in [_chain(each) for each in experiment.inference_defences] or [trained]:
                 names = [str(variant["label"])] if variant else []
-                names += [trained.label] if experiment.defences != ((),) else []
-                names += [f"serving {released.label}"] if experiment.serving else []
-                made.append(Condition("; ".join(names) or trained.label, rules, trained, released))
+                names += [trained.label] if experiment.training_defences != ((),) else []
+                names += [f"serving {released.label}"] if experiment.inference_defences else []
+                made.append(Condition("; ".join(names) or trained.label, protocol, trained, released))
     return tuple(made)
 
 
@@ -57,7 +57,7 @@ def _chain(components: Sequence[Component]) -> Chain:
 
 
 def _attack(component: Component) -> Attack:
-    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "only")}
+    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "conditions")}
     attack: Attack = ATTACKS.configure(component["name"], settings)
     return attack
 

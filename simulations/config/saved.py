@@ -11,7 +11,7 @@ from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results import files
 
-PROSE = frozenset({"label", "only", "expected"})
+PROSE = frozenset({"label", "conditions", "published"})
 """The keys of an experiment whose texts are only compared and printed."""
 
 

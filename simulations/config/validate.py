@@ -36,9 +36,9 @@ def check_values(experiment: Experiment) -> None:
     """
     _check_numbers(experiment)
     _check_components(experiment)
-    tables = (experiment.protocol, *experiment.variants, *experiment.expected)
+    tables = (experiment.protocol, *experiment.variants, *experiment.published)
     if not all(isinstance(table, Mapping) for table in tables):
-        raise ValueError("'protocol' takes a table, 'variants' and 'expected' a list of tables")
+        raise ValueError("'protocol' takes a table, 'variants' and 'published' a list of tables")
     if any("label" not in variant for variant in experiment.variants):
         raise ValueError("every one of the 'variants' needs a 'label', by which tables name it")
     labels = [str(variant["label"]) for variant in experiment.variants]
@@ -54,7 +54,7 @@ def check_objects(experiment: Experiment) -> None:
     """
     channel_of(experiment).check(experiment)
     _check_attacks(experiment)
-    _check_expected(experiment)
+    _check_published(experiment)
 
 
 def _check_numbers(experiment: Experiment) -> None:
@@ -98,7 +98,7 @@ def _check_components(experiment: Experiment) -> None:
     settings.pop("init", None)
     check_settings(f"model '{name}'", MODELS[name], settings)
     _check_public(experiment.public)
-    for key in ("defences", "serving"):
+    for key in ("training_defences", "inference_defences"):
         _check_unique(key, "chain", [chain(list(each)).label for each in getattr(experiment, key)])
 
 
@@ -128,12 +128,11 @@ def _check_labels(key: str, labels: Sequence[str]) -> None:
 
 
 def _check_attacks(experiment: Experiment) -> None:
-    components = (experiment.attack, *experiment.also)
-    labels = [label_of(each) for each in components]
-    _check_unique("also", "attack (give one of them a 'label')", labels)
-    _check_labels("also", labels)
-    for each, (label, attack) in zip(components, experiment.attacks.items(), strict=True):
-        _check_only(experiment, each.get("only", []))
+    labels = [label_of(each) for each in experiment.attacks]
+    _check_unique("attacks", "attack (give one of them a 'label')", labels)
+    _check_labels("attacks", labels)
+    for each, (label, attack) in zip(experiment.attacks, experiment.resolved.attacks.items(), strict=True):
+        _check_kept_to(experiment, each.get("conditions", []))
         _check_attack(experiment, each["name"], label, attack)
 
 
@@ -150,27 +149,28 @@ def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack)
         if withheld and experiment.concerns(label, condition):
             raise ValueError(
                 f"the attack '{name}' needs the observation's {', '.join(withheld)}; the adversary holds "
-                f"{', '.join(sorted(granted))} in '{experiment.condition_labels[condition]}'. 'only' keeps an attack "
-                "to some conditions."
+                f"{', '.join(sorted(granted))} in '{experiment.condition_labels[condition]}'. 'conditions' "
+                "keeps an attack to some of them."
             )
 
 
-def _check_only(experiment: Experiment, only: object) -> None:
-    if not isinstance(only, list | tuple):
-        raise ValueError(f"'only' of an attack takes a list of conditions or variants, not {only!r}")
-    for name in only:
-        if not any(condition == name or condition.startswith(f"{name}; ") for condition in experiment.condition_labels):
+def _check_kept_to(experiment: Experiment, conditions: object) -> None:
+    if not isinstance(conditions, list | tuple):
+        raise ValueError(f"'conditions' of an attack takes a list of conditions or variants, not {conditions!r}")
+    for name in conditions:
+        known = experiment.condition_labels
+        if not any(condition == name or condition.startswith(f"{name}; ") for condition in known):
             raise ValueError(
-                f"'only' names {name!r}, and the conditions are: {', '.join(map(repr, experiment.condition_labels))}"
+                f"'conditions' of an attack names {name!r}, and the conditions are: {', '.join(map(repr, known))}"
             )
 
 
-def _check_expected(experiment: Experiment) -> None:
-    for published in experiment.expected:
-        for key, known in (("defence", experiment.condition_labels), ("attack", list(experiment.attacks))):
-            if published.get(key, known[0] if key == "attack" else None) not in known:
+def _check_published(experiment: Experiment) -> None:
+    for row in experiment.published:
+        for key, known in (("defence", experiment.condition_labels), ("attack", list(experiment.resolved.attacks))):
+            if row.get(key, known[0] if key == "attack" else None) not in known:
                 raise ValueError(
-                    f"a row of 'expected' has {key} = {published.get(key)!r}, beside which no measured row stands. "
+                    f"a row of 'published' has {key} = {row.get(key)!r}, beside which no measured row stands. "
                     f"Known: {', '.join(map(repr, known))}."
                 )
 

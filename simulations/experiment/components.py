@@ -22,6 +22,17 @@ def component(key: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
+def components(key: str, value: object) -> tuple[dict[str, Any], ...]:
+    """A list of at least one component.
+
+    Raises:
+        ValueError: no such list, or an empty one; `key` says where.
+    """
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"'{key}' takes a list of at least one, such as [{{name = \"grnn\"}}], not {value!r}")
+    return tuple(component(key, each) for each in value)
+
+
 def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
     """Chains as tuples: a list of lists of defences; the empty chain defends nothing.
 

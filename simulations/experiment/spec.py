@@ -10,9 +10,9 @@ from typing import Any
 from fl_privacy.attacks import Attack
 from fl_privacy.defences import Chain
 from fl_privacy.settings import check_settings
-from fl_privacy.simulations.experiment.components import Component, chains, component, label_of
+from fl_privacy.simulations.experiment.components import Component, chains, component, components, label_of
 
-COMPONENTS = ("dataset", "partition", "model", "attack")
+COMPONENTS = ("dataset", "partition", "model")
 """The fields that hold one component."""
 
 
@@ -21,42 +21,42 @@ class Condition:
     """One line of an experiment: the protocol's settings, the chain of training, the chain of what is attacked."""
 
     label: str
-    rules: Any
+    protocol: Any
     trained: Chain
     released: Chain
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The objects that an experiment's names stand for: `attacks` by label, `conditions`, and the channel's `rules`.
+    """The objects that an experiment's names stand for: `attacks` by label, `conditions`, the channel's `protocol`.
 
-    `rules` are the settings of the protocol without any variant's.
+    `protocol` are its settings without any variant's.
     """
 
     attacks: Mapping[str, Attack]
     conditions: tuple[Condition, ...]
-    rules: Any
+    protocol: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One experiment: who shares what with whom, who attacks it, and which defences are compared.
 
-    `defences` are chains that run one after another with everything else equal. Each is an *condition*; where
-    `serving` has chains too, what was trained under a defence is served under each of those, and every pair is a
-    condition. `protocol` holds what only this channel knows; `variants` are changes of it, each with a `label`, and
-    multiply the conditions again. `learning_rate` is the step by which shared gradients change the model;
+    `training_defences` are chains that run one after another with everything else equal. Each is a *condition*; where
+    `inference_defences` has chains too, what was trained under a defence is served under each of those, and every pair
+    is a condition. `protocol` holds what only this channel knows; `variants` are changes of it, each with a `label`,
+    and multiply the conditions again. `learning_rate` is the step by which shared gradients change the model;
     `batch_size` images enter one message. The clients hold the training images of `train_images` (first, end; all of
     them by default), and the adversary may own the `public` ones: a data set with its `split`, `first` and `count`.
 
-    `attack`, and the attacks of `also`, see the first `attacked_clients` replies of each of the `attacked_rounds`; a
-    `label` tells two settings of one attack apart, and `only` lists the conditions, or variants, that it is kept to.
+    The `attacks` see the first `attacked_clients` replies of each of the `attacked_rounds`; a `label` tells two
+    settings of one attack apart, and its `conditions` list the conditions, or variants, that it is kept to.
     `timeout` is a round's deadline in seconds; a round with fewer valid replies than `min_replies` is skipped.
-    `show_originals` lets the figure show private images. `expected` holds rows of published values, each with the
+    `show_originals` lets the figure show private images. `published` holds rows of published values, each with the
     `defence` (and `attack`) beside whose measured ones the report prints them.
 
     The constructor checks types alone; `config.load.configure` checks everything and looks the names up, and only what
-    it returns has `attacks`, `conditions` and `rules`.
+    it returns has its `resolved` objects and its `conditions`.
 
     Raises:
         UnknownName: a setting that does not exist. ValueError: a value of the wrong type.
@@ -68,10 +68,9 @@ class Experiment:
     dataset: Component = field(default_factory=lambda: {"name": "digits"})
     partition: Component = field(default_factory=lambda: {"name": "iid"})
     model: Component = field(default_factory=lambda: {"name": "lenet_dlg"})
-    attack: Component = field(default_factory=lambda: {"name": "grnn"})
-    also: tuple[Component, ...] = ()
-    defences: tuple[tuple[Component, ...], ...] = ((),)
-    serving: tuple[tuple[Component, ...], ...] = ()
+    attacks: tuple[Component, ...] = ({"name": "grnn"},)
+    training_defences: tuple[tuple[Component, ...], ...] = ((),)
+    inference_defences: tuple[tuple[Component, ...], ...] = ()
     protocol: Component = field(default_factory=dict)
     variants: tuple[Component, ...] = ()
     public: Component = field(default_factory=dict)
@@ -87,15 +86,16 @@ class Experiment:
     timeout: float = 600.0
     device: str = "cpu"
     show_originals: bool = False
-    expected: tuple[Component, ...] = ()
+    published: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         for key in COMPONENTS:
             object.__setattr__(self, key, component(key, getattr(self, key)))
         object.__setattr__(self, "public", component("public", self.public) if self.public else {})
-        object.__setattr__(self, "also", tuple(component("also", each) for each in self.also))
-        object.__setattr__(self, "defences", chains("defences", self.defences))
-        object.__setattr__(self, "serving", chains("serving", self.serving) if self.serving else ())
+        object.__setattr__(self, "attacks", components("attacks", self.attacks))
+        object.__setattr__(self, "training_defences", chains("training_defences", self.training_defences))
+        serving = chains("inference_defences", self.inference_defences) if self.inference_defences else ()
+        object.__setattr__(self, "inference_defences", serving)
         for key, value in check_settings("the experiment", type(self), dict(vars(self))).items():
             object.__setattr__(self, key, value)
 
@@ -123,19 +123,9 @@ class Experiment:
         object.__setattr__(self, "_resolved", resolved)
 
     @property
-    def attacks(self) -> Mapping[str, Attack]:
-        """The attacks by label."""
-        return self.resolved.attacks
-
-    @property
     def conditions(self) -> Sequence[Condition]:
         """Every variant of the protocol with every training defence and every serving one, in this order."""
         return self.resolved.conditions
-
-    @property
-    def rules(self) -> Any:
-        """The settings of the channel's protocol, without any variant's."""
-        return self.resolved.rules
 
     @property
     def chains(self) -> Sequence[Chain]:
@@ -149,6 +139,6 @@ class Experiment:
 
     def concerns(self, attack: str, condition: int) -> bool:
         """Whether the attack of this label attacks this condition: all of them, unless it is kept to some."""
-        chosen = next(each for each in (self.attack, *self.also) if label_of(each) == attack)
+        chosen = next(each for each in self.attacks if label_of(each) == attack).get("conditions")
         label = self.condition_labels[condition]
-        return not chosen.get("only") or any(label == each or label.startswith(f"{each}; ") for each in chosen["only"])
+        return not chosen or any(label == each or label.startswith(f"{each}; ") for each in chosen)

@@ -83,7 +83,7 @@ class Result:
 
     def table(self) -> Table:
         """The summary as a rich table."""
-        attacks, data = list(self.experiment.attacks), self.experiment.dataset["name"]
+        attacks, data = list(self.experiment.resolved.attacks), self.experiment.dataset["name"]
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
         title = f"NOT VALID, see below\n{title}" if self.not_valid else title
         channel = channel_of(self.experiment)
@@ -96,7 +96,7 @@ class Result:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in self.summary:
             table.add_row(_line(row, several=len(attacks) > 1), *_cells(row, columns))
-            for published in self.experiment.expected:
+            for published in self.experiment.published:
                 if _of(row, published):
                     table.add_row("  published", *_cells(published, columns), style="dim")
         return table
@@ -155,7 +155,7 @@ def write(
     results = {
         "conditions": conditions,
         "summary": averages,
-        "expected": federation.experiment.expected,
+        "published": federation.experiment.published,
         "digests": _digests(samples, scored, payloads),
         "not_valid": faults(seen, scored),
     }

@@ -29,7 +29,7 @@ from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
 from fl_privacy.simulations.run.stages import finish, observed, redraw, write_config
 
-CHANGEABLE = ("attack", "attacked_clients", "public")
+CHANGEABLE = ("attack", "attacks", "attacked_clients", "public")
 """What can be another for a saved run: who attacks it, with what."""
 
 
@@ -70,7 +70,7 @@ def plan_again(
     federation = federation_of(experiment.to_json(), find_root(data_root))
     channel_of(experiment).check_federation(federation)
     contents.check(federation, source)
-    below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attack['name'])}"
+    below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
     return Replan(federation, source, files.new_folder(Path(out) if out else below))
 
 
@@ -91,8 +91,7 @@ def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]
     if fixed:
         raise ValueError(f"a saved run can change its {', '.join(CHANGEABLE)} only, not '{fixed[0]}': run it anew")
     chosen = [f"attack={attack}"] if attack else []
-    alone = {**asdict(experiment), "also": ()} if attack else asdict(experiment)
-    return changed(alone, [*chosen, *changes])
+    return changed(asdict(experiment), [*chosen, *changes])
 
 
 @dataclass(frozen=True)

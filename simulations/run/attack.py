@@ -64,7 +64,7 @@ def jobs(
     rounds = groupby(sorted(seen), key=lambda key: (key.condition, key.round))
     attacked = [key for _, keys in rounds for key in list(keys)[: experiment.attacked_clients]]
     todo = []
-    for label, attack in experiment.attacks.items():
+    for label, attack in experiment.resolved.attacks.items():
         groups: dict[tuple[int, ...], list[Key]] = {}
         for key in attacked:
             if experiment.concerns(label, key.condition) and channel.selects(attack, key):

@@ -15,7 +15,7 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files
 
 CONTENTS = "contents.json"
-CODE = ("dataset", "partition", "model", "defences", "serving", "protocol", "variants")
+CODE = ("dataset", "partition", "model", "training_defences", "inference_defences", "protocol", "variants")
 """Where an experiment names code that the observations depend on; a saved run may be attacked by other code."""
 
 

@@ -54,7 +54,7 @@ def finish(
     conditions = files.read_json(source / files.ROUNDS)
     seen = observed(federation, source)
     _check_observed(conditions, seen)
-    channel, attacks = channel_of(experiment), experiment.attacks
+    channel, attacks = channel_of(experiment), experiment.resolved.attacks
 
     def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
         return channel.bind_artifacts(federation, attack, condition, source)
@@ -115,7 +115,7 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     """
     experiment = federation.experiment
     scored = score_all(
-        channel_of(experiment), federation, observed(federation, source), _guesses(folder, experiment.attacks)
+        channel_of(experiment), federation, observed(federation, source), _guesses(folder, experiment.resolved.attacks)
     )
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
     draw(federation, folder, scored, files.read_json(folder / files.RESULTS)["summary"], originals)

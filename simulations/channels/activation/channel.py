@@ -22,7 +22,7 @@ from fl_privacy.simulations.channels.activation.federation import (
     client_task,
     evaluator_holdout,
     released_shape,
-    victims,
+    targets,
 )
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, check_protocol, training_of, trainings
 from fl_privacy.simulations.channels.activation.scores import of_guesses
@@ -54,7 +54,7 @@ class Activation(Channel):
     }
 
     def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        held: frozenset[str] = experiment.conditions[condition].rules.adversary_knowledge
+        held: frozenset[str] = experiment.conditions[condition].protocol.adversary_knowledge
         return (held & ASKABLE) | ({"public"} if experiment.public else set())
 
     def check(self, experiment: Experiment) -> None:
@@ -66,7 +66,7 @@ class Activation(Channel):
         released = [
             (conditions, released_shape(federation, first)) for first, conditions in trainings(experiment).items()
         ]
-        for label, attack in experiment.attacks.items():
+        for label, attack in experiment.resolved.attacks.items():
             if isinstance(attack, LearnedDecoder) and public is not None:
                 check_count(attack.public_images, len(public))
                 for conditions, shape in released:
@@ -75,9 +75,9 @@ class Activation(Channel):
 
     def check_workers(self, experiment: Experiment, workers: int) -> None:
         rules = [
-            condition.rules
+            condition.protocol
             for condition in experiment.conditions
-            if condition.rules.parallel and condition.rules.link in ("auto", "ray")
+            if condition.protocol.parallel and condition.protocol.link in ("auto", "ray")
         ]
         together = max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
         if together > workers:
@@ -97,7 +97,7 @@ class Activation(Channel):
         return collect(federation, grid, sink, run_context)
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        return Truth(*victims(federation, client))
+        return Truth(*targets(federation, client))
 
     def control_pool(self, federation: Federation) -> Images:
         images, labels = evaluator_holdout(federation)
@@ -115,7 +115,7 @@ class Activation(Channel):
             training = training_of(experiment, key.condition)
             if training not in held:
                 held[training] = _segment(federation, folder, training)
-            adversary_knowledge = experiment.conditions[key.condition].rules.adversary_knowledge
+            adversary_knowledge = experiment.conditions[key.condition].protocol.adversary_knowledge
             own = {name: value for name, value in held[training].items() if name in adversary_knowledge}
             known = each.defence if "defence" in adversary_knowledge else None
             equipped[key] = replace(each, **own, public=public, defence=known)

@@ -25,7 +25,7 @@ LEAST_BATCH = 4
 """A shorter last mini-batch is left out: batch normalisation and distance correlation need more rows."""
 
 
-def victims(federation: Federation, client: int) -> tuple[Tensor, Tensor]:
+def targets(federation: Federation, client: int) -> tuple[Tensor, Tensor]:
     """The images (N, C, H, W) and labels (N,) that `client` releases after training: its slice of the victims."""
     index = target_index(federation)
     each = len(index) // federation.experiment.clients
@@ -34,11 +34,11 @@ def victims(federation: Federation, client: int) -> tuple[Tensor, Tensor]:
 
 
 def target_index(federation: Federation) -> Tensor:
-    """The victims' positions among the training images: those that are named, or else 32 a client by `class_sample`.
+    """The targets' positions among the training images: those that are named, or else 32 a client by `class_sample`.
 
     Unnamed ones are not the adversary's, and nobody trains with them where enough others are left.
     """
-    if named := federation.experiment.rules.victims:
+    if named := federation.experiment.resolved.protocol.targets:
         return torch.arange(*named)
     free, wanted = _unowned(federation, "train"), VICTIMS * federation.experiment.clients
     untouched = free[~torch.isin(free, torch.cat(federation.parts))]
@@ -48,7 +48,7 @@ def target_index(federation: Federation) -> Tensor:
 
 def evaluated(federation: Federation) -> tuple[Tensor, Tensor]:
     """The test images (N, C, H, W) and labels (N,) on which accuracy is measured: the named ones, or a sample."""
-    test, named = federation.data.test, federation.experiment.rules.evaluated
+    test, named = federation.data.test, federation.experiment.resolved.protocol.evaluated
     index = torch.arange(*named) if named else class_sample(test.labels, EVALUATED).sort().values
     return test.images(index), test.labels[index]
 
@@ -93,20 +93,20 @@ def released_shape(federation: Federation, condition: int) -> tuple[int, ...]:
 
 
 def check_images(federation: Federation) -> None:
-    """Check that every party's images are there and that the adversary owns none of the victims'.
+    """Check that every party's images are there and that the adversary owns none of the targets'.
 
     Raises:
         ValueError: what is wrong.
     """
     train, test = len(federation.data.train), len(federation.data.test)
-    first, end = federation.experiment.rules.victims or (0, len(target_index(federation)))
+    first, end = federation.experiment.resolved.protocol.targets or (0, len(target_index(federation)))
     if not 0 <= first < end <= train or end - first < federation.experiment.clients:
         raise ValueError(
-            f"'protocol.victims' takes images {first} to {end} for {federation.experiment.clients} clients, and "
+            f"'protocol.targets' takes images {first} to {end} for {federation.experiment.clients} clients, and "
             f"'{federation.data.name}' has {train} to train with, of which the adversary owns "
             f"{train - len(_unowned(federation, 'train'))}"
         )
-    _, stop = federation.experiment.rules.evaluated or (0, 0)
+    _, stop = federation.experiment.resolved.protocol.evaluated or (0, 0)
     if stop > test:
         raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{federation.data.name}' has {test} test images")
     if not len(_unowned(federation, "test")):
@@ -117,15 +117,15 @@ def check_images(federation: Federation) -> None:
     if not bool(torch.isin(target_index(federation), _unowned(federation, "train")).all()):
         raise ValueError(
             f"the adversary's 'public' images from {federation.experiment.public.get('first', 0)} on include the "
-            f"victims ({first} to {end}), which it must never have: set public.first and public.count, or "
-            "protocol.victims"
+            f"targets ({first} to {end}), which it must never have: set public.first and public.count, or "
+            "protocol.targets"
         )
 
 
 def mini_batch(federation: Federation, condition: int, client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
     """Mini-batch `step` of a client's epoch: images (B, C, H, W) in [0, 1] and labels (B,)."""
     chosen, part = federation.experiment.conditions[condition], federation.parts[client]
-    if chosen.rules.shuffle:
+    if chosen.protocol.shuffle:
         part = part[torch.randperm(len(part), generator=stream(federation.experiment.seed, "epoch", client, round))]
     size = batch_size(federation.experiment, chosen)
     index = part[step * size : (step + 1) * size]
@@ -146,10 +146,10 @@ def client_task(federation: Federation, condition: int, fixed: bool = False) -> 
     chosen = experiment.conditions[condition]
     return SplitClientTask(
         model=federation.model,
-        rules=chosen.rules.rules(experiment.learning_rate, train_client=not fixed),
+        rules=chosen.protocol.rules(experiment.learning_rate, train_client=not fixed),
         batch=partial(mini_batch, federation, condition),
         steps=partial(steps, federation, condition),
-        held_out=partial(victims, federation),
+        held_out=partial(targets, federation),
         chain=chosen.released if fixed else chosen.trained,
         serving=chosen.released,
         # not the condition's number, so that a training has the same bits in every experiment that has it

@@ -38,7 +38,7 @@ class SplitProtocol:
     Ray backend, a local object in one process, and messages anywhere else.
 
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
-    serving chain. Then every client releases its slice of the training images `victims` (first, end), `queries` times,
+    serving chain. Then every client releases its slice of the training images `targets` (first, end), `queries` times,
     each with fresh noise; by default 32 a client, never the adversary's, and nobody trains with them where enough
     others are left. Accuracy is that on the test images `evaluated` (first, end; by default 1,000) under the serving
     chain. What is not named is drawn within every class, the same for every seed. The distance correlation of images
@@ -59,7 +59,7 @@ class SplitProtocol:
     together: int = 1
     link: Literal["auto", "ray", "messages", "local"] = "auto"
     server_epochs: int = 0
-    victims: tuple[int, ...] = ()
+    targets: tuple[int, ...] = ()
     evaluated: tuple[int, ...] = ()
     queries: int = 1
     dcor_rows: int = 32
@@ -69,7 +69,7 @@ class SplitProtocol:
     cache: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("victims", "evaluated"):
+        for key in ("targets", "evaluated"):
             held = getattr(self, key)
             if held and not (len(held) == 2 and 0 <= held[0] < held[1]):
                 raise ValueError(f"'{key}' takes a first image and an end, such as [45000, 45256], not {list(held)}")
@@ -103,7 +103,7 @@ class SplitProtocol:
 
 TRAINING = ("cut", "labels", "optimiser", "penalise", "batch_nopeek", "shuffle", "parallel", "together")
 """The settings that change a trained model; conditions that share them and their training chain share one training."""
-FIXED = ("victims", "evaluated", "dcor_rows")
+FIXED = ("targets", "evaluated", "dcor_rows")
 """The settings that no variant may change, because all conditions are scored on the same images, in equal batches."""
 
 
@@ -111,7 +111,7 @@ def trainings(experiment: Experiment) -> dict[int, list[int]]:
     """The conditions of every training: the first condition of each names it."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for index, condition in enumerate(experiment.conditions):
-        key = (*(getattr(condition.rules, name) for name in TRAINING), condition.trained)
+        key = (*(getattr(condition.protocol, name) for name in TRAINING), condition.trained)
         found.setdefault(key, []).append(index)
     return {conditions[0]: conditions for conditions in found.values()}
 
@@ -124,7 +124,7 @@ def training_of(experiment: Experiment, condition: int) -> int:
 def batch_size(experiment: Experiment, condition: Condition) -> int:
     """The mini-batch of a condition's training."""
     nopeek = any(isinstance(defence, NoPeek) for defence in condition.trained.defences)
-    return (nopeek and condition.rules.batch_nopeek) or experiment.batch_size
+    return (nopeek and condition.protocol.batch_nopeek) or experiment.batch_size
 
 
 def check_protocol(experiment: Experiment) -> None:
@@ -133,7 +133,7 @@ def check_protocol(experiment: Experiment) -> None:
     Raises:
         ValueError: it.
     """
-    rules = [condition.rules for condition in experiment.conditions]
+    rules = [condition.protocol for condition in experiment.conditions]
     for each in rules:
         each.rules(experiment.learning_rate)
     if experiment.attacked_rounds != (1,):
@@ -146,10 +146,10 @@ def check_protocol(experiment: Experiment) -> None:
             "learnt from every mini-batch, so that no round can be skipped; leave it at 1"
         )
     for key in FIXED:
-        if any(getattr(each, key) != getattr(experiment.rules, key) for each in rules):
+        if any(getattr(each, key) != getattr(experiment.resolved.protocol, key) for each in rules):
             raise ValueError(f"a variant cannot change '{key}': all conditions are scored alike")
     most = min(each.queries for each in rules)
-    for label, attack in experiment.attacks.items():
+    for label, attack in experiment.resolved.attacks.items():
         if (repeats := getattr(attack, "repeats", 1)) > most:
             raise ValueError(f"'{label}' averages {repeats} releases of one input, and 'protocol.queries' is {most}")
     for each in rules:

@@ -72,12 +72,12 @@ class Output(Channel):
             )
         for condition in experiment.conditions:
             exclusive = [each for each in condition.released.defences if isinstance(each, Softmax | ArgMax)]
-            if condition.rules.task == "attributes" and exclusive:
+            if condition.protocol.task == "attributes" and exclusive:
                 raise ValueError("softmax and arg_max need classes that exclude each other, and attributes do not")
 
     def check_federation(self, federation: Federation) -> None:
         for condition in federation.experiment.conditions:
-            sizes(federation, condition.rules)
+            sizes(federation, condition.protocol)
 
     def prepare(self, federation: Federation, run_context: RunContext) -> None:
         train_pairs(federation, run_context)
@@ -102,7 +102,7 @@ class Output(Channel):
             checkpoint = pair_of(run_context.folder, index)["checkpoint"]
             classifier: nn.Module = load_pair(checkpoint, networks(federation, condition)).classifier
             if checkpoint not in suspicions:
-                suspicions[checkpoint] = suspicion(federation, condition.rules, classifier)
+                suspicions[checkpoint] = suspicion(federation, condition.protocol, classifier)
             rows.append(self._run_condition(federation, index, classifier, suspicions[checkpoint], grid, sink))
             measured = rows[-1]["rounds"][-1]["evaluate_metrics_serverapp"] or {}
             run_context.note(
@@ -153,7 +153,7 @@ class Output(Channel):
 
     def control_pool(self, federation: Federation) -> Images:
         """Validation images of the server: no client has one of them, and no decoder was trained on them."""
-        own = split(federation, federation.experiment.rules).validation
+        own = split(federation, federation.experiment.resolved.protocol).validation
         index = class_sample(own.labels, STRANGERS).sort().values
         return Images(own.images(index), own.labels[index])
 
@@ -171,7 +171,7 @@ class Output(Channel):
         """`vicious` gets the decoder that was trained with its condition's classifier; an honest server has none."""
         if not isinstance(attack, Vicious) or attack.checkpoint:
             return attack
-        if federation.experiment.conditions[condition].rules.honest:
+        if federation.experiment.conditions[condition].protocol.honest:
             return None
         trusted = networks(federation, federation.experiment.conditions[condition])
         return dataclasses.replace(attack, checkpoint=pair_of(folder, condition)["checkpoint"], trusted=trusted)
@@ -181,7 +181,7 @@ class Output(Channel):
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         row = leak(federation, group)
-        if federation.experiment.conditions[group[0].key.condition].rules.task == "attributes":
+        if federation.experiment.conditions[group[0].key.condition].protocol.task == "attributes":
             row["label_accuracy"] = None  # an attribute is no label: accuracy is the model's column
         return row
 
@@ -203,20 +203,20 @@ def _ask(model: nn.Module, images: Tensor) -> Tensor:
 
 def networks(federation: Federation, condition: Condition) -> tuple[str, str]:
     """The networks that the experiment itself names, and so the only code that a condition's checkpoint may ask for."""
-    spec = condition.rules.spec(federation.data, federation.experiment.model)
+    spec = condition.protocol.spec(federation.data, federation.experiment.model)
     return spec.classifier, spec.decoder
 
 
 def answers_of(federation: Federation, condition: Condition) -> Spec:
     """The public facts of a condition's answers: as many numbers an image as its classifier has outputs."""
     return dataclasses.replace(
-        federation.spec, classes=len(condition.rules.names(federation.data)), training_mode=False
+        federation.spec, classes=len(condition.protocol.names(federation.data)), training_mode=False
     )
 
 
 def _used(federation: Federation, condition: Condition, answers: Sequence[Observation]) -> dict[str, float]:
     """What the answers of a condition's clients were worth to them."""
-    private = [relevant(federation, condition.rules, federation.drawn(each.client, each.round)) for each in answers]
-    wanted = torch.cat([targets(condition.rules.task, each) for each in private])
+    private = [relevant(federation, condition.protocol, federation.drawn(each.client, each.round)) for each in answers]
+    wanted = torch.cat([targets(condition.protocol.task, each) for each in private])
     released = torch.cat([each.payload[OUTPUTS] for each in answers])
-    return use(condition.rules, condition.rules.names(federation.data), condition.released, released, wanted)
+    return use(condition.protocol, condition.protocol.names(federation.data), condition.released, released, wanted)

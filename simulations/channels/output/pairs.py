@@ -73,12 +73,14 @@ def train_pairs(federation: Federation, run_context: RunContext) -> None:
     found: dict[str, dict[str, Any]] = {}
     rows = []
     for condition in experiment.conditions:
-        law = condition.rules.law(condition.trained)
-        facts = identity(federation, condition.rules, law)
-        name = _name(federation, condition.rules, facts)
+        law = condition.protocol.law(condition.trained)
+        facts = identity(federation, condition.protocol, law)
+        name = _name(federation, condition.protocol, facts)
         if name not in found:
-            folder = Path(condition.rules.cache).expanduser() if condition.rules.cache else run_context.folder / MODELS
-            found[name] = _train(federation, condition.rules, law, facts, folder.absolute() / name, run_context.note)
+            folder = (
+                Path(condition.protocol.cache).expanduser() if condition.protocol.cache else run_context.folder / MODELS
+            )
+            found[name] = _train(federation, condition.protocol, law, facts, folder.absolute() / name, run_context.note)
         rows.append({**found[name], "checkpoint": path_inside(Path(found[name]["checkpoint"]), run_context.folder)})
     write_json(run_context.folder / PAIRS, rows)
 

@@ -22,7 +22,8 @@ class JointServer:
     `beta_r` and `beta_c` weigh reconstruction and classification (1/0 is a pure autoencoder, 0/1 an honest server,
     which trains no decoder); `gamma_h`, `gamma_s` and `delta` as in `JointLoss`. `task` 'attributes' has one output for
     each of the data set's binary `attributes` (all of them unless some are named). The decoder is trained through the
-    experiment's `defences`, so it is adapted to them; `serving` puts others in the place of those when clients answer.
+    experiment's `training_defences`, so it is adapted to them; `inference_defences` puts others in the place of those
+    when clients answer.
 
     The last `validation` training images (a tenth of all by default) choose the best epoch, and the first `images` of
     the rest (all by default) are trained on; `shuffled` draws them at random first, the same ones for every seed,
