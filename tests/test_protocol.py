@@ -15,6 +15,7 @@ from odd_models import CLASSES, DRAWN, KNOWN, SHAPE, Tied, dropout, frozen, norm
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.matching import adversary_copy, observed_gradient
+from fl_privacy.attacks.gradient.optimise import matcher_for
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate, gradient
@@ -83,7 +84,7 @@ def test_the_loss_at_the_truth_is_the_floor(name, channel, defences):
         assert mismatch(observation, Truth(x, y)) is None
     first, images = seen[:CLIENTS], torch.stack([x for x, _ in batches[:CLIENTS]])
     targets = torch.stack([F.one_hot(y, CLASSES).float() for _, y in batches[:CLIENTS]])
-    together = ATTACK._matcher(first)(images, targets)
+    together = matcher_for(first)(images, targets)
     for found, observation in zip(together, first, strict=True):
         difference = (found - observed_gradient(observation)).norm()
         assert difference < 1e-3 * observed_gradient(observation).norm() + 1e-6, "many victims at once"
@@ -115,7 +116,7 @@ def test_noise_hides_a_dropout_mask_and_the_attacker_then_takes_its_mean():
     masks = read_masks(adversary_copy(noisy.model, True), [noisy])
     assert all(torch.equal(mask, torch.ones_like(mask)) for mask in masks.values())
     expected, _ = gradient(mean, x, y)
-    found = ATTACK._matcher([noisy])(x.unsqueeze(0), F.one_hot(y, CLASSES).float().unsqueeze(0))[0]
+    found = matcher_for([noisy])(x.unsqueeze(0), F.one_hot(y, CLASSES).float().unsqueeze(0))[0]
     assert torch.allclose(found, torch.cat([value.flatten() for value in expected.values()]), atol=1e-6)
 
 

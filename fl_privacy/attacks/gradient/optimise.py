@@ -1,0 +1,219 @@
+"""The loop that every optimising gradient attack runs: guesses, their objective, steps, the kept iterate, restarts."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fl_privacy.attacks.base import Attack, Capabilities
+from fl_privacy.attacks.gradient.dropout import read_masks
+from fl_privacy.attacks.gradient.matching import (
+    Matcher,
+    adversary_copy,
+    defended,
+    gradient_matcher,
+    observed_gradient,
+    soft_cross_entropy,
+)
+from fl_privacy.attacks.gradient.restarts import IterateTracker
+from fl_privacy.observation import ChannelName, Observation, Reconstruction
+
+Stepper = Callable[[int, Tensor, Callable[[], Tensor]], None]
+"""Moves the parameters: (iteration, losses (V,) with their graph, the losses (V,) anew wherever the parameters are)."""
+Guess = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) and label logits (B, classes)."""
+
+
+class GradientInversion(Attack):
+    """Searches for images whose gradient is the observed one; a subclass says what is searched, by which loss, and how.
+
+    `start` gives the guesses, `misfit` how far they are from a victim's gradient, `stepper` how they move; the rest is
+    here. All victims of one model are searched together, each `restarts` times from a start of its own, and stop
+    together; a victim whose loss turns NaN or infinite keeps its best iterate. The guess is the best restart by the
+    attack's own loss, unless `merged` makes a better one of all. `patience`: stop once no best loss has improved by
+    0.001 for so many iterations; 0 never stops early. A guess's gradient goes through whatever is certain of a known
+    defence (a clip) before it is compared.
+
+    Works on gradients, and on the update of a single plain SGD step (payload = new - old weights). Of a batch of one
+    the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout counts as its mean.
+    """
+
+    channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
+
+    iterations: int
+    restarts: int
+    patience: int
+
+    @abstractmethod
+    def start(self, seen: Sequence[Observation], rng: torch.Generator) -> nn.Module:
+        """The first guesses: a module that gives images (R V, B, C, H, W) and label logits (R V, B, classes).
+
+        All V victims stand side by side, once a restart; each of the module's parameters has R V as its first
+        dimension, and no victim's guess depends on another's.
+        """
+
+    @abstractmethod
+    def stepper(self, guesses: nn.Module) -> Stepper:
+        """What moves the parameters of `guesses` by one iteration."""
+
+    @abstractmethod
+    def misfit(self, seen: Observation, gradients: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+        """How far guesses are from what was seen, prior included: gradients and targets (V, P), images, to (V,)."""
+
+    def merged(self, images: Tensor, logits: Tensor, losses: Tensor) -> Guess | None:
+        """One guess from all restarts (R, B, ...) of a victim with their losses (R,); None: the best alone counts."""
+        return None
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss that the attack believes the clients to minimise, logits and targets (B, classes), to a scalar."""
+        return soft_cross_entropy(logits, targets)
+
+    @property
+    def snapshot_every(self) -> int:
+        """0 keeps the best iterate, k > 0 the latest one whose number k divides."""
+        return 0
+
+    def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        """Invert the observations, those of one model object together."""
+        guesses: list[Reconstruction] = []
+        for _, group in groupby(
+            seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
+        ):
+            guesses += self._invert(list(group), rng)
+        return guesses
+
+    def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+        """The objective at images (N, C, H, W) in [0, 1] and labels (N,) int64."""
+        target = observed_gradient(seen)
+        return self._at(seen, inputs.to(target), F.one_hot(labels, seen.spec.classes).to(target))
+
+    def _at(self, seen: Observation, images: Tensor, targets: Tensor) -> float:
+        """The objective at images (B, C, H, W) and label probabilities (B, classes)."""
+        match = matcher_for([seen], self.cross_entropy)
+        images = images.unsqueeze(0)
+        gradients = match(images, targets.unsqueeze(0)).detach()
+        return float(self.misfit(seen, gradients, observed_gradient(seen).unsqueeze(0), images))
+
+    def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        start = time.perf_counter()
+        targets = torch.stack([observed_gradient(observation) for observation in seen]).repeat(self.restarts, 1)
+        guesses = self.start(seen, rng).to(targets.device)
+        match = matcher_for(seen, self.cross_entropy, self.restarts)
+
+        def evaluate() -> tuple[Tensor, Tensor, Tensor]:
+            images, logits = guesses()
+            return self.misfit(seen[0], match(images, logits.softmax(-1)), targets, images), images, logits
+
+        tracker = IterateTracker(len(targets), self.snapshot_every, self.patience, 1e-3)
+        step = self.stepper(guesses)
+        for iteration in range(self.iterations):
+            losses, images, logits = evaluate()
+            tracker.see(losses.detach(), images.detach(), logits.detach())
+            if tracker.done() or not bool(torch.isfinite(losses).any()):
+                break
+            step(iteration, losses, lambda: evaluate()[0])
+        seconds = (time.perf_counter() - start) / len(seen)
+        return [self._guess(tracker, seen, victim, seconds) for victim in range(len(seen))]
+
+    def _guess(self, tracker: IterateTracker, seen: list[Observation], victim: int, seconds: float) -> Reconstruction:
+        mine = slice(victim, None, len(seen))
+        losses, images, logits = tracker.losses[mine], tracker.images[mine], tracker.logits[mine]
+        best = int(losses.argmin()) if self.restarts > 1 else 0
+        loss, (image, label) = float(losses[best]), (images[best], logits[best])
+        together = self.merged(images, logits, losses) if self.restarts > 1 else None
+        if together is not None:
+            own, alone = (self._at(seen[victim], *_soft(each)) for each in (together, (image, label)))
+            joining = own <= alone or not math.isfinite(alone)
+            loss, (image, label) = (own, together) if joining else (alone, (image, label))
+        inside = image.clamp(0, 1)
+        if not torch.equal(inside, image):  # the loss is that of the guess, not of what it was cut from
+            loss = self._at(seen[victim], *_soft((inside, label)))
+        return Reconstruction(
+            inputs=inside.cpu(),
+            labels=label.argmax(-1).cpu(),
+            loss=loss,
+            trace=torch.stack(tracker.trace)[:, mine].min(1).values.cpu(),
+            iterations=len(tracker.trace),
+            seconds=seconds,
+        )
+
+
+def _soft(guess: Guess) -> Guess:
+    return guess[0], guess[1].softmax(-1)
+
+
+def matcher_for(
+    seen: Sequence[Observation],
+    cross_entropy: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
+    restarts: int = 1,
+) -> Matcher:
+    """What the victims `seen`, of one model and defence, would have released for a guess, all of them once a restart.
+
+    Dropout masks that can be read are those of each victim; what is certain of a known defence is applied.
+    """
+    first = seen[0]
+    assert first.model is not None
+    model = adversary_copy(first.model, first.spec.training_mode)
+    model.to(next(iter(first.payload.values())).device)
+    masks = {name: torch.cat([mask] * restarts) for name, mask in read_masks(model, seen).items()}
+    match = gradient_matcher(model, len(seen) * restarts, cross_entropy, masks)
+    return defended(match, first) if first.defence else match
+
+
+@dataclass(frozen=True)
+class Descent:
+    """First-order steps of `optimiser` on the sum of the finite losses, so that no victim feels another.
+
+    `schedule` of the learning rate over `iterations`: 'cosine' with a warm-up of 20, 'constant', or 'steps': a tenth of
+    what it was at 3/8, 5/8 and 7/8 of them. `signed`: by the sign of the gradient alone.
+    """
+
+    optimiser: Literal["adam", "rmsprop"]
+    learning_rate: float
+    schedule: Literal["cosine", "constant", "steps"]
+    iterations: int
+    betas: tuple[float, float] = (0.9, 0.99)
+    signed: bool = False
+
+    def stepper(self, guesses: nn.Module) -> Stepper:
+        """Steps on the parameters of `guesses`; a slope that is NaN or infinite counts as none."""
+        parameters = list(guesses.parameters())
+        optimiser: torch.optim.Optimizer
+        if self.optimiser == "adam":
+            optimiser = torch.optim.Adam(parameters, lr=self.learning_rate, betas=self.betas, fused=True)
+        else:
+            optimiser = torch.optim.RMSprop(parameters, lr=self.learning_rate, momentum=0.99)
+
+        def step(iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * self.rate(iteration)
+            optimiser.zero_grad()
+            losses[torch.isfinite(losses)].sum().backward()  # type: ignore[no-untyped-call]
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
+                    if self.signed:
+                        parameter.grad.sign_()
+            optimiser.step()
+
+        return step
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate of an iteration, as a share of `learning_rate`."""
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "steps":
+            return float(0.1 ** sum(iteration >= self.iterations * part / 8 for part in (3, 5, 7)))
+        cosine = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+        return max(min(cosine, (iteration + 1) / 20), 1e-3)
