@@ -1,0 +1,62 @@
+"""A released gradient by parameter name, in float64, with the error that the adversary expects in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.gradient.matching import gradient_unit, observed_gradient
+from fl_privacy.observation import Observation
+from fl_privacy.weights import trainable
+
+Array = NDArray[np.float64]
+
+DRAWS = 4
+"""Draws of a known defence's noise from which its deviation is measured."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """Gradients by parameter name, each with one standard error for all its entries."""
+
+    gradients: Mapping[str, Array]
+    deviations: Mapping[str, float]
+
+    def divided(self, scale: float) -> Released:
+        """As it would be without a factor `scale` on everything."""
+        return Released(
+            {name: value / scale for name, value in self.gradients.items()},
+            {name: value / scale for name, value in self.deviations.items()},
+        )
+
+
+def released(seen: Observation) -> Released:
+    """The gradient that an observation holds and its error: rounding, and the noise of the defence that is known.
+
+    Rounding counts as the dtype's machine epsilon times a tensor's root mean square; noise as what a few draws of the
+    defence's law differ from what is certain of it.
+
+    Raises:
+        ValueError: as `matching.observed_gradient`.
+    """
+    assert seen.model is not None
+    observed_gradient(seen)  # for its checks
+    unit = gradient_unit(seen)
+    payload = {name: seen.payload[name].cpu() for name in trainable(seen.model)}
+    noise = dict.fromkeys(payload, 0.0)
+    if seen.defence:
+        certain = seen.defence.without_noise(payload)
+        draws = [seen.defence.on_release(payload, seed) for seed in range(DRAWS)]
+        noise = {
+            name: float(torch.stack([draw[name] - certain[name] for draw in draws]).double().square().mean().sqrt())
+            for name in payload
+        }
+    deviations = {}
+    for name, value in payload.items():
+        rounding = torch.finfo(value.dtype).eps * float(value.double().square().mean().sqrt())
+        deviations[name] = max(float(np.hypot(rounding, noise[name])) / abs(unit), np.finfo(float).tiny ** 0.25)
+    return Released({name: value.double().numpy() / unit for name, value in payload.items()}, deviations)

@@ -1,0 +1,168 @@
+"""One step down a chain of layers: from what an activation took to what the activation below it gave, by least squares.
+
+Between two activations all is affine: z = A x + c. Where z and the slope of the loss in it are known, x solves linear
+equations of two kinds: A x = z - c, and for every weight in between dL/dW = the correlation of that layer's input, which
+is affine in x, with the slope at its output. All are stacked, each divided by its standard error, over a Gaussian prior.
+
+Source: Zhu and Blaschko 2021, R-GAP (arXiv 2010.07733), which solves them unweighted and without a prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fl_privacy.attacks.gradient.affine import Affine, as_affine, identity
+from fl_privacy.attacks.gradient.layer_chain import Layer
+from fl_privacy.attacks.gradient.released import Released
+
+Array = NDArray[np.float64]
+
+UNKNOWN = 1e30
+"""The error variance of what is not known: finite, so that no product of it with zero is undefined."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Values (n,) of one flat layer, with their error variances."""
+
+    value: Array
+    variance: Array
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Affine layers, in order, and the `activation` that follows (None: the logits).
+
+    `before[i]` is the matrix and the offset of the first i layers together; the last are those of all of them.
+    """
+
+    layers: tuple[Affine, ...]
+    before: tuple[tuple[Any, Array], ...]
+    activation: nn.Module | None
+
+    @property
+    def size(self) -> int:
+        """The number of values that an image has where it enters."""
+        return int(self.layers[0].matrix.shape[1])
+
+
+def stages(chain: Sequence[Layer]) -> list[Stage]:
+    """A chain of layers, cut after each that is not affine; two such in a row have an identity between them."""
+    found: list[Stage] = []
+    affine: list[Affine] = []
+    for layer in chain:
+        known = as_affine(layer)
+        if known is None:
+            found.append(_stage(affine or [identity(layer.shape_in)], layer.module))
+            affine = []
+        else:
+            affine.append(known)
+    return [*found, _stage(affine, None)] if affine else found
+
+
+def _stage(layers: list[Affine], activation: nn.Module | None) -> Stage:
+    size = layers[0].matrix.shape[1]
+    before = [(sp.eye_array(size).tocsr(), np.zeros(size))]
+    for layer in layers:
+        matrix, offset = before[-1]
+        before.append((layer.matrix @ matrix, layer.matrix @ offset + layer.offset))
+    return Stage(tuple(layers), tuple(before), activation)
+
+
+def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Known) -> tuple[Known, Known]:
+    """What a stage took, and the slope of the loss in that, from what it gave and the slope in that.
+
+    The variance of the first is its posterior's diagonal.
+    """
+    matrix, offset = stage.before[-1]
+    weight = np.where(output.variance < UNKNOWN, 1 / output.variance, 0.0)
+    normal = np.diag(1 / prior.variance)
+    right = prior.value / prior.variance + matrix.T @ (weight * (output.value - offset))
+    if weight.any():
+        normal += (matrix.T @ sp.diags_array(weight) @ matrix).toarray()
+    square = float(np.mean(prior.value**2 + prior.variance))
+    for layer, before in reversed(list(zip(stage.layers, stage.before[:-1], strict=True))):
+        delta = _with_bias(layer, delta, seen)
+        if layer.taps is not None and f"{layer.name}.weight" in seen.gradients:
+            _add_weight_equations(normal, right, layer, before, delta, seen, square)
+        delta = Known(layer.matrix.T @ delta.value, layer.matrix.power(2).T @ delta.variance)
+    return _posterior(normal, right), delta
+
+
+def _with_bias(layer: Affine, delta: Known, seen: Released) -> Known:
+    """The slope at a layer's output joined with its bias's gradient, where every output has a bias of its own."""
+    name = f"{layer.name}.bias"
+    if name not in seen.gradients or seen.gradients[name].size != delta.value.size:
+        return delta
+    variance = seen.deviations[name] ** 2
+    share = delta.variance / (delta.variance + variance)
+    return Known(delta.value + share * (seen.gradients[name] - delta.value), share * variance)
+
+
+def _add_weight_equations(
+    normal: Array, right: Array, layer: Affine, before: tuple[Any, Array], delta: Known, seen: Released, square: float
+) -> None:
+    """Add dL/dW = correlation(layer's input, delta) to the normal equations, in place.
+
+    An input channel meets the same coefficients as every other of its group, so that one small matrix serves them all.
+    `square` is the mean square of an input: what an error of delta weighs there.
+    """
+    assert layer.taps is not None and layer.kernel is not None
+    out, inside, taps = layer.kernel
+    gradient = seen.gradients[f"{layer.name}.weight"].reshape(out, inside, taps)
+    variance = seen.deviations[f"{layer.name}.weight"] ** 2
+    slope, doubt = delta.value.reshape(out, -1), delta.variance.reshape(out, -1)
+    matrix, offset = before
+    direct = _is_identity(matrix)
+    per = out // layer.groups
+    for group in range(layer.groups):
+        mine = slice(group * per, (group + 1) * per)
+        rows, errors = np.zeros((per, taps, layer.pixels)), np.zeros((per, taps))
+        for tap, pixel in enumerate(layer.taps):
+            inner = pixel >= 0
+            rows[:, tap, pixel[inner]] = slope[mine][:, inner]
+            errors[:, tap] = variance + square * doubt[mine][:, inner].sum(1)
+        flat, weight = rows.reshape(-1, layer.pixels), 1 / errors.ravel()
+        gram = (flat.T * weight) @ flat
+        for channel in range(inside):
+            at = (group * inside + channel) * layer.pixels
+            part = slice(at, at + layer.pixels)
+            values = gradient[mine, channel].ravel()
+            if direct:
+                normal[part, part] += gram
+                right[part] += flat.T @ (weight * values)
+            else:
+                one = matrix[part]
+                normal += one.T @ (one.T @ gram).T
+                right += one.T @ (flat.T @ (weight * (values - flat @ offset[part])))
+
+
+def _is_identity(matrix: Any) -> bool:
+    return bool(matrix.nnz == matrix.shape[0] == matrix.shape[1] and (matrix.diagonal() == 1).all())
+
+
+def _posterior(normal: Array, right: Array) -> Known:
+    """Mean and variances of the Gaussian with precision `normal`, by Cholesky with one step of refinement.
+
+    Where rounding leaves `normal` indefinite, the least power of ten that helps is added to its diagonal.
+    """
+    scale = 1 / np.sqrt(normal.diagonal())
+    whole = torch.from_numpy(normal * scale * scale[:, None])
+    target = torch.from_numpy(right * scale)[:, None]
+    factor, failed = torch.linalg.cholesky_ex(whole)
+    jitter = 1e-15
+    while bool(failed):
+        factor, failed = torch.linalg.cholesky_ex(whole + jitter * torch.eye(len(whole), dtype=whole.dtype))
+        jitter *= 10
+    x = torch.cholesky_solve(target, factor)
+    x += torch.cholesky_solve(target - whole @ x, factor)
+    variance = torch.cholesky_inverse(factor).diagonal()
+    return Known(x[:, 0].numpy() * scale, variance.numpy() * scale**2)
