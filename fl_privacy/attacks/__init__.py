@@ -2,8 +2,19 @@
 
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack
-from fl_privacy.attacks.gradient import grnn
+from fl_privacy.attacks.gradient import grnn, peeling
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
 
-__all__ = ["ATTACKS", "Attack", "autoencoder", "averaging", "class_mean", "decoder", "grnn", "rmle", "vicious"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "autoencoder",
+    "averaging",
+    "class_mean",
+    "decoder",
+    "grnn",
+    "peeling",
+    "rmle",
+    "vicious",
+]

@@ -25,8 +25,8 @@ class Affine:
     """y = matrix x + offset over flat images; `matrix` (out, in) is a scipy CSR matrix.
 
     For a convolution, `taps` (K, P): which of the `pixels` of an input channel tap k sees at output position p, -1 for
-    padding; `kernel` is its weight's (output channels, input channels of a group, K). A linear layer is a convolution of
-    one tap at one position.
+    padding; `kernel` is its weight's (output channels, input channels of a group, K). A linear layer is a convolution
+    of one tap at one position.
     """
 
     name: str
@@ -83,8 +83,8 @@ def _linear(name: str, module: nn.Linear) -> Affine:
 def _convolution(layer: Layer, module: nn.Conv2d) -> Affine:
     if module.padding_mode != "zeros":
         raise ValueError(
-            f"convolution '{layer.name}' pads by '{module.padding_mode}', which its matrix here does not: pad by zeros, "
-            "or use an attack that optimises"
+            f"convolution '{layer.name}' pads by '{module.padding_mode}', which its matrix here does not: pad by "
+            "zeros, or use an attack that optimises"
         )
     channels, height, width = layer.shape_in
     pixels, positions = height * width, int(np.prod(layer.shape_out[1:]))
@@ -102,16 +102,16 @@ def _convolution(layer: Layer, module: nn.Conv2d) -> Affine:
     values = weight[o, c][:, tap].ravel()
     matrix = sp.csr_array((values, (rows, columns)), shape=(out * positions, channels * pixels))
     bias = np.zeros(out) if module.bias is None else module.bias.detach().numpy()
-    return Affine(
-        layer.name, matrix, np.repeat(bias, positions), taps, pixels, module.groups, kernel=(out, inside, k)
-    )
+    return Affine(layer.name, matrix, np.repeat(bias, positions), taps, pixels, module.groups, kernel=(out, inside, k))
 
 
 def _taps(module: nn.Conv2d, height: int, width: int) -> NDArray[np.int64]:
     """(K, P): the pixel that each tap sees at each output position, -1 for padding."""
     index = torch.arange(1, height * width + 1, dtype=torch.float64).view(1, 1, height, width)
-    padding = module._reversed_padding_repeated_twice if isinstance(module.padding, str) else [
-        side for size in reversed(module.padding) for side in (size, size)
-    ]
+    padding = (
+        module._reversed_padding_repeated_twice
+        if isinstance(module.padding, str)
+        else [side for size in reversed(module.padding) for side in (size, size)]
+    )
     unfolded = F.unfold(F.pad(index, padding), module.kernel_size, module.dilation, 0, module.stride)
     return unfolded[0].long().numpy() - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def layer_chain(model: nn.Module, image_shape: tuple[int, int, int], training: b
         shapes.run(torch.full((1, *image_shape), 0.5, dtype=torch.float64))
     nodes = _single_path(traced.graph, shapes.found)
     layers = []
-    for before, node in zip(nodes, nodes[1:], strict=False):
+    for before, node in pairwise(nodes):
         module = _module(node, twin)
         if not isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity, _DropoutNd)):
             name = str(node.target) if node.op == "call_module" else ""
@@ -75,9 +76,8 @@ def _check_used_once(layers: list[Layer]) -> None:
     for layer in layers:
         for parameter in layer.module.parameters():
             if owners.setdefault(id(parameter), layer.name) != layer.name:
-                raise ValueError(
-                    f"layers {owners[id(parameter)]} and {layer.name} share a weight: its gradient is a sum of two. {WHY}"
-                )
+                other = owners[id(parameter)]
+                raise ValueError(f"layers {other} and {layer.name} share a weight: its gradient is a sum of two. {WHY}")
 
 
 class _Tracer(fx.Tracer):
@@ -102,7 +102,7 @@ class _Shapes(fx.Interpreter):
 def _single_path(graph: fx.Graph, shapes: dict[fx.Node, tuple[int, ...]]) -> list[fx.Node]:
     """The nodes with tensors, from the images to the logits, each of which feeds the next alone."""
     nodes = [node for node in graph.nodes if node in shapes and node.op != "output"]
-    for before, node in zip(nodes, nodes[1:], strict=False):
+    for before, node in pairwise(nodes):
         takers = [user for user in before.users if user in shapes and user.op != "output"]
         if takers != [node] or any(isinstance(a, fx.Node) and a.op == "get_attr" for a in node.all_input_nodes):
             raise ValueError(

@@ -10,7 +10,6 @@ from fl_privacy.attacks.gradient.matching import adversary_copy, defended, gradi
 from fl_privacy.observation import Observation
 
 
-@torch.no_grad()
 def relative_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
     """||g(x, y) - g|| / ||g|| at images (N, C, H, W) in [0, 1] and labels (N,) int64; 0 is exact, 1 what zero reaches.
 
@@ -23,4 +22,4 @@ def relative_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> floa
     match = defended(match, seen) if seen.defence else match
     targets = F.one_hot(labels, seen.spec.classes).to(target)
     found = match(inputs.to(target).unsqueeze(0), targets.unsqueeze(0))[0]
-    return float((found - target).norm() / target.norm().clamp_min(torch.finfo(target.dtype).tiny))
+    return float((found.detach() - target).norm() / target.norm().clamp_min(torch.finfo(target.dtype).tiny))

@@ -17,7 +17,7 @@ FEW = 4.0
 
 @dataclass(frozen=True)
 class Inverse:
-    """At a = f(z), all of one shape: `z`; its error variance, infinite where a says nothing of it; f'(z), with its own."""
+    """At a = f(z): `z`; its error variance, infinite where a says nothing of it; f'(z), with its own variance."""
 
     z: Array
     variance: Array

@@ -30,7 +30,7 @@ class Peeling(Attack):
 
     Takes any chain of convolutions, linear layers, average pooling, batch normalisation in eval mode, normalised inputs
     and reshapings, whose last layer is linear. Where the equations of a layer leave something open, such as average
-    pooling after an activation, a weak prior fills it and the loss says so. Every equation counts by its standard error,
+    pooling after an activation, a weak prior fills it and the loss says so. An equation counts by its standard error,
     so that noise of a known law is taken into account; a clip is undone exactly, because its factor can be read. The
     loss is the relative mismatch ||g(x) - g|| / ||g||, and `bound` the posterior variance.
 
@@ -67,7 +67,7 @@ class Peeling(Attack):
         return guesses
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
-        """||g(x) - g|| / ||g|| at images (1, C, H, W) in [0, 1] and labels (1,), through what of a defence is certain."""
+        """||g(x) - g|| / ||g|| at images (1, C, H, W) in [0, 1] and labels (1,); a known clip is applied to g(x)."""
         return relative_mismatch(seen, inputs, labels)
 
     def _chain(self, seen: Observation) -> list[Stage]:
@@ -105,7 +105,7 @@ class Peeling(Attack):
 
     def _prior(self, below: Stage | None, size: int) -> Known:
         """What a stage may take before anything is known: pixels, or what the activation `below` gives."""
-        if below is None:
+        if below is None or below.activation is None:
             mean, deviation = self.mean, self.deviation
         else:
             mean, deviation = PRIORS[type(below.activation)]
@@ -137,8 +137,7 @@ def _start(chain: list[Stage], seen: Observation) -> int:
     if not anew:
         raise ValueError(
             f"{_name(chain[opaque].activation)} cannot be undone, and no linear layer with a bias lies below it, whose "
-            f"gradient would give the slope anew. Peeling takes {', '.join(sorted(each.__name__ for each in INVERSES))}. "
-            f"{WHY}"
+            f"gradient would give the slope anew. Peeling undoes {', '.join(each.__name__ for each in INVERSES)}. {WHY}"
         )
     return anew[-1]
 

@@ -1,8 +1,9 @@
 """One step down a chain of layers: from what an activation took to what the activation below it gave, by least squares.
 
 Between two activations all is affine: z = A x + c. Where z and the slope of the loss in it are known, x solves linear
-equations of two kinds: A x = z - c, and for every weight in between dL/dW = the correlation of that layer's input, which
-is affine in x, with the slope at its output. All are stacked, each divided by its standard error, over a Gaussian prior.
+equations of two kinds: A x = z - c, and for every weight in between dL/dW = the correlation of that layer's input,
+which is affine in x, with the slope at its output. All are stacked, each divided by its standard error, over a Gaussian
+prior.
 
 Source: Zhu and Blaschko 2021, R-GAP (arXiv 2010.07733), which solves them unweighted and without a prior.
 """
@@ -115,7 +116,8 @@ def _add_weight_equations(
     An input channel meets the same coefficients as every other of its group, so that one small matrix serves them all.
     `square` is the mean square of an input: what an error of delta weighs there.
     """
-    assert layer.taps is not None and layer.kernel is not None
+    assert layer.taps is not None
+    assert layer.kernel is not None
     out, inside, taps = layer.kernel
     gradient = seen.gradients[f"{layer.name}.weight"].reshape(out, inside, taps)
     variance = seen.deviations[f"{layer.name}.weight"] ** 2
