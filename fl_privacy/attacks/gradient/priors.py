@@ -77,7 +77,8 @@ class Spectrum(Prior):
     def coefficients(self, pixels: Tensor) -> Tensor:
         """Pixels to uncorrelated channels' DCT coefficients, (..., C, H, W) both."""
         mixed = self.rows @ pixels @ self.columns.T
-        return torch.linalg.solve_triangular(self.channels, mixed.flatten(-2), upper=False).view_as(pixels)
+        out: Tensor = torch.linalg.solve_triangular(self.channels, mixed.flatten(-2), upper=False)
+        return out.view_as(pixels)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def frequencies(shape: Sequence[int]) -> Tensor:
 
 
 def public(images: Tensor, base: Prior | None = None) -> Prior:
-    """Mean and covariance of the attacker's own images (N, C, H, W), shrunk towards `base`: the power law by default."""
+    """Mean and covariance of the attacker's own images (N, C, H, W), shrunk towards `base`, or else the power law."""
     base = base or power_law(images.shape[1:], images.device)
     return corrected(base, images - images.mean(0), images.mean(0))
 
