@@ -49,7 +49,7 @@ class _Configured(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         experiment, root = _configured(context)
-        app = channel_of(experiment).client(partial(federation_for, experiment.to_json(), root))
+        app = channel_of(experiment).rounds.client(partial(federation_for, experiment.to_json(), root))
         return app(message, context)
 
 

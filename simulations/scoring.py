@@ -34,7 +34,7 @@ def score_all(
     """Score every attack's guesses, then the two controls for the victims of the first condition."""
     attacks = federation.experiment.resolved.attacks
     keys = sorted({key for found in guesses.values() for key in found})
-    batches = {(key.client, key.round): channel.truth(federation, key.client, key.round) for key in keys}
+    batches = {(key.client, key.round): channel.evaluation.truth(federation, key.client, key.round) for key in keys}
     truths = {key: batches[key.client, key.round] for key in keys}
     scored = [
         _scored(
@@ -52,7 +52,7 @@ def score_all(
     attack = next(iter(attacks.values()))
     first = [key for key in keys if key.condition == min(each.condition for each in keys)]
     rng = stream(federation.experiment.seed, "controls")
-    control_pool = channel.control_pool(federation)
+    control_pool = channel.evaluation.control_pool(federation)
     made = controls(control_pool, [truths[key] for key in first], federation.spec.classes, rng)
     for control, blind in made.items():
         for key, guess in zip(first, blind, strict=True):
@@ -133,7 +133,7 @@ def summary(
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
         row = _summary_row(federation.experiment.seed, attack, defence, group, measured)
-        table.append(row | (channel.extras(federation, seen, came_back) if came_back else {}))
+        table.append(row | (channel.evaluation.extras(federation, seen, came_back) if came_back else {}))
     return table
 
 

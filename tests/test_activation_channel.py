@@ -195,7 +195,7 @@ def test_each_party_holds_what_is_its_own(tiny, settings, model, defence):
     held = observed(federation(experiment), tiny.folder)[Key(1, 1, 0)]
     assert (held.model is not None, held.defence is not None) == (model, defence)
     assert held.query is not None
-    assert ("model" in KIND.adversary_knowledge(experiment, 0)) == model
+    assert ("model" in KIND.adversary.knowledge(experiment, 0)) == model
 
 
 def test_an_attack_may_need_what_only_the_arms_it_is_kept_to_hold():

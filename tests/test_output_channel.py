@@ -158,7 +158,7 @@ def test_set_scores_are_those_of_all_attacked_images(tiny, federation):
         truth = torch.cat([federation.batch(client, 1)[0] for client in range(3)])
         assert reconstruction_risk(factors, truth, truth).exact == len(truth)
     assert "rtol 1.0e-03" in row["risk_well_posed_cut"]
-    assert row["risk_published_cut"] in CHANNELS["output"].reading(tiny.summary)
+    assert row["risk_published_cut"] in CHANNELS["output"].evaluation.reading(tiny.summary)
 
 
 def test_the_cache_is_shared_and_a_cached_pair_is_not_trained_again(tmp_path):

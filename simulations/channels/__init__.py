@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fl_privacy.simulations.channels.activation.channel import Activation
+from fl_privacy.simulations.channels.activation.channel import ACTIVATION
 from fl_privacy.simulations.channels.base import Channel, RunContext
-from fl_privacy.simulations.channels.gradient import Gradient, Update
-from fl_privacy.simulations.channels.output.channel import Output
+from fl_privacy.simulations.channels.gradient import GRADIENT, UPDATE
+from fl_privacy.simulations.channels.output.channel import OUTPUT
 
-CHANNELS: Mapping[str, Channel] = {str(kind.channel): kind for kind in (Gradient(), Update(), Activation(), Output())}
+CHANNELS: Mapping[str, Channel] = {str(each.name): each for each in (GRADIENT, UPDATE, ACTIVATION, OUTPUT)}
 
 __all__ = ["CHANNELS", "Channel", "RunContext"]

@@ -1,16 +1,15 @@
-"""What a channel's rounds consist of: the one place that knows one channel from another."""
+"""A channel in its four parts: its rounds, its adversary, how observations are grouped, how guesses are evaluated."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import Result as FlowerResult
 from torch import nn
 
 from fl_privacy.attacks import Attack
@@ -19,7 +18,7 @@ from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
-from fl_privacy.strategies.records import Counts, Schema, ValidatingGrid
+from fl_privacy.strategies.records import Schema, ValidatingGrid
 
 Sink = Callable[[int, Observation], None]
 """Takes what the adversary saw: the condition, the observation."""
@@ -41,23 +40,8 @@ class RunContext:
     note: Callable[[str], None]
 
 
-class Channel(ABC):
-    """One channel: its rounds on Flower, what its adversary holds, what its report adds. Without state.
-
-    `protocol`: the frozen dataclass of an experiment's `protocol` table. `holds`: the split that is dealt to the
-    clients. `columns`: what the report shows beside the common columns, heading to (key, format);
-    `unshown`: keys of common columns that say nothing in this channel.
-    """
-
-    channel: ClassVar[ChannelName]
-    protocol: ClassVar[type]
-    holds: ClassVar[Literal["train", "test"]] = "train"
-    columns: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    unshown: ClassVar[frozenset[str]] = frozenset()
-
-    @abstractmethod
-    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        """The optional fields of an observation that the adversary of this condition holds."""
+class Rounds(ABC):
+    """What runs on Flower: the messages, the clients, and the rounds of every condition. Without state."""
 
     def check(self, experiment: Experiment) -> None:  # noqa: B027 (a hook)
         """What must fit together in this channel's experiments.
@@ -95,19 +79,19 @@ class Channel(ABC):
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
         """Run the rounds of every condition: one row each, {'defence': label, 'rounds': rows of `round_rows`}."""
 
-    @abstractmethod
-    def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        """The private batch behind an observation, for the evaluator alone."""
 
-    def control_pool(self, federation: Federation) -> Images:
-        """Images of the same kind that no victim has, from which the controls guess."""
-        return Images(*federation.held_out)
+class Adversary(ABC):
+    """What the channel's adversary holds beside the messages."""
+
+    @abstractmethod
+    def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        """The optional fields of an observation that the adversary of this condition holds."""
 
     def blank(self, experiment: Experiment, spec: Spec) -> nn.Module:
         """The module whose weights an observation's `model` was saved with."""
         return blank_model(experiment, spec)
 
-    def add_adversary_knowledge(
+    def add_knowledge(
         self, federation: Federation, folder: Path, seen: dict[Key, Observation]
     ) -> dict[Key, Observation]:
         """The saved observations with what this channel's adversary holds beside them (query, public images)."""
@@ -117,11 +101,15 @@ class Channel(ABC):
         """The attack with what the run in `folder` left for it here, such as a decoder; None to leave it out."""
         return attack
 
+
+class Grouping:
+    """Which observations an attack is given, which of them together, and whose guess is scored."""
+
     def selects(self, attack: Attack, key: Key) -> bool:
         """Whether this attack is given this observation at all."""
         return True
 
-    def counts(self, key: Key) -> bool:
+    def is_scored(self, key: Key) -> bool:
         """Whether the guess for this observation is kept and scored: of many releases of one input only one is."""
         return True
 
@@ -129,47 +117,43 @@ class Channel(ABC):
         """Observations of one group go to one attack call."""
         return key.condition, key.round
 
-    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
-        """How to read the table of this summary: what stands below it."""
-        return READING
+
+class Evaluation(ABC):
+    """What the evaluator alone knows, and what the report adds.
+
+    `columns`: what the report shows beside the common columns, heading to (key, format); `unshown`: keys of common
+    columns that say nothing in this channel.
+    """
+
+    columns: Mapping[str, tuple[str, str]] = {}
+    unshown: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
+        """The private batch behind an observation."""
+
+    def control_pool(self, federation: Federation) -> Images:
+        """Images of the same kind that no victim has, from which the controls guess."""
+        return Images(*federation.held_out)
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""
         return {}
 
-
-def summarise_reasons(reasons: Iterable[str]) -> str:
-    """The first three different reasons why messages were lost, for a person to read."""
-    return "; ".join(list(dict.fromkeys(reasons))[:3]) or "no reason was given"
-
-
-def round_rows(rounds: int, result: FlowerResult, counts: Sequence[tuple[int, Counts]]) -> list[Row]:
-    """One row a round in the schema of Flower's Result, and what became of that round's messages.
-
-    `counts`: (round, counts of one exchange); a round of many exchanges has their sum.
-    """
-    rows = []
-    for round in range(rounds + 1):
-        row: Row = {"round": round}
-        for key, history in (
-            ("train_metrics", result.train_metrics_clientapp),
-            ("evaluate_metrics_clientapp", result.evaluate_metrics_clientapp),
-            ("evaluate_metrics_serverapp", result.evaluate_metrics_serverapp),
-        ):
-            row[key] = dict(history[round]) if round in history else None
-        row["counts"] = summed([each for number, each in counts if number == round])
-        rows.append(row)
-    return rows
+    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+        """How to read the table of this summary: what stands below it."""
+        return READING
 
 
-def summed(exchanges: Sequence[Counts]) -> Row | None:
-    """The counts of many exchanges as one, with every reason; None for no exchange."""
-    if not exchanges:
-        return None
-    rows = [asdict(each) for each in exchanges]
-    keys = ("expected", "received", "failed", "rejected", "timed_out")
-    return {
-        **{key: sum(row[key] for row in rows) for key in keys},
-        "reasons": [reason for row in rows for reason in row["reasons"]],
-        "message_type": ", ".join(dict.fromkeys(row["message_type"] for row in rows)),
-    }
+@dataclass(frozen=True)
+class Channel:
+    """One channel: `protocol` is the frozen dataclass of an experiment's `protocol` table, `holds` the split that is
+    dealt to the clients."""
+
+    name: ChannelName
+    protocol: type
+    rounds: Rounds
+    adversary: Adversary
+    evaluation: Evaluation
+    grouping: Grouping = field(default_factory=Grouping)
+    holds: Literal["train", "test"] = "train"

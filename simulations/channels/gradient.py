@@ -17,7 +17,17 @@ from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.seeding import subseed
-from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink, round_rows
+from fl_privacy.simulations.channels.base import (
+    Adversary,
+    Channel,
+    Evaluation,
+    FederationOf,
+    Rounds,
+    Row,
+    RunContext,
+    Sink,
+)
+from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
@@ -43,16 +53,26 @@ class LocalTraining:
     strategy: Literal["FedAvg", "FedAvgM", "FedProx", "FedMedian", "FedTrimmedAvg", "FedAdam", "Krum"] = "FedAvg"
 
 
-class Gradient(Channel):
+class Server(Adversary):
+    """The server: it holds the model that it sent."""
+
+    def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        return frozenset({"model"})
+
+
+class Batches(Evaluation):
+    """The batch behind every message."""
+
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
+        return Truth(*federation.batch(client, round))
+
+
+class GradientRounds(Rounds):
     """A client's batch gradient, each round, to a server that steps on their mean."""
 
     channel: ClassVar[ChannelName] = ChannelName.GRADIENT
-    protocol: ClassVar[type] = FedSGD
     statistics_travel: ClassVar[bool] = False
     """Whether clients send running statistics of batch normalisation, so that the server has any to evaluate with."""
-
-    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        return frozenset({"model"})
 
     def check_federation(self, federation: Federation) -> None:
         images = federation.held_out[0][: federation.experiment.batch_size]
@@ -63,9 +83,6 @@ class Gradient(Channel):
 
     def client(self, federation_of: FederationOf) -> ClientApp:
         return gradient_app(lambda message, context: _client_task(message, context, federation_of))
-
-    def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        return Truth(*federation.batch(client, round))
 
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
         return [
@@ -106,11 +123,10 @@ class Gradient(Channel):
         return {}
 
 
-class Update(Gradient):
+class UpdateRounds(GradientRounds):
     """A client's change of the weights after a local step, to one of Flower's own strategies."""
 
     channel: ClassVar[ChannelName] = ChannelName.UPDATE
-    protocol: ClassVar[type] = LocalTraining
     statistics_travel: ClassVar[bool] = True
 
     def check(self, experiment: Experiment) -> None:
@@ -126,13 +142,17 @@ class Update(Gradient):
     def _honest(self, federation: Federation, condition: int) -> Strategy:
         experiment, count = federation.experiment, federation.experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
-        made: Strategy = getattr(flower, experiment.conditions[condition].protocol.strategy)(
+        made: Strategy = getattr(flower, experiment.conditions[condition].settings(LocalTraining).strategy)(
             fraction_evaluate=0.0, **counts
         )
         return made
 
     def _config(self, experiment: Experiment) -> dict[str, Any]:
         return {"local-steps": 1, "learning-rate": experiment.learning_rate}
+
+
+GRADIENT = Channel(ChannelName.GRADIENT, FedSGD, GradientRounds(), Server(), Batches())
+UPDATE = Channel(ChannelName.UPDATE, LocalTraining, UpdateRounds(), Server(), Batches())
 
 
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> ClientTask:

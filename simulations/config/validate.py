@@ -52,7 +52,7 @@ def check_objects(experiment: Experiment) -> None:
     Raises:
         ValueError: what does not.
     """
-    channel_of(experiment).check(experiment)
+    channel_of(experiment).rounds.check(experiment)
     _check_attacks(experiment)
     _check_published(experiment)
 
@@ -144,7 +144,7 @@ def _check_attack(experiment: Experiment, name: str, label: str, attack: Attack)
             f"experiment is {experiment.channel}. Attacks for it: {', '.join(fitting) or 'none'}."
         )
     for condition in range(len(experiment.condition_labels)):
-        granted = channel_of(experiment).adversary_knowledge(experiment, condition)
+        granted = channel_of(experiment).adversary.knowledge(experiment, condition)
         withheld = sorted(attack.needs - granted)
         if withheld and experiment.concerns(label, condition):
             raise ValueError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from fl_privacy.attacks import Attack
 from fl_privacy.defences import Chain
 from fl_privacy.settings import check_settings
 from fl_privacy.simulations.experiment.components import Component, chains, component, components, label_of
 
+P = TypeVar("P")
 COMPONENTS = ("dataset", "partition", "model")
 """The fields that hold one component."""
 
@@ -21,9 +22,17 @@ class Condition:
     """One line of an experiment: the protocol's settings, the chain of training, the chain of what is attacked."""
 
     label: str
-    protocol: Any
+    protocol: object
     trained: Chain
     released: Chain
+
+    def settings(self, kind: type[P]) -> P:
+        """The protocol's settings for the channel whose they are.
+
+        Raises:
+            TypeError: they are another channel's.
+        """
+        return _of_kind(self.protocol, kind)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,17 @@ class Resolved:
 
     attacks: Mapping[str, Attack]
     conditions: tuple[Condition, ...]
-    protocol: Any
+    protocol: object
+
+    def settings(self, kind: type[P]) -> P:
+        """The protocol's settings without any variant's; raises as `Condition.settings` does."""
+        return _of_kind(self.protocol, kind)
+
+
+def _of_kind(protocol: object, kind: type[P]) -> P:
+    if not isinstance(protocol, kind):
+        raise TypeError(f"this experiment's protocol is {type(protocol).__name__}, not {kind.__name__}")
+    return protocol
 
 
 @dataclass(frozen=True, kw_only=True)

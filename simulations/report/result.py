@@ -87,9 +87,11 @@ class Result:
         title = f"{self.experiment.name}: {', '.join(attacks)} on {data}"
         title = f"NOT VALID, see below\n{title}" if self.not_valid else title
         channel = channel_of(self.experiment)
-        caption = "\n".join([*(f"NOT VALID: {each}." for each in self.not_valid), channel.reading(self.summary)])
-        common = {heading: column for heading, column in COLUMNS.items() if column[0] not in channel.unshown}
-        columns = _used({**common, **channel.columns}, self.summary)
+        caption = "\n".join(
+            [*(f"NOT VALID: {each}." for each in self.not_valid), channel.evaluation.reading(self.summary)]
+        )
+        common = {heading: column for heading, column in COLUMNS.items() if column[0] not in channel.evaluation.unshown}
+        columns = _used({**common, **channel.evaluation.columns}, self.summary)
         table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("defence")
         for heading in columns:

@@ -68,7 +68,7 @@ def plan_again(
     experiment = _reattack(saved.experiment, attack, changes)
     experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     federation = federation_of(experiment.to_json(), find_root(data_root))
-    channel_of(experiment).check_federation(federation)
+    channel_of(experiment).rounds.check_federation(federation)
     contents.check(federation, source)
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
     return Replan(federation, source, files.new_folder(Path(out) if out else below))
@@ -109,7 +109,7 @@ class FinishedRun:
 
     def truth(self, client: int, round: int) -> Truth:
         """The private batch that a client put into a round, for the evaluator alone."""
-        return channel_of(self.federation.experiment).truth(self.federation, client, round)
+        return channel_of(self.federation.experiment).evaluation.truth(self.federation, client, round)
 
 
 def open_run(

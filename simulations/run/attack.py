@@ -67,8 +67,8 @@ def jobs(
     for label, attack in experiment.resolved.attacks.items():
         groups: dict[tuple[int, ...], list[Key]] = {}
         for key in attacked:
-            if experiment.concerns(label, key.condition) and channel.selects(attack, key):
-                groups.setdefault(channel.group(experiment, attack, key), []).append(key)
+            if experiment.concerns(label, key.condition) and channel.grouping.selects(attack, key):
+                groups.setdefault(channel.grouping.group(experiment, attack, key), []).append(key)
         for keys in groups.values():
             if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
                 own = tuple(seen[key] for key in keys)

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy.observation import Observation
 from fl_privacy.simulations.backends.process import prepare_process
-from fl_privacy.simulations.channels.base import RunContext, summarise_reasons
+from fl_privacy.simulations.channels.base import RunContext
+from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -29,7 +30,7 @@ def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = prin
     def main(grid: Grid, context: Context) -> None:
         collect(federation_of(experiment.to_json(), root), grid, out, note)
 
-    return server_app, channel_of(experiment).client(partial(federation_for, experiment.to_json(), root))
+    return server_app, channel_of(experiment).rounds.client(partial(federation_for, experiment.to_json(), root))
 
 
 def federation_for(experiment_json: str, root: Path | None, message: Message, context: Context) -> Federation:
@@ -40,7 +41,7 @@ def federation_for(experiment_json: str, root: Path | None, message: Message, co
 
 def prepare(federation: Federation, out: Path, note: Note) -> None:
     """Leave in `out` what has to be there before the clients start."""
-    channel_of(federation.experiment).prepare(federation, RunContext(out, note))
+    channel_of(federation.experiment).rounds.prepare(federation, RunContext(out, note))
 
 
 def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
@@ -52,7 +53,7 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
         experiment.clients,
         deadline=experiment.timeout,
         min_replies=experiment.min_replies,
-        schemas=channel.schemas(federation),
+        schemas=channel.rounds.schemas(federation),
     )
     note(f"starting {experiment.clients} clients, which takes a while on Ray")
     validating.get_node_ids()
@@ -61,7 +62,7 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
     def sink(condition: int, seen: Observation) -> None:
         storage.save_observation(out / files.OBSERVATIONS, condition, seen)
 
-    files.write_json(out / files.ROUNDS, channel.collect(federation, validating, sink, run_context))
+    files.write_json(out / files.ROUNDS, channel.rounds.collect(federation, validating, sink, run_context))
     if lost := sum(each.expected - each.received for each in validating.rounds):
         sent = sum(each.expected for each in validating.rounds)
         why = summarise_reasons(reason for each in validating.rounds for reason in each.reasons)

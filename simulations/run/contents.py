@@ -71,7 +71,7 @@ def _observed(folder: Path) -> Iterator[str]:
 def _truth(federation: Federation, key: str) -> str:
     """The digest of a batch, by ROUND_cCLIENT."""
     round, _, client = key.partition("_c")
-    truth = channel_of(federation.experiment).truth(federation, int(client), int(round))
+    truth = channel_of(federation.experiment).evaluation.truth(federation, int(client), int(round))
     return files.digest({"inputs": truth.inputs, "labels": truth.labels})
 
 

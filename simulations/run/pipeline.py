@@ -63,11 +63,11 @@ def plan(
         raise ValueError(f"'workers' must be at least 1, not {workers}")
     experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     if backend == "ray" and "RAY_ADDRESS" not in os.environ:
-        channel_of(experiment).check_workers(experiment, chosen)
+        channel_of(experiment).rounds.check_workers(experiment, chosen)
     root = find_root(data_root)
     federation = federation_of(experiment.to_json(), root)
     _check_model(federation)
-    channel_of(experiment).check_federation(federation)
+    channel_of(experiment).rounds.check_federation(federation)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(federation, root, folder, backend, chosen, keep_originals)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
-from fl_privacy.simulations.channels.base import summarise_reasons
+from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
@@ -57,13 +57,13 @@ def finish(
     channel, attacks = channel_of(experiment), experiment.resolved.attacks
 
     def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
-        return channel.bind_artifacts(federation, attack, condition, source)
+        return channel.adversary.bind_artifacts(federation, attack, condition, source)
 
     todo = jobs(experiment, channel, seen, bind_artifacts)
     note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
     for job, results in zip(todo, run(todo, note), strict=True):
         for key, guess in zip(job.keys, results, strict=True):
-            if channel.counts(key):
+            if channel.grouping.is_scored(key):
                 storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
     scored = score_all(channel, federation, seen, _guesses(folder, attacks))
     if keep_originals:
@@ -81,8 +81,8 @@ def observed(federation: Federation, source: Path) -> dict[Key, Observation]:
     """The observations in a run folder, with all that this experiment's adversary holds."""
     experiment = federation.experiment
     channel = channel_of(experiment)
-    blank = partial(channel.blank, experiment)
-    return channel.add_adversary_knowledge(
+    blank = partial(channel.adversary.blank, experiment)
+    return channel.adversary.add_knowledge(
         federation, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
     )
 

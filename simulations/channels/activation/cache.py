@@ -10,7 +10,7 @@ import torch
 
 from fl_privacy.observation import Tensors
 from fl_privacy.simulations.channels import training_cache
-from fl_privacy.simulations.channels.activation.protocol import TRAINING, batch_size
+from fl_privacy.simulations.channels.activation.protocol import TRAINING, SplitProtocol, batch_size
 from fl_privacy.simulations.channels.base import Row
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
@@ -28,7 +28,7 @@ def identity(federation: Federation, training: int) -> dict[str, Any]:
     condition = experiment.conditions[training]
     settings = {
         **{key: getattr(experiment, key) for key in SHARED},
-        **{key: getattr(condition.protocol, key) for key in (*TRAINING, "evaluated")},
+        **{key: getattr(condition.settings(SplitProtocol), key) for key in (*TRAINING, "evaluated")},
         "batch_size": batch_size(experiment, condition),
         "defence": condition.trained.label,
         "torch": torch.__version__,
@@ -50,7 +50,7 @@ def keep(path: Path, facts: dict[str, Any], state: Tensors, rows: Sequence[Row])
 
 def entry(federation: Federation, training: int) -> Path | None:
     """Where a training lies in the cache; None where the experiment names no cache."""
-    folder = federation.experiment.conditions[training].protocol.cache
+    folder = federation.experiment.conditions[training].settings(SplitProtocol).cache
     if not folder:
         return None
     digest = training_cache.key(identity(federation, training))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import safetensors.torch
 from flwr.app import Context, Message
@@ -26,7 +26,17 @@ from fl_privacy.simulations.channels.activation.federation import (
 )
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, check_protocol, training_of, trainings
 from fl_privacy.simulations.channels.activation.scores import of_guesses
-from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink
+from fl_privacy.simulations.channels.base import (
+    Adversary,
+    Channel,
+    Evaluation,
+    FederationOf,
+    Grouping,
+    Rounds,
+    Row,
+    RunContext,
+    Sink,
+)
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key, Scored
@@ -40,22 +50,8 @@ ASKABLE = frozenset({"query", "model"})
 """What an adversary can hold of the client segment."""
 
 
-class Activation(Channel):
-    """What clients of a trained split model release for private inputs, to whoever sees the wire."""
-
-    channel: ClassVar[ChannelName] = ChannelName.ACTIVATION
-    protocol: ClassVar[type] = SplitProtocol
-    unshown: ClassVar[frozenset[str]] = frozenset({"mse", "label_accuracy"})
-    columns: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "dCor\nx, z": ("model_dcor", "{:.3f}"),
-        "its\nfloor": ("model_dcor_floor", "{:.2f}"),
-        "dCor\nguess": ("dcor_guess", "{:.3f}"),
-        "class\nread": ("class_read", "{:.0%}"),
-    }
-
-    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        held: frozenset[str] = experiment.conditions[condition].protocol.adversary_knowledge
-        return (held & ASKABLE) | ({"public"} if experiment.public else set())
+class SplitRounds(Rounds):
+    """Split learning, then inference rounds in which clients release private inputs."""
 
     def check(self, experiment: Experiment) -> None:
         check_protocol(experiment)
@@ -75,9 +71,9 @@ class Activation(Channel):
 
     def check_workers(self, experiment: Experiment, workers: int) -> None:
         rules = [
-            condition.protocol
+            condition.settings(SplitProtocol)
             for condition in experiment.conditions
-            if condition.protocol.parallel and condition.protocol.link in ("auto", "ray")
+            if condition.settings(SplitProtocol).parallel and condition.settings(SplitProtocol).link in ("auto", "ray")
         ]
         together = max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
         if together > workers:
@@ -96,15 +92,15 @@ class Activation(Channel):
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
         return collect(federation, grid, sink, run_context)
 
-    def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        return Truth(*targets(federation, client))
 
-    def control_pool(self, federation: Federation) -> Images:
-        images, labels = evaluator_holdout(federation)
-        index = class_sample(labels, STRANGERS).sort().values
-        return Images(images[index], labels[index])
+class Wire(Adversary):
+    """Whoever sees the wire: one of the three parties of the protocol's `adversary`."""
 
-    def add_adversary_knowledge(
+    def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        held: frozenset[str] = experiment.conditions[condition].settings(SplitProtocol).adversary_knowledge
+        return (held & ASKABLE) | ({"public"} if experiment.public else set())
+
+    def add_knowledge(
         self, federation: Federation, folder: Path, seen: dict[Key, Observation]
     ) -> dict[Key, Observation]:
         """With the client segment as the adversary has it, its public images, and the defence it knows of."""
@@ -115,22 +111,49 @@ class Activation(Channel):
             training = training_of(experiment, key.condition)
             if training not in held:
                 held[training] = _segment(federation, folder, training)
-            adversary_knowledge = experiment.conditions[key.condition].protocol.adversary_knowledge
+            adversary_knowledge = experiment.conditions[key.condition].settings(SplitProtocol).adversary_knowledge
             own = {name: value for name, value in held[training].items() if name in adversary_knowledge}
             known = each.defence if "defence" in adversary_knowledge else None
             equipped[key] = replace(each, **own, public=public, defence=known)
         return equipped
 
+
+class Releases(Grouping):
+    """Every client releases one batch of inputs, perhaps several times."""
+
     def selects(self, attack: Attack, key: Key) -> bool:
         """The first query alone, or as many as the attack averages."""
         return key.round <= getattr(attack, "repeats", 1)
 
-    def counts(self, key: Key) -> bool:
+    def is_scored(self, key: Key) -> bool:
         return key.round == 1
 
     def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         """All releases of a condition; all of a training's for a decoder that ignores how they were defended."""
         return (training_of(experiment, key.condition) if isinstance(attack, DecoderAsPublished) else key.condition,)
+
+
+class ActivationEvaluation(Evaluation):
+    """The targets behind what clients release; distance correlations, and whether the class can be read."""
+
+    unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
+    columns: Mapping[str, tuple[str, str]] = {
+        "dCor\nx, z": ("model_dcor", "{:.3f}"),
+        "its\nfloor": ("model_dcor_floor", "{:.2f}"),
+        "dCor\nguess": ("dcor_guess", "{:.3f}"),
+        "class\nread": ("class_read", "{:.0%}"),
+    }
+
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
+        return Truth(*targets(federation, client))
+
+    def control_pool(self, federation: Federation) -> Images:
+        images, labels = evaluator_holdout(federation)
+        index = class_sample(labels, STRANGERS).sort().values
+        return Images(images[index], labels[index])
+
+    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
+        return of_guesses(federation, group)
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         readable = next((row["class_read_originals"] for row in summary), 0.0)
@@ -151,8 +174,9 @@ class Activation(Channel):
             "every floor: results.json."
         )
 
-    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
-        return of_guesses(federation, group)
+
+ACTIVATION = Channel(ChannelName.ACTIVATION, SplitProtocol, SplitRounds(), Wire(), ActivationEvaluation(), Releases())
+"""What clients of a trained split model release for private inputs, to whoever sees the wire."""
 
 
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> SplitClientTask:

@@ -23,7 +23,8 @@ from fl_privacy.simulations.channels.activation.cache import entry, identity, ke
 from fl_privacy.simulations.channels.activation.federation import evaluated
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, trainings
 from fl_privacy.simulations.channels.activation.scores import correlations
-from fl_privacy.simulations.channels.base import Row, RunContext, Sink, round_rows, summarise_reasons, summed
+from fl_privacy.simulations.channels.base import Row, RunContext, Sink
+from fl_privacy.simulations.channels.round_log import round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files
@@ -96,13 +97,13 @@ class Collection:
 
     def _serve(self, condition: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
         chosen = self.experiment.conditions[condition]
-        if epochs := chosen.protocol.server_epochs:
+        if epochs := chosen.settings(SplitProtocol).server_epochs:
             trained, more = self._learn(condition, epochs, trained, fixed=True)
             files.write_tensors(weights_file(self.run_context.folder, f"{condition}_retrained"), unpack(trained))
             rows = [*rows, *({**row, "round": row["round"] + self.experiment.rounds} for row in more[1:])]
         last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
         strategy = self._strategy(condition, self.experiment.clients)
-        for query in range(1, chosen.protocol.queries + 1):
+        for query in range(1, chosen.settings(SplitProtocol).queries + 1):
             config = ConfigRecord({"condition": condition})
             for seen in strategy.infer(self.grid, trained, last + query, config):
                 self.sink(condition, replace(seen, round=query))
@@ -133,7 +134,7 @@ class Collection:
 
     def _strategy(self, condition: int, clients: int, fixed: bool = False) -> SplitLearning:
         chosen = self.experiment.conditions[condition]
-        rules = chosen.protocol
+        rules = chosen.settings(SplitProtocol)
         settings = SplitSettings(
             link=link_of(rules, self.grid),
             clients_per_round=clients,
@@ -186,11 +187,11 @@ class Collection:
     def _segments(self, state: Tensors) -> tuple[nn.Sequential, ...]:
         model = self.federation.model()
         model.load_state_dict(state)
-        return cut(model.eval(), self.experiment.conditions[self.training].protocol.cut[0])
+        return cut(model.eval(), self.experiment.conditions[self.training].settings(SplitProtocol).cut[0])
 
     def _correlations(self, clean: Tensor, released: Tensor) -> dict[str, float]:
         """Distance correlation of images with activations: as published before the noise, and of what was released."""
-        rng, rows = stream(self.experiment.seed, "dcor"), self.experiment.resolved.protocol.dcor_rows
+        rng, rows = stream(self.experiment.seed, "dcor"), self.experiment.resolved.settings(SplitProtocol).dcor_rows
         chosen = self._measured()
         images = self.images[chosen]
         with one_thread():
@@ -199,7 +200,7 @@ class Collection:
 
     def _measured(self) -> Tensor | slice:
         """Which evaluated images: the named ones in their order, or a sample, whose batches hold every class."""
-        named = bool(self.experiment.resolved.protocol.evaluated) and len(self.images) <= MEASURED
+        named = bool(self.experiment.resolved.settings(SplitProtocol).evaluated) and len(self.images) <= MEASURED
         return slice(None) if named else class_sample(self.labels, MEASURED)
 
 

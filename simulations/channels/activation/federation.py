@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream, subseed
-from fl_privacy.simulations.channels.activation.protocol import batch_size
+from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, batch_size
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.split.rules import SplitClientTask
@@ -38,7 +38,7 @@ def target_index(federation: Federation) -> Tensor:
 
     Unnamed ones are not the adversary's, and nobody trains with them where enough others are left.
     """
-    if named := federation.experiment.resolved.protocol.targets:
+    if named := federation.experiment.resolved.settings(SplitProtocol).targets:
         return torch.arange(*named)
     free, wanted = _unowned(federation, "train"), VICTIMS * federation.experiment.clients
     untouched = free[~torch.isin(free, torch.cat(federation.parts))]
@@ -48,7 +48,7 @@ def target_index(federation: Federation) -> Tensor:
 
 def evaluated(federation: Federation) -> tuple[Tensor, Tensor]:
     """The test images (N, C, H, W) and labels (N,) on which accuracy is measured: the named ones, or a sample."""
-    test, named = federation.data.test, federation.experiment.resolved.protocol.evaluated
+    test, named = federation.data.test, federation.experiment.resolved.settings(SplitProtocol).evaluated
     index = torch.arange(*named) if named else class_sample(test.labels, EVALUATED).sort().values
     return test.images(index), test.labels[index]
 
@@ -99,14 +99,14 @@ def check_images(federation: Federation) -> None:
         ValueError: what is wrong.
     """
     train, test = len(federation.data.train), len(federation.data.test)
-    first, end = federation.experiment.resolved.protocol.targets or (0, len(target_index(federation)))
+    first, end = federation.experiment.resolved.settings(SplitProtocol).targets or (0, len(target_index(federation)))
     if not 0 <= first < end <= train or end - first < federation.experiment.clients:
         raise ValueError(
             f"'protocol.targets' takes images {first} to {end} for {federation.experiment.clients} clients, and "
             f"'{federation.data.name}' has {train} to train with, of which the adversary owns "
             f"{train - len(_unowned(federation, 'train'))}"
         )
-    _, stop = federation.experiment.resolved.protocol.evaluated or (0, 0)
+    _, stop = federation.experiment.resolved.settings(SplitProtocol).evaluated or (0, 0)
     if stop > test:
         raise ValueError(f"'protocol.evaluated' ends at {stop}, and '{federation.data.name}' has {test} test images")
     if not len(_unowned(federation, "test")):
@@ -125,7 +125,7 @@ def check_images(federation: Federation) -> None:
 def mini_batch(federation: Federation, condition: int, client: int, round: int, step: int) -> tuple[Tensor, Tensor]:
     """Mini-batch `step` of a client's epoch: images (B, C, H, W) in [0, 1] and labels (B,)."""
     chosen, part = federation.experiment.conditions[condition], federation.parts[client]
-    if chosen.protocol.shuffle:
+    if chosen.settings(SplitProtocol).shuffle:
         part = part[torch.randperm(len(part), generator=stream(federation.experiment.seed, "epoch", client, round))]
     size = batch_size(federation.experiment, chosen)
     index = part[step * size : (step + 1) * size]
@@ -146,7 +146,7 @@ def client_task(federation: Federation, condition: int, fixed: bool = False) -> 
     chosen = experiment.conditions[condition]
     return SplitClientTask(
         model=federation.model,
-        rules=chosen.protocol.rules(experiment.learning_rate, train_client=not fixed),
+        rules=chosen.settings(SplitProtocol).rules(experiment.learning_rate, train_client=not fixed),
         batch=partial(mini_batch, federation, condition),
         steps=partial(steps, federation, condition),
         held_out=partial(targets, federation),

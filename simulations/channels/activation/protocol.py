@@ -111,7 +111,7 @@ def trainings(experiment: Experiment) -> dict[int, list[int]]:
     """The conditions of every training: the first condition of each names it."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for index, condition in enumerate(experiment.conditions):
-        key = (*(getattr(condition.protocol, name) for name in TRAINING), condition.trained)
+        key = (*(getattr(condition.settings(SplitProtocol), name) for name in TRAINING), condition.trained)
         found.setdefault(key, []).append(index)
     return {conditions[0]: conditions for conditions in found.values()}
 
@@ -124,7 +124,7 @@ def training_of(experiment: Experiment, condition: int) -> int:
 def batch_size(experiment: Experiment, condition: Condition) -> int:
     """The mini-batch of a condition's training."""
     nopeek = any(isinstance(defence, NoPeek) for defence in condition.trained.defences)
-    return (nopeek and condition.protocol.batch_nopeek) or experiment.batch_size
+    return (nopeek and condition.settings(SplitProtocol).batch_nopeek) or experiment.batch_size
 
 
 def check_protocol(experiment: Experiment) -> None:
@@ -133,7 +133,7 @@ def check_protocol(experiment: Experiment) -> None:
     Raises:
         ValueError: it.
     """
-    rules = [condition.protocol for condition in experiment.conditions]
+    rules = [condition.settings(SplitProtocol) for condition in experiment.conditions]
     for each in rules:
         each.rules(experiment.learning_rate)
     if experiment.attacked_rounds != (1,):
@@ -146,7 +146,7 @@ def check_protocol(experiment: Experiment) -> None:
             "learnt from every mini-batch, so that no round can be skipped; leave it at 1"
         )
     for key in FIXED:
-        if any(getattr(each, key) != getattr(experiment.resolved.protocol, key) for each in rules):
+        if any(getattr(each, key) != getattr(experiment.resolved.settings(SplitProtocol), key) for each in rules):
             raise ValueError(f"a variant cannot change '{key}': all conditions are scored alike")
     most = min(each.queries for each in rules)
     for label, attack in experiment.resolved.attacks.items():

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -24,12 +24,23 @@ from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.joint_training.scores import targets
 from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import subseed
-from fl_privacy.simulations.channels.base import Channel, FederationOf, Row, RunContext, Sink, round_rows
+from fl_privacy.simulations.channels.base import (
+    Adversary,
+    Channel,
+    Evaluation,
+    FederationOf,
+    Grouping,
+    Rounds,
+    Row,
+    RunContext,
+    Sink,
+)
 from fl_privacy.simulations.channels.output.pairs import pair_of, relevant, sizes, split, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import leak, suspicion, use
+from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
-from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.federation import Federation, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack
@@ -37,27 +48,11 @@ from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, 
 STRANGERS = 1000
 
 
-class Output(Channel):
+class InferenceRounds(Rounds):
     """A classifier's answers to private images, once a client, through the clients' defences; nothing is trained.
 
     What is trained, and when: the server's classifier and decoder, before the clients start.
     """
-
-    channel: ClassVar[ChannelName] = ChannelName.OUTPUT
-    protocol: ClassVar[type] = JointServer
-    holds: ClassVar[Literal["train", "test"]] = "test"
-    unshown: ClassVar[frozenset[str]] = frozenset({"mse", "label_accuracy"})
-    columns: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "PSNR\npooled": ("pooled_psnr", "{:.2f}"),
-        "R pub-\nlished": ("risk_published", "{:.3f}"),
-        "R well-\nposed": ("risk_well_posed", "{:.3f}"),
-        "entropy\n(bits)": ("model_entropy", "{:.2f}"),
-        "bits\nat most": ("model_bits", "{:.1f}"),
-        "1 - S": ("model_viciousness", "{:.4f}"),
-    }
-
-    def adversary_knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        return frozenset({"model", "query", *(("public",) if experiment.public else ())})
 
     def check(self, experiment: Experiment) -> None:
         if experiment.train_images:
@@ -72,12 +67,12 @@ class Output(Channel):
             )
         for condition in experiment.conditions:
             exclusive = [each for each in condition.released.defences if isinstance(each, Softmax | ArgMax)]
-            if condition.protocol.task == "attributes" and exclusive:
+            if condition.settings(JointServer).task == "attributes" and exclusive:
                 raise ValueError("softmax and arg_max need classes that exclude each other, and attributes do not")
 
     def check_federation(self, federation: Federation) -> None:
         for condition in federation.experiment.conditions:
-            sizes(federation, condition.protocol)
+            sizes(federation, condition.settings(JointServer))
 
     def prepare(self, federation: Federation, run_context: RunContext) -> None:
         train_pairs(federation, run_context)
@@ -92,7 +87,7 @@ class Output(Channel):
         federation, index = federation_of(message, context), condition_of(message)
         experiment = federation.experiment
         condition = experiment.conditions[index]
-        blank = partial(self.blank, experiment, answers_of(federation, condition))
+        blank = partial(blank_model, experiment, answers_of(federation, condition))
         return ClientTask(blank, federation.batch, condition.released, subseed(experiment.seed, "party", index))
 
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
@@ -102,7 +97,7 @@ class Output(Channel):
             checkpoint = pair_of(run_context.folder, index)["checkpoint"]
             classifier: nn.Module = load_pair(checkpoint, networks(federation, condition)).classifier
             if checkpoint not in suspicions:
-                suspicions[checkpoint] = suspicion(federation, condition.protocol, classifier)
+                suspicions[checkpoint] = suspicion(federation, condition.settings(JointServer), classifier)
             rows.append(self._run_condition(federation, index, classifier, suspicions[checkpoint], grid, sink))
             measured = rows[-1]["rounds"][-1]["evaluate_metrics_serverapp"] or {}
             run_context.note(
@@ -133,7 +128,7 @@ class Output(Channel):
             return MetricRecord({**_used(federation, condition, answers), **known}) if answers else None
 
         result = PrivateInference(
-            experiment.clients_per_round, take, partial(self.blank, experiment, spec), spec
+            experiment.clients_per_round, take, partial(blank_model, experiment, spec), spec
         ).start(
             grid,
             pack(classifier.state_dict()),
@@ -148,16 +143,14 @@ class Output(Channel):
             "rounds": round_rows(experiment.rounds, result, list(enumerate(asked, start=1))),
         }
 
-    def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        return Truth(*federation.batch(client, round))
 
-    def control_pool(self, federation: Federation) -> Images:
-        """Validation images of the server: no client has one of them, and no decoder was trained on them."""
-        own = split(federation, federation.experiment.resolved.protocol).validation
-        index = class_sample(own.labels, STRANGERS).sort().values
-        return Images(own.images(index), own.labels[index])
+class JointServerAdversary(Adversary):
+    """The server that handed the classifier out, with the decoder that it trained beside it."""
 
-    def add_adversary_knowledge(
+    def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
+        return frozenset({"model", "query", *(("public",) if experiment.public else ())})
+
+    def add_knowledge(
         self, federation: Federation, folder: Path, seen: dict[Key, Observation]
     ) -> dict[Key, Observation]:
         public = federation.public()
@@ -171,17 +164,44 @@ class Output(Channel):
         """`vicious` gets the decoder that was trained with its condition's classifier; an honest server has none."""
         if not isinstance(attack, Vicious) or attack.checkpoint:
             return attack
-        if federation.experiment.conditions[condition].protocol.honest:
+        if federation.experiment.conditions[condition].settings(JointServer).honest:
             return None
         trusted = networks(federation, federation.experiment.conditions[condition])
         return dataclasses.replace(attack, checkpoint=pair_of(folder, condition)["checkpoint"], trusted=trusted)
 
+
+class ByCondition(Grouping):
+    """All answers of a condition at once."""
+
     def group(self, experiment: Experiment, attack: Attack, key: Key) -> tuple[int, ...]:
         return (key.condition,)
 
+
+class OutputEvaluation(Evaluation):
+    """The images behind the answers; the reconstruction risk R and the pooled PSNR of the paper."""
+
+    unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
+    columns: Mapping[str, tuple[str, str]] = {
+        "PSNR\npooled": ("pooled_psnr", "{:.2f}"),
+        "R pub-\nlished": ("risk_published", "{:.3f}"),
+        "R well-\nposed": ("risk_well_posed", "{:.3f}"),
+        "entropy\n(bits)": ("model_entropy", "{:.2f}"),
+        "bits\nat most": ("model_bits", "{:.1f}"),
+        "1 - S": ("model_viciousness", "{:.4f}"),
+    }
+
+    def truth(self, federation: Federation, client: int, round: int) -> Truth:
+        return Truth(*federation.batch(client, round))
+
+    def control_pool(self, federation: Federation) -> Images:
+        """Validation images of the server: no client has one of them, and no decoder was trained on them."""
+        own = split(federation, federation.experiment.resolved.settings(JointServer)).validation
+        index = class_sample(own.labels, STRANGERS).sort().values
+        return Images(own.images(index), own.labels[index])
+
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         row = leak(federation, group)
-        if federation.experiment.conditions[group[0].key.condition].protocol.task == "attributes":
+        if federation.experiment.conditions[group[0].key.condition].settings(JointServer).task == "attributes":
             row["label_accuracy"] = None  # an attribute is no label: accuracy is the model's column
         return row
 
@@ -196,6 +216,18 @@ class Output(Channel):
         )
 
 
+OUTPUT = Channel(
+    ChannelName.OUTPUT,
+    JointServer,
+    InferenceRounds(),
+    JointServerAdversary(),
+    OutputEvaluation(),
+    ByCondition(),
+    holds="test",
+)
+"""A classifier's answers to private images."""
+
+
 def _ask(model: nn.Module, images: Tensor) -> Tensor:
     """The classifier's answers, computed where the images are."""
     return outputs(model.to(images.device), images)
@@ -203,20 +235,21 @@ def _ask(model: nn.Module, images: Tensor) -> Tensor:
 
 def networks(federation: Federation, condition: Condition) -> tuple[str, str]:
     """The networks that the experiment itself names, and so the only code that a condition's checkpoint may ask for."""
-    spec = condition.protocol.spec(federation.data, federation.experiment.model)
+    spec = condition.settings(JointServer).spec(federation.data, federation.experiment.model)
     return spec.classifier, spec.decoder
 
 
 def answers_of(federation: Federation, condition: Condition) -> Spec:
     """The public facts of a condition's answers: as many numbers an image as its classifier has outputs."""
     return dataclasses.replace(
-        federation.spec, classes=len(condition.protocol.names(federation.data)), training_mode=False
+        federation.spec, classes=len(condition.settings(JointServer).names(federation.data)), training_mode=False
     )
 
 
 def _used(federation: Federation, condition: Condition, answers: Sequence[Observation]) -> dict[str, float]:
     """What the answers of a condition's clients were worth to them."""
-    private = [relevant(federation, condition.protocol, federation.drawn(each.client, each.round)) for each in answers]
-    wanted = torch.cat([targets(condition.protocol.task, each) for each in private])
+    rules = condition.settings(JointServer)
+    private = [relevant(federation, rules, federation.drawn(each.client, each.round)) for each in answers]
+    wanted = torch.cat([targets(rules.task, each) for each in private])
     released = torch.cat([each.payload[OUTPUTS] for each in answers])
-    return use(condition.protocol, condition.protocol.names(federation.data), condition.released, released, wanted)
+    return use(rules, rules.names(federation.data), condition.released, released, wanted)

@@ -73,14 +73,13 @@ def train_pairs(federation: Federation, run_context: RunContext) -> None:
     found: dict[str, dict[str, Any]] = {}
     rows = []
     for condition in experiment.conditions:
-        law = condition.protocol.law(condition.trained)
-        facts = identity(federation, condition.protocol, law)
-        name = _name(federation, condition.protocol, facts)
+        rules = condition.settings(JointServer)
+        law = rules.law(condition.trained)
+        facts = identity(federation, rules, law)
+        name = _name(federation, rules, facts)
         if name not in found:
-            folder = (
-                Path(condition.protocol.cache).expanduser() if condition.protocol.cache else run_context.folder / MODELS
-            )
-            found[name] = _train(federation, condition.protocol, law, facts, folder.absolute() / name, run_context.note)
+            folder = Path(rules.cache).expanduser() if rules.cache else run_context.folder / MODELS
+            found[name] = _train(federation, rules, law, facts, folder.absolute() / name, run_context.note)
         rows.append({**found[name], "checkpoint": path_inside(Path(found[name]["checkpoint"]), run_context.folder)})
     write_json(run_context.folder / PAIRS, rows)
 

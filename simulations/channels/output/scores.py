@@ -98,7 +98,7 @@ def leak(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def measures(federation: Federation) -> Mapping[str, Factorisation]:
     """R's geometry from the server's training and validation images, as published and well-posed."""
-    own = split(federation, federation.experiment.resolved.protocol)
+    own = split(federation, federation.experiment.resolved.settings(JointServer))
     images = torch.cat([own.train.images(), own.validation.images()])
     return {
         "risk_published": factorise(images),
