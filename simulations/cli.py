@@ -9,17 +9,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from fl_privacy.simulations.report.result import Result
-
-
 BAD_INPUT, FAILED = 2, 1
-PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +62,7 @@ def run(
         checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
     with _failure(checked.out), _progress() as note:
         result = execute(checked, note)
-    _show(result)
+    result.show()
 
 
 @app.command()
@@ -87,7 +82,7 @@ def attack(
         checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
     with _failure(checked.out), _progress() as note:
         result = execute_again(checked, note)
-    _show(result)
+    result.show()
 
 
 @app.command()
@@ -97,7 +92,7 @@ def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) ->
         from fl_privacy.simulations.run.again import reopen
 
         result = reopen(run_dir, data_root, trust)
-    _show(result)
+    result.show()
 
 
 @app.command("list")
@@ -113,6 +108,7 @@ def list_(
     with _bad_input():
         from fl_privacy.data import data_root as find_root
         from fl_privacy.simulations.listing import KINDS, as_table, entries
+        from fl_privacy.simulations.report.table import console
 
         if kind is not None and kind not in KINDS:
             raise ValueError(f"'list' takes one of {', '.join(KINDS)}, or nothing for all of them, not '{kind}'")
@@ -122,29 +118,19 @@ def list_(
         typer.echo(json.dumps(found[kind] if kind else found, indent=2, default=str))
         return
     for each, listed in found.items():
-        _console().print(as_table(each, listed))
+        console().print(as_table(each, listed))
 
 
 @app.command()
 def doctor(data_root: DataRoot = None) -> None:
     """Say what this machine has: versions, hardware, data sets, settings, ports."""
     from fl_privacy.simulations.doctor import as_table, examine
+    from fl_privacy.simulations.report.table import console
 
     found = examine(data_root)
-    _console().print(as_table(found))
+    console().print(as_table(found))
     if not all(each.well for each in found):
         raise typer.Exit(FAILED)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-
-
-def _show(result: Result) -> None:
-    console = _console()
-    console.print(result.table())
-    for path in [*result.figures, result.folder]:
-        console.print("figure:" if path.suffix == ".png" else "folder:", path, soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def _serve(grid: Grid, context: Context) -> None:
     prepare(federation, folder, print)
     collect(federation, grid, folder, print)
     result = finish(federation, folder, print, run_here)
-    print(f"results: {result.folder}")
+    result.show()
 
 
 def _configured(context: Context) -> tuple[Experiment, Path | None]:

@@ -305,7 +305,7 @@ def flower_home(tmp_path):
 
 
 @pytest.mark.ray
-def test_flwr_run_gives_the_digests_of_the_quickstart(flower_home, tmp_path):
+def test_flwr_run_gives_the_digests_of_a_run_here_and_ends_in_its_table(flower_home, tmp_path):
     out = tmp_path / "out"
     toml = tmp_path / "tiny.toml"
     toml.write_text(
@@ -320,3 +320,5 @@ def test_flwr_run_gives_the_digests_of_the_quickstart(flower_home, tmp_path):
     experiment = load_experiment(str(toml))
     here = local(experiment, tmp_path / "here")
     assert json.loads((out / "results.json").read_text())["digests"] == here.digests
+    for words in ("tiny: grnn on digits", "control: mean image", "PSNR: higher means", f"folder: {out}"):
+        assert words in done.stdout

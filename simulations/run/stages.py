@@ -14,8 +14,9 @@ from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
-from fl_privacy.simulations.report import result as report
+from fl_privacy.simulations.report import write as report
 from fl_privacy.simulations.report.gallery import draw
+from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import environment, files, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.run import contents
@@ -41,7 +42,7 @@ def finish(
     run: Runner,
     source: Path | None = None,
     keep_originals: bool = False,
-) -> report.Result:
+) -> Result:
     """Attack the observations in `source` (this folder's own unless given), score the guesses, write the report.
 
     Raises:

@@ -1,0 +1,115 @@
+"""What a result says, as words and text cells: the terminal's table and the notebook's are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fl_privacy.metrics import METRICS
+from fl_privacy.simulations.config.resolve import channel_of
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
+
+FIRST = {
+    "n": ("images", "{:d}"),
+    "images\nback": ("recovered", "{:d}"),
+    "PSNR\n(dB)": ("psnr", "{:.1f}"),
+    "95 %": ("psnr_interval", "{}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "MSE": ("mse", "{:.4f}"),
+}
+LAST = {
+    "labels\nright": ("label_accuracy", "{:.0%}"),
+    "loss at\nguess": ("loss_at_guess", "{:.3g}"),
+    "loss at\ntruth": ("loss_at_truth", "{:.3g}"),
+    "model\naccuracy": ("model_accuracy", "{:.1%}"),
+}
+"""The columns of every channel, heading to (key, format); metrics that somebody added stand between the two."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: what it is of, its cells, and whether it was measured here, guessed blindly or published."""
+
+    name: str
+    cells: tuple[str, ...]
+    kind: Literal["measured", "control", "published"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """A table in words: every cell is text that is ready to show, nothing is escaped."""
+
+    title: str
+    warnings: tuple[str, ...]
+    headings: tuple[str, ...]
+    lines: tuple[Line, ...]
+    reading: str
+
+
+def content(experiment: Experiment, summary: Sequence[Mapping[str, Any]], not_valid: Sequence[str]) -> Content:
+    """The table of a run's summary, with the published values that the experiment names beside its own."""
+    attacks = list(experiment.resolved.attacks)
+    columns = _columns(experiment, summary)
+    return Content(
+        title=f"{experiment.name}: {', '.join(attacks)} on {experiment.dataset['name']}",
+        warnings=tuple(f"NOT VALID: {each}." for each in not_valid),
+        headings=tuple(columns),
+        lines=tuple(_lines(experiment, summary, list(columns.values()))),
+        reading=channel_of(experiment).evaluation.reading(summary),
+    )
+
+
+def in_words(defence: str) -> str:
+    """A condition's label for people: 'vicious server; no defence', 'gaussian noise, scale=0.3'."""
+    parts = ["no defence" if part == UNDEFENDED else part for part in defence.split("; ")]
+    return "; ".join(parts).replace("_", " ").replace("(", ", ").replace(")", "")
+
+
+def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """The columns in which some row has a value: an attack without an objective, say, has no losses to show.
+
+    How many images were recovered is told where some were not.
+    """
+    evaluation = channel_of(experiment).evaluation
+    added = {name.replace("_", "\n"): (name, "{:.3f}") for name in METRICS if name not in ("psnr", "ssim", "mse")}
+    common = {heading: each for heading, each in (FIRST | added | LAST).items() if each[0] not in evaluation.unshown}
+    whole = all(row.get("recovered", row["images"]) == row["images"] for row in rows)
+    return {
+        heading: (key, form)
+        for heading, (key, form) in (common | dict(evaluation.columns)).items()
+        if key == "psnr_interval"
+        or (any(row.get(key) is not None for row in rows) and not (key == "recovered" and whole))
+    }
+
+
+def _lines(
+    experiment: Experiment, summary: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
+) -> Iterator[Line]:
+    several = len(experiment.resolved.attacks) > 1
+    for row in summary:
+        control = row["attack"].startswith(CONTROL)
+        name = row["attack"] if control else f"{row['defence']} | {row['attack']}" if several else row["defence"]
+        yield Line(name, _cells(row, columns), "control" if control else "measured")
+        for published in experiment.published:
+            if not control and _of(row, published):
+                yield Line("published", _cells(published, columns), "published")
+
+
+def _of(row: Mapping[str, Any], published: Mapping[str, Any]) -> bool:
+    """Whether a published row belongs beside this one: the same defence, and the same attack if it names one."""
+    same: bool = published["defence"] == row["defence"] and published.get("attack", row["attack"]) == row["attack"]
+    return same
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    low, high = row.get("psnr_low"), row.get("psnr_high")
+    known = {**row, "psnr_interval": None if low is None or high is None else f"{low:.1f}-{high:.1f}"}
+    if row.get("recovered") == 0:
+        known["psnr"] = NOT_RECOVERED
+    values = [(known.get(key), form) for key, form in columns]
+    # a word in place of a number is shown as it stands
+    return tuple(
+        "-" if value is None else value if isinstance(value, str) else form.format(value) for value, form in values
+    )

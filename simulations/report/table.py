@@ -1,0 +1,44 @@
+"""A result on a terminal, in a file or in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fl_privacy.simulations.report.content import Content
+
+PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
+
+
+def as_table(content: Content) -> Table:
+    """The content as a rich table: warnings in its title and caption, published values dim below the measured ones."""
+    title = f"NOT VALID, see below\n{content.title}" if content.warnings else content.title
+    caption = "\n".join([*content.warnings, content.reading])
+    table = Table(title=escape(title), caption=escape(caption), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("defence")
+    for heading in content.headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in content.lines:
+        name, style = (f"  {line.name}", "dim") if line.kind == "published" else (line.name, "")
+        table.add_row(escape(name), *map(escape, line.cells), style=style)
+    return table
+
+
+def console() -> Console:
+    """Where tables go: the terminal in its own width, or a file or pipe in a fixed one."""
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+
+
+def show(table: Table, figures: Sequence[Path], folder: Path) -> None:
+    """Print a result's table, and where its figures and files are."""
+    out = console()
+    out.print(table)
+    for path in figures:
+        out.print("figure:", path, soft_wrap=True, highlight=False)
+    out.print("folder:", folder, soft_wrap=True, highlight=False)

@@ -1,0 +1,58 @@
+"""The report stage: results.json, samples.jsonl and the figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.observation import Observation
+from fl_privacy.simulations.config.resolve import channel_of
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.report.gallery import draw
+from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.results import files, storage
+from fl_privacy.simulations.results.records import Key, Scored
+from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
+
+
+def write(
+    federation: Federation,
+    folder: Path,
+    conditions: Sequence[Mapping[str, Any]],
+    seen: Mapping[Key, Observation],
+    scored: Sequence[Scored],
+    payloads: Mapping[str, str],
+    originals: bool,
+) -> Result:
+    """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
+    samples = rows(federation, scored)
+    measured = {condition["defence"]: condition["rounds"][-1]["evaluate_metrics_serverapp"] for condition in conditions}
+    averages = summary(channel_of(federation.experiment), federation, seen, scored, measured)
+    results = {
+        "conditions": conditions,
+        "summary": averages,
+        "published": federation.experiment.published,
+        "digests": _digests(samples, scored, payloads),
+        "not_valid": faults(seen, scored),
+    }
+    files.write_jsonl(folder / files.SAMPLES, samples)
+    draw(federation, folder, scored, averages, originals)
+    files.write_json(folder / files.RESULTS, results)
+    return Result.of(folder, federation.experiment)
+
+
+def _digests(
+    samples: Sequence[Mapping[str, Any]], scored: Sequence[Scored], payloads: Mapping[str, str]
+) -> dict[str, Any]:
+    """SHA-256 of every payload and reconstruction, and of all rows; times are no part of any of them."""
+    timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in samples]
+    guesses = {
+        f"{each.attack}/{each.key.stem}": storage.guess_digest(each.guess)
+        for each in scored
+        if not each.attack.startswith(CONTROL)
+    }
+    text = json.dumps(timeless, sort_keys=True)
+    return {"payloads": payloads, "reconstructions": guesses, "samples": hashlib.sha256(text.encode()).hexdigest()}
