@@ -321,4 +321,4 @@ def test_flwr_run_gives_the_digests_of_a_run_here_and_ends_in_its_table(flower_h
     here = local(experiment, tmp_path / "here")
     assert json.loads((out / "results.json").read_text())["digests"] == here.digests
     for words in ("tiny: grnn on digits", "control: mean image", "PSNR: higher means", f"folder: {out}"):
-        assert words in done.stdout
+        assert words in done.stdout, done.stdout
