@@ -24,7 +24,7 @@ def row(attack, defence, psnr, **more):
 
 
 def result(folder, summary, **more):
-    experiment = configure(name="mine", attacks=({"name": "grnn"},), defences=([], [{"name": "gaussian_noise", "scale": 0.3}]))
+    experiment = configure(name="mine", attacks=({"name": "grnn"},))
     return Result(folder, experiment, [], summary, {}, **more)
 
 
