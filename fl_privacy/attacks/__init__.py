@@ -2,7 +2,7 @@
 
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack
-from fl_privacy.attacks.gradient import grnn, peeling
+from fl_privacy.attacks.gradient import grnn, label_recovery, peeling
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
 
@@ -14,6 +14,7 @@ __all__ = [
     "class_mean",
     "decoder",
     "grnn",
+    "label_recovery",
     "peeling",
     "rmle",
     "vicious",

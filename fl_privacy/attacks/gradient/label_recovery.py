@@ -108,8 +108,8 @@ def read_at(seen: Observation, images: Tensor, block: int = 256) -> Head:
             own = [call for call in calls if call[2].data_ptr() == logits.data_ptr() and call[2].dim() == 2]
             if not own:
                 raise ValueError(
-                    "the logits are not the output of a trained linear layer, whose bias would tell the labels: let the "
-                    "model end in nn.Linear, or use an attack that finds labels by optimisation, such as 'grnn'"
+                    "the logits are not the output of a trained linear layer, whose bias would tell the labels: let "
+                    "the model end in nn.Linear, or use an attack that finds labels by optimisation, such as 'grnn'"
                 )
             names.add(own[-1][0])
             probabilities.append(logits.double().softmax(1).cpu())
