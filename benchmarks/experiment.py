@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.record import write
 from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results.files import RESULTS
 from fl_privacy.simulations.run.pipeline import simulate
@@ -76,7 +77,7 @@ def main() -> None:
             )
         rows += [{"seed": seed, "run_seconds": time.perf_counter() - start, **row} for row in result.summary]
         seeds = sorted({row["seed"] for row in rows})
-        published = list(result.experiment.published)
+        published = beside(result.experiment)
         write(path, rows, seeds=seeds, changes=arguments.changes, settings=settings, published=published)
 
 

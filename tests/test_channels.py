@@ -131,10 +131,3 @@ def test_one_empty_training_chain_is_left_out_of_the_labels():
         "serving none",
         "serving gaussian_noise(scale=0.1)",
     )
-
-
-def test_published_rows_stand_beside_measured_ones():
-    for row, words in (({"defence": "noone"}, "defence = 'noone'"), ({"defence": "none", "attack": "x"}, "attack")):
-        with pytest.raises(ValueError, match=words):
-            reconfigure(UPDATES, published=(row,))
-    assert reconfigure(UPDATES, published=({"defence": "none", "psnr": 1.0},)).published

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_privacy.simulations.config.load import (
-    configure,
-    from_json,
-    load_experiment,
-    override,
-    parse_value,
-    read,
-    shipped,
-)
+from fl_privacy.simulations.config.changes import override, parse_value
+from fl_privacy.simulations.config.load import configure, from_json, load_experiment, read, shipped
 from fl_privacy.simulations.experiment.spec import Experiment
 
 BASE = {"name": "small", "clients": 4, "clients_per_round": 3, "rounds": 2, "attacked_clients": 2}
@@ -101,23 +94,9 @@ def test_an_attack_that_needs_more_than_its_adversary_has_is_refused(monkeypatch
         configure(name="x")
 
 
-def test_published_rows_go_with_the_arms_and_attacks_they_belong_to(tmp_path):
-    file = tmp_path / "x.toml"
-    file.write_text(
-        'training_defences = [[], [{ name = "clip", norm = 1.0 }]]\n'
-        'published = [{ defence = "none", psnr = 1.0 }, { defence = "clip(norm=1.0)", attack = "grnn", psnr = 2.0 }]\n'
-    )
-    assert len(load_experiment(str(file)).published) == 2
-    assert [row["psnr"] for row in load_experiment(str(file), ["training_defences=[[]]"]).published] == [1.0]
-    assert [row["psnr"] for row in load_experiment(str(file), ["attack=grnn_as_published"]).published] == [1.0]
-    file.write_text('published = [{ defence = "nnoe", psnr = 1.0 }]')
-    with pytest.raises(ValueError, match="beside which no measured row stands"):
-        load_experiment(str(file))
-
-
 def test_json_and_back_is_the_same_experiment():
     infinite = {"name": "clip", "norm": float("inf")}
-    expected = [{"defence": "none", "psnr": 17.1}]
+    expected = [{"training_defence": "none", "psnr": 17.1}]
     experiment = configure(**{**BASE, "training_defences": [[], [infinite, NOISE]], "published": expected})
     again = from_json(experiment.to_json())
     assert again == experiment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.settings import UnknownName, check_settings
+from fl_privacy.simulations.config.changes import override
+from fl_privacy.simulations.config.published import read_published, stands
 from fl_privacy.simulations.config.resolve import channel_of, resolve
 from fl_privacy.simulations.config.validate import check_objects, check_values
-from fl_privacy.simulations.experiment.components import chains, component
-from fl_privacy.simulations.experiment.spec import COMPONENTS, Experiment
+from fl_privacy.simulations.experiment.components import chains
+from fl_privacy.simulations.experiment.spec import Experiment
 
 
 def shipped() -> dict[str, Path]:
     """The experiments that come with the suite, by name."""
     folder = Path(str(files("fl_privacy.simulations"))) / "experiments"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.rglob("*.toml"))}
 
 
 def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> Experiment:
@@ -30,7 +31,12 @@ def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> E
     Raises:
         UnknownName: no such experiment, component or setting. ValueError: not TOML, or a value that does not fit.
     """
-    made = changed(read(source), changes)
+    settings = read(source)
+    if "published" in settings and not changes:
+        made = configure(**settings)  # a row of one's own that stands beside nothing is a mistake
+    else:
+        path = shipped().get(source, Path(source))
+        made = changed({"published": read_published(path.parent, path.stem), **settings}, changes)
     given = {key: value for key, value in given.items() if value is not None}
     return reconfigure(made, **given) if given else made
 
@@ -70,15 +76,11 @@ def _configured(experiment: Experiment) -> Experiment:
 
 
 def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
-    """The experiment of `settings` after `changes`, which may take away conditions and attacks of published rows."""
-    if not changes:
-        return configure(**settings)
+    """The experiment of `settings` after `changes`, with the published rows that still stand beside something."""
     settings = override(settings, changes)
     made = configure(**{**settings, "published": []})
-    published = [row for row in settings.get("published", []) if row.get("defence") in made.condition_labels]
-    attacks = made.resolved.attacks
-    published = [row for row in published if row.get("attack", next(iter(attacks))) in attacks]
-    return reconfigure(made, published=tuple(published))
+    published = tuple(row for row in settings.get("published", ()) if stands(row, made))
+    return reconfigure(made, published=published)
 
 
 def read(source: str) -> dict[str, Any]:
@@ -97,77 +99,3 @@ def read(source: str) -> dict[str, Any]:
     if "attack" in settings:
         settings["attacks"] = [settings.pop("attack")]
     return {"name": path.stem, **settings}
-
-
-def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """`settings` after `key=value` texts: dotted keys, values as TOML writes them, anything else as plain text.
-
-    `model=NAME` (dataset, partition likewise) chooses another component with its own defaults; the name it already has
-    keeps its settings. `attack=NAME` stands for attacks=[NAME], `defence=NAME` for training_defences=[[], [NAME]].
-
-    Raises:
-        ValueError: a text without '=', or a part of something that has none.
-    """
-    changed = copy.deepcopy(dict(settings))
-    for text in changes:
-        key, equals, value = text.partition("=")
-        head, *rest = key.strip().split(".")
-        if not equals or not head or not all([head, *rest]):
-            raise ValueError(f"a change is written key=value, such as attack.iterations=500, not '{text}'")
-        apply = {"attack": _change_attack, "defence": _change_defence}.get(head, _change)
-        apply(changed, head, rest, parse_value(value))
-    return changed
-
-
-def parse_value(text: str) -> Any:
-    """A TOML value (500, 0.1, true, "text", [1, 2], {name = "x"}); anything that is not TOML is the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
-def _change(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
-    if not rest:
-        same = head in COMPONENTS and isinstance(value, str) and _name(settings.get(head)) == value
-        if not same:
-            settings[head] = value
-        return
-    if head in COMPONENTS:
-        default = getattr(Experiment(name="defaults"), head)
-        settings[head] = component(head, settings.get(head, default))
-    part = settings.setdefault(head, {})
-    if not isinstance(part, dict) or len(rest) > 1:
-        raise ValueError(f"'{'.'.join([head, *rest])}' is no setting: '{head}' has no such part")
-    part[rest[0]] = value
-
-
-def _name(value: object) -> object:
-    return value.get("name") if isinstance(value, dict) else value
-
-
-def _change_attack(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
-    """`attack=NAME` leaves that one, with the settings it has there; `attack.KEY` changes the first."""
-    attacks = [component("attacks", each) for each in settings.get("attacks", Experiment(name="defaults").attacks)]
-    if not rest:
-        same = [each for each in attacks[:1] if each["name"] == value]
-        settings["attacks"] = same or [component(head, value)]
-        return
-    if len(rest) > 1:
-        raise ValueError(f"'{'.'.join([head, *rest])}' is no setting: an attack has no such part")
-    settings["attacks"] = [{**attacks[0], rest[0]: value}, *attacks[1:]]
-
-
-def _change_defence(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
-    if not rest:
-        settings["training_defences"] = [[]] if value == "none" else [[], [component(head, value)]]
-        return
-    defended = [each for each in settings.get("training_defences", []) if each]
-    if len(defended) != 1 or len(defended[0]) != 1:
-        raise ValueError(
-            f"'defence.{'.'.join(rest)}' changes an experiment's one defence, and this one has "
-            f"{sum(map(len, defended))}: choose one first (defence=gaussian_noise), or write them all "
-            '(training_defences=[[], [{name="gaussian_noise", scale=0.1}]])'
-        )
-    defended[0][0] = component("training_defences", defended[0][0])
-    defended[0][0][".".join(rest)] = value

@@ -48,7 +48,8 @@ def _conditions(experiment: Experiment) -> tuple[Condition, ...]:
                 names = [str(variant["label"])] if variant else []
                 names += [trained.label] if experiment.training_defences != ((),) else []
                 names += [f"serving {released.label}"] if experiment.inference_defences else []
-                made.append(Condition("; ".join(names) or trained.label, protocol, trained, released))
+                label = "; ".join(names) or trained.label
+                made.append(Condition(label, protocol, trained, released, str(variant.get("label", ""))))
     return tuple(made)
 
 

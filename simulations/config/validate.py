@@ -13,6 +13,7 @@ from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
 from fl_privacy.settings import check_settings
+from fl_privacy.simulations.config.published import check_row, stands
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -167,12 +168,13 @@ def _check_kept_to(experiment: Experiment, conditions: object) -> None:
 
 def _check_published(experiment: Experiment) -> None:
     for row in experiment.published:
-        for key, known in (("defence", experiment.condition_labels), ("attack", list(experiment.resolved.attacks))):
-            if row.get(key, known[0] if key == "attack" else None) not in known:
-                raise ValueError(
-                    f"a row of 'published' has {key} = {row.get(key)!r}, beside which no measured row stands. "
-                    f"Known: {', '.join(map(repr, known))}."
-                )
+        check_row(row)
+        if not stands(row, experiment):
+            raise ValueError(
+                f"a row of 'published', {dict(row)}, stands beside no measured row. The conditions are "
+                f"{', '.join(map(repr, experiment.condition_labels))}, the attacks "
+                f"{', '.join(map(repr, experiment.resolved.attacks))}."
+            )
 
 
 def _split(chosen: Component) -> tuple[str, dict[str, Any]]:

@@ -19,12 +19,16 @@ COMPONENTS = ("dataset", "partition", "model")
 
 @dataclass(frozen=True)
 class Condition:
-    """One line of an experiment: the protocol's settings, the chain of training, the chain of what is attacked."""
+    """One line of an experiment: the protocol's settings, the chain of training, the chain of what is attacked.
+
+    `variant` is the label of the protocol's change, where the experiment has variants.
+    """
 
     label: str
     protocol: object
     trained: Chain
     released: Chain
+    variant: str = ""
 
     def settings(self, kind: type[P]) -> P:
         """The protocol's settings for the channel whose they are.
@@ -71,8 +75,8 @@ class Experiment:
     The `attacks` see the first `attacked_clients` replies of each of the `attacked_rounds`; a `label` tells two
     settings of one attack apart, and its `conditions` list the conditions, or variants, that it is kept to.
     `timeout` is a round's deadline in seconds; a round with fewer valid replies than `min_replies` is skipped.
-    `show_originals` lets the figure show private images. `published` holds rows of published values, each with the
-    `defence` (and `attack`) beside whose measured ones the report prints them.
+    `show_originals` lets the figure show private images. `published` holds rows of published values; the report prints
+    each beside the measured ones of its `variant`, `training_defence`, `inference_defence` and `attack`.
 
     The constructor checks types alone; `config.load.configure` checks everything and looks the names up, and only what
     it returns has its `resolved` objects and its `conditions`.

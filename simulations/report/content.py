@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fl_privacy.metrics import METRICS
+from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
@@ -87,20 +88,14 @@ def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[
 def _lines(
     experiment: Experiment, summary: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
 ) -> Iterator[Line]:
-    several = len(experiment.resolved.attacks) > 1
+    several, expected = len(experiment.resolved.attacks) > 1, beside(experiment)
     for row in summary:
         control = row["attack"].startswith(CONTROL)
         name = row["attack"] if control else f"{row['defence']} | {row['attack']}" if several else row["defence"]
         yield Line(name, _cells(row, columns), "control" if control else "measured")
-        for published in experiment.published:
-            if not control and _of(row, published):
+        for published in expected:
+            if (published["defence"], published["attack"]) == (row["defence"], row["attack"]):
                 yield Line("published", _cells(published, columns), "published")
-
-
-def _of(row: Mapping[str, Any], published: Mapping[str, Any]) -> bool:
-    """Whether a published row belongs beside this one: the same defence, and the same attack if it names one."""
-    same: bool = published["defence"] == row["defence"] and published.get("attack", row["attack"]) == row["attack"]
-    return same
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.observation import Observation
+from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report.gallery import draw
@@ -34,7 +35,7 @@ def write(
     results = {
         "conditions": conditions,
         "summary": averages,
-        "published": federation.experiment.published,
+        "published": beside(federation.experiment),
         "digests": _digests(samples, scored, payloads),
         "not_valid": faults(seen, scored),
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[2]
 EXPERIMENTS = "simulations/experiments/"
-ENDINGS = (".py", ".toml")
+ENDINGS = (".py", ".toml", ".csv")
 
 
 def digest(sources: Mapping[str, bytes]) -> str:
@@ -27,17 +27,21 @@ def digest(sources: Mapping[str, bytes]) -> str:
 
 
 def hashes(sources: Mapping[str, bytes]) -> dict[str, str]:
-    """`source`: the hash of a package's Python files; `experiments`: that of the shipped TOML files."""
+    """`source`: the hash of a package's Python files; `experiments`: that of the shipped experiments, TOML and CSV."""
     return {
         "source": digest({name: content for name, content in sources.items() if name.endswith(".py")}),
         "experiments": digest(
-            {name: c for name, c in sources.items() if name.startswith(EXPERIMENTS) and name.endswith(".toml")}
+            {
+                name: c
+                for name, c in sources.items()
+                if name.startswith(EXPERIMENTS) and name.endswith((".toml", ".csv"))
+            }
         ),
     }
 
 
 def read(package: Path) -> dict[str, bytes]:
-    """The Python and TOML files of a package, by their path relative to it."""
+    """The Python, TOML and CSV files of a package, by their path relative to it."""
     # a checkout links strategies/ and simulations/ into the package, and Path.rglob passes links over
     paths = (Path(folder) / name for folder, _, names in os.walk(package, followlinks=True) for name in names)
     return {path.relative_to(package).as_posix(): path.read_bytes() for path in paths if path.suffix in ENDINGS}
