@@ -1,7 +1,8 @@
 """Run an experiment once a seed and keep its summary rows in results/; seeds that are there already are not run again.
 
 python -m benchmarks.experiment gradient_noise --seeds 0 1 2
-python -m benchmarks.experiment titcombe_table1 --data-root DATA --set rounds=2 --out results/titcombe_short.json
+python -m benchmarks.experiment vicious_table1/mnist --profile full --data-root DATA
+python -m benchmarks.experiment titcombe_table1/b00 --data-root DATA --set rounds=2 --out results/titcombe_short.json
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write
-from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.config.load import load_experiment, reconfigure
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results.files import RESULTS
@@ -54,6 +55,7 @@ def new_run(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="a shipped experiment or a TOML file")
+    parser.add_argument("--profile", help="one of the experiment's; else its default one")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", dest="changes", action="append", default=[])
     parser.add_argument("--data-root", type=Path)
@@ -62,14 +64,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results/NAME.json unless given")
     parser.add_argument("--keep", type=Path, help="keep the run folders below this one")
     arguments = parser.parse_args()
-    path = arguments.out or Path("results") / f"{Path(arguments.name).stem}.json"
-    settings = shared_settings(load_experiment(arguments.name, arguments.changes))
+    chosen = load_experiment(arguments.name, arguments.changes, profile=arguments.profile)
+    path = arguments.out or Path("results") / f"{chosen.name}.json"
+    settings = shared_settings(chosen)
     rows = kept(path, arguments.changes, settings)
     for seed in sorted(set(arguments.seeds) - {row["seed"] for row in rows}):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
             result = simulate(
-                load_experiment(arguments.name, arguments.changes, seed=seed),
+                reconfigure(chosen, seed=seed),
                 out=new_run((arguments.keep or Path(scratch)) / f"{path.stem}_{seed}"),
                 data_root=arguments.data_root,
                 backend=arguments.backend,
@@ -78,7 +81,8 @@ def main() -> None:
         rows += [{"seed": seed, "run_seconds": time.perf_counter() - start, **row} for row in result.summary]
         seeds = sorted({row["seed"] for row in rows})
         published = beside(result.experiment)
-        write(path, rows, seeds=seeds, changes=arguments.changes, settings=settings, published=published)
+        facts = {"seeds": seeds, "profile": arguments.profile, "changes": arguments.changes, "published": published}
+        write(path, rows, settings=settings, **facts)
 
 
 if __name__ == "__main__":

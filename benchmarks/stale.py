@@ -21,7 +21,7 @@ def changed(record: dict[str, Any], source: str) -> list[str]:
     if words[2:3] != ["benchmarks.experiment"]:
         return found
     try:
-        now = shared_settings(load_experiment(words[3], record.get("changes", [])))
+        now = shared_settings(load_experiment(words[3], record.get("changes", []), profile=record.get("profile")))
     except (UnknownName, ValueError, OSError) as error:
         return [*found, f"the experiment does not load any more: {error}"]
     differing = sorted(key for key in now.keys() | settings.keys() if now.get(key) != settings.get(key))

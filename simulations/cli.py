@@ -32,6 +32,7 @@ def _own_code() -> None:
 
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, such as attack.iterations=500.")]
+Profile = Annotated[str | None, typer.Option(help="Which profile of the experiment, such as full.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; it must be new or empty.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets; else FL_PRIVACY_DATA.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto: where the attack runs.")]
@@ -45,6 +46,7 @@ RunDir = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 def run(
     experiment: Annotated[str, typer.Argument(help="A shipped experiment (see 'list experiments') or a TOML file.")],
     changes: Sets = None,
+    profile: Profile = None,
     seed: Annotated[int | None, typer.Option(help="Every random stream follows from it.")] = None,
     out: Out = None,
     data_root: DataRoot = None,
@@ -58,7 +60,7 @@ def run(
         from fl_privacy.simulations.config.load import load_experiment
         from fl_privacy.simulations.run.pipeline import execute, plan
 
-        chosen = load_experiment(experiment, changes or (), seed=seed)
+        chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
         checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
     with _failure(checked.out), _progress() as note:
         result = execute(checked, note)

@@ -40,7 +40,8 @@ def _serve(grid: Grid, context: Context) -> None:
 def _configured(context: Context) -> tuple[Experiment, Path | None]:
     prepare_process()
     config = context.run_config
-    experiment = load_experiment(str(config["experiment"]), seed=int(config["seed"]))
+    profile = str(config.get("profile", "")) or None
+    experiment = load_experiment(str(config["experiment"]), profile=profile, seed=int(config["seed"]))
     return experiment, data_root(str(config.get("data-root", "")))
 
 

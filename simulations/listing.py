@@ -20,7 +20,7 @@ from fl_privacy.models import MODELS
 from fl_privacy.registry import Registry
 from fl_privacy.settings import UnknownName
 from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.config.load import shipped
+from fl_privacy.simulations.config.files import cells, profiles, shipped
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
@@ -37,11 +37,20 @@ OWN = "fl-privacy"
 def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
     """The entries of one kind: name, summary, where it comes from, and its settings with their defaults.
 
-    Attacks also say their channels, data sets whether they are here. What cannot be imported is there with the reason.
+    Attacks also say their channels, data sets whether they are here, experiments their profiles (the default first) and
+    the cells of their matrix, which stand behind their name: NAME/CELL. What cannot be imported is there with the
+    reason.
     """
     if kind == "experiments":
         return [
-            {"name": name, "summary": _first_comment(path), "from": OWN, "path": str(path)}
+            {
+                "name": name,
+                "summary": _first_comment(path),
+                "profiles": profiles(path),
+                "cells": cells(path),
+                "from": OWN,
+                "path": str(path),
+            }
             for name, path in shipped().items()
         ]
     if kind == "channels":
@@ -68,7 +77,7 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
 
 def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
     """The entries as a rich table: each one's settings stand below its summary."""
-    facts = [key for key in ("channels", "available") if any(key in entry for entry in found)]
+    facts = [key for key in ("channels", "available", "profiles", "cells") if any(key in entry for entry in found)]
     table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("name", "what it is, and its settings", *facts, "from"):
         table.add_column(column, overflow="fold")

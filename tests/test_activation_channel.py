@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from addresses import ALL
 from safetensors.torch import load_file
 
 from fl_privacy.federated.client import accuracy
@@ -13,7 +14,7 @@ from fl_privacy.simulations.channels.activation import scores as split_scores
 from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, targets
 from fl_privacy.simulations.channels.activation.protocol import trainings
 from fl_privacy.simulations.config.build import federation_of
-from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure, shipped
+from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure
 from fl_privacy.simulations.report import gallery
 from fl_privacy.simulations.results.storage import Key
 from fl_privacy.simulations.run.again import attack_again
@@ -310,7 +311,7 @@ def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp
 
 
 def test_the_shipped_experiments_of_titcombe_are_theirs():
-    names = [name for name in shipped() if name.startswith("titcombe")]
+    names = [name for name, _ in ALL if name.startswith("titcombe")]
     assert len(names) >= 10
     for name in names:
         experiment = load_experiment(name)

@@ -4,11 +4,12 @@ import dataclasses
 import json
 
 import pytest
+from addresses import ALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_privacy.simulations.config.changes import override, parse_value
-from fl_privacy.simulations.config.load import configure, from_json, load_experiment, read, shipped
+from fl_privacy.simulations.config.load import configure, from_json, load_experiment
 from fl_privacy.simulations.experiment.spec import Experiment
 
 BASE = {"name": "small", "clients": 4, "clients_per_round": 3, "rounds": 2, "attacked_clients": 2}
@@ -197,10 +198,10 @@ def test_any_change_is_accepted_or_refused_with_a_reason(change):
     assert verdict
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_shipped_experiments_are_valid(name):
-    experiment = load_experiment(name)
-    assert experiment.name == name
+@pytest.mark.parametrize(("name", "profile"), ALL)
+def test_shipped_experiments_are_valid(name, profile):
+    experiment = load_experiment(name, profile=profile)
+    assert experiment.name.startswith(name.replace("/", "_"))
 
 
 def test_the_given_seed_wins():
@@ -218,11 +219,11 @@ def test_an_experiment_file(tmp_path):
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(LookupError, match="quickstart"):
-        read("nothing")
+        load_experiment("nothing")
     path = tmp_path / "bad.toml"
     path.write_text("rounds = = 3")
     with pytest.raises(ValueError, match="not a TOML file"):
-        read(str(path))
+        load_experiment(str(path))
 
 
 def test_public_images_may_be_a_bare_name():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_privacy.simulations.config.load import configure, load_experiment, shipped
+from fl_privacy.simulations.config.files import shipped
+from fl_privacy.simulations.config.load import configure, load_experiment
 from fl_privacy.simulations.config.published import beside, read_published
 
 PAPERS = sorted({path.parent for path in shipped().values() if (path.parent / "published.csv").exists()})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from fl_privacy.settings import UnknownName, check_settings
+from fl_privacy.settings import check_settings
 from fl_privacy.simulations.config.changes import override
+from fl_privacy.simulations.config.files import read
 from fl_privacy.simulations.config.published import read_published, stands
 from fl_privacy.simulations.config.resolve import channel_of, resolve
 from fl_privacy.simulations.config.validate import check_objects, check_values
@@ -19,24 +17,26 @@ from fl_privacy.simulations.experiment.components import chains
 from fl_privacy.simulations.experiment.spec import Experiment
 
 
-def shipped() -> dict[str, Path]:
-    """The experiments that come with the suite, by name."""
-    folder = Path(str(files("fl_privacy.simulations"))) / "experiments"
-    return {path.stem: path for path in sorted(folder.rglob("*.toml"))}
-
-
-def load_experiment(source: str, changes: Sequence[str] = (), **given: Any) -> Experiment:
+def load_experiment(
+    source: str, changes: Sequence[str] = (), *, profile: str | None = None, **given: Any
+) -> Experiment:
     """The experiment of a shipped name or a TOML file, changed by `key=value` texts and then by the `given` fields.
 
+        load_experiment("vicious_table1/mnist", ["attacked_clients=2"], profile="full", seed=1)
+
+    `config.files` says what an address and a profile are. Published values come from the published.csv beside the file,
+    unless the file or a change has rows of its own.
+
     Raises:
-        UnknownName: no such experiment, component or setting. ValueError: not TOML, or a value that does not fit.
+        UnknownName: no such experiment, profile, component or setting. ValueError: not TOML, or a value that does not
+            fit.
     """
-    settings = read(source)
-    if "published" in settings and not changes:
-        made = configure(**settings)  # a row of one's own that stands beside nothing is a mistake
+    chosen = read(source, profile)
+    if "published" in chosen.settings and not changes:
+        made = configure(**chosen.settings)  # a row of one's own that stands beside nothing is a mistake
     else:
-        path = shipped().get(source, Path(source))
-        made = changed({"published": read_published(path.parent, path.stem), **settings}, changes)
+        published = read_published(chosen.path.parent, chosen.address, chosen.profile)
+        made = changed({"published": published, **chosen.settings}, changes)
     given = {key: value for key, value in given.items() if value is not None}
     return reconfigure(made, **given) if given else made
 
@@ -81,21 +81,3 @@ def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
     made = configure(**{**settings, "published": []})
     published = tuple(row for row in settings.get("published", ()) if stands(row, made))
     return reconfigure(made, published=published)
-
-
-def read(source: str) -> dict[str, Any]:
-    """The settings in a shipped experiment or a TOML file; the name defaults to the file's."""
-    known = shipped()
-    path = known.get(source, Path(source))
-    if not path.is_file():
-        raise UnknownName(
-            f"no experiment is called '{source}', and it is no file. Known: {', '.join(known)}; "
-            "or give the path of a TOML file."
-        )
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
-    if "attack" in settings:
-        settings["attacks"] = [settings.pop("attack")]
-    return {"name": path.stem, **settings}
