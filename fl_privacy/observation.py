@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +24,74 @@ class ChannelName(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """Public facts of what a client does between receiving a model and sending; by default, one plain step on all.
+
+    `epochs` over a message's examples in mini-batches of `batch_size` (0: all of them in one); `steps`, where not 0,
+    says how many steps are taken instead, in as many epochs as they need. `optimiser` with `learning_rate` (0: not
+    known), SGD's `momentum` and `weight_decay` as in torch; `proximal` is FedProx's pull to the received weights.
+    `loss` of logits and labels; `normalise`: (means, deviations) a channel, applied before the model. `mode` 'eval':
+    all modules of the model run in eval mode; 'train': each runs in the mode in which it is in the observation's model,
+    as frozen batch normalisation beside training dropout does.
+
+    Raises:
+        ValueError: a setting is out of range, or Adam has a momentum.
+    """
+
+    epochs: int = 1
+    batch_size: int = 0
+    steps: int = 0
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    proximal: float = 0.0
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    mode: Literal["train", "eval"] = "train"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        for name in ("batch_size", "steps", "learning_rate", "momentum", "weight_decay", "proximal"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, not {getattr(self, name)}")
+        if self.momentum and self.optimiser == "adam":
+            raise ValueError("momentum is SGD's: Adam has its own, so leave it out or take optimiser = 'sgd'")
+        if self.normalise is not None and not all(each > 0 for each in self.normalise[1]):
+            raise ValueError(f"normalise divides by its deviations, which must be above 0, not {self.normalise[1]}")
+
+    def steps_on(self, examples: int) -> int:
+        """How many steps are taken on that many examples."""
+        return self.steps or self.epochs * -(-examples // (self.batch_size or examples))
+
+    def sends_gradient(self, examples: int) -> bool:
+        """Whether what a client changes is its gradient of the cross entropy on all examples, times a number."""
+        whole = self.steps_on(examples) == 1 and (self.batch_size or examples) >= examples
+        plain = self.optimiser == "sgd" and not self.weight_decay and self.normalise is None
+        return whole and plain and self.loss == "cross_entropy"
+
+
+ONE_STEP = LocalTraining()
+"""The gradient of all examples, once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """Public facts of the protocol, known to every party: an adversary may use all of them.
 
-    `image_shape` is (C, H, W); `batch_size` images enter one released message. `training_mode` False says that every
-    module of the clients' model runs in eval mode; True that each runs in the mode in which it is in the observation's
-    model, as frozen batch normalisation beside training dropout does.
+    `image_shape` is (C, H, W); `batch_size` images enter one released message, in whatever mini-batches `local` has.
     """
 
     image_shape: tuple[int, int, int]
     classes: int
     batch_size: int
-    learning_rate: float = 0.0
-    local_steps: int = 1
-    training_mode: bool = True
+    local: LocalTraining = ONE_STEP
+
+    @property
+    def training_mode(self) -> bool:
+        """False where every module of the clients' model runs in eval mode."""
+        return self.local.mode == "train"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.attacks.gradient.matching import adversary_copy, gradient_matcher, gradient_unit, observed_gradient
+from fl_privacy.attacks.gradient.local_steps import matcher_for, order_known
+from fl_privacy.attacks.gradient.matching import gradient_unit, observed_step
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.seeding import seeded
@@ -33,19 +34,18 @@ class Mismatch:
 def mismatch(seen: Observation, truth: Truth) -> Mismatch | None:
     """The distance of an undefended gradient or update from what an attacker's copy of the model makes of the truth.
 
-    None where the two agree up to rounding, and where they need not: under a defence, on other channels, after several
-    local steps, and for a model that draws while it is trained (dropout), whose draws the attacker cannot know.
+    None where the two agree up to rounding, and where they need not: under a defence, on other channels, after local
+    epochs that the client shuffled, and for a model that draws while it is trained (dropout): nobody else knows these.
     """
     if seen.channel not in (ChannelName.GRADIENT, ChannelName.UPDATE) or seen.defence or seen.model is None:
         return None
-    if seen.channel is ChannelName.UPDATE and seen.spec.local_steps != 1:
+    if seen.channel is ChannelName.UPDATE and not order_known(seen.spec):
         return None
     if draws(seen.model, truth.inputs):
         return None
-    released = observed_gradient(seen)
+    released = observed_step(seen)
     targets = F.one_hot(truth.labels, seen.spec.classes).to(released)
-    match = gradient_matcher(adversary_copy(seen.model, seen.spec.training_mode), 1)
-    at_truth = match(truth.inputs.unsqueeze(0), targets.unsqueeze(0))[0].detach()
+    at_truth = matcher_for([seen])(truth.inputs.unsqueeze(0), targets.unsqueeze(0))[0].detach()
     found = Mismatch(float((at_truth - released).norm()), float(released.norm()))
     # `not <=` rather than `>`, which NaN would pass
     return None if found.difference <= RELATIVE * found.released + ABSOLUTE + _rounding(seen) else found

@@ -26,6 +26,8 @@ def no_such(kind: str, name: str, known: list[str]) -> UnknownName:
 def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Check `settings` against a dataclass's fields or a function's parameters; lists become tuples.
 
+    A table in the place of a dataclass becomes that dataclass.
+
     Raises:
         UnknownName: a key that the target does not have.
         ValueError: a value of the wrong type.
@@ -40,11 +42,18 @@ def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict
     for key, value in settings.items():
         if key not in known:
             raise no_such(f"setting of {owner}", key, known)
-        value = tuple(value) if isinstance(value, list) else value
+        value = _as_tuples(value)
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            value = hints[key](**check_settings(f"'{key}' of {owner}", hints[key], value))
         if not _fits(value, hints[key]):
             raise ValueError(f"{owner}: '{key}' takes {_readable(hints[key])}, not {value!r}")
         checked[key] = float(value) if hints[key] is float and isinstance(value, int) else value
     return checked
+
+
+def _as_tuples(value: object) -> Any:
+    """A list, and every list in it, as a tuple."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -24,7 +24,7 @@ from fl_privacy.federated.client import gradient
 from fl_privacy.metrics.base import Metric
 from fl_privacy.models import build_model
 from fl_privacy.models.base import ModelFactory
-from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction, Spec, Tensors
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Reconstruction, Spec, Tensors
 from fl_privacy.seeding import stream
 
 SHAPE, CLASSES, BATCH = (1, 16, 16), 10, 2
@@ -34,7 +34,7 @@ def observations(channel: ChannelName, count: int = 2, batch: int = BATCH) -> li
     """Messages of a small model about images of noise, with all that any threat model grants beside them."""
     model = build_model("convnet", SHAPE, CLASSES, 0)
     rng = stream(0, "testing")
-    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=batch, learning_rate=0.1)
+    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=batch, local=LocalTraining(learning_rate=0.1))
     public = Images(torch.rand(16, *SHAPE, generator=rng), torch.arange(16) % CLASSES)
     made = []
     for client in range(count):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load
 from fl_privacy.models import build_model
-from fl_privacy.observation import Images, Spec
+from fl_privacy.observation import Images, LocalTraining, Spec
 from fl_privacy.simulations.experiment.components import settings_of
 from fl_privacy.simulations.experiment.spec import Experiment
 
@@ -40,7 +40,7 @@ class Federation:
             image_shape=self.data.image_shape,
             classes=self.data.classes,
             batch_size=experiment.batch_size,
-            learning_rate=experiment.learning_rate,
+            local=LocalTraining(learning_rate=experiment.learning_rate),
         )
 
     @property

@@ -8,12 +8,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from fl_privacy.metrics import psnr
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
 from fl_privacy.seeding import seeded
 
 IMAGES = torch.from_numpy(load_digits().images[:, None]).float() / 16
 PUBLIC, PRIVATE = IMAGES[:800], IMAGES[1000:1016]
-SPEC = Spec(image_shape=(1, 8, 8), classes=10, batch_size=8, training_mode=False)
+SPEC = Spec(image_shape=(1, 8, 8), classes=10, batch_size=8, local=LocalTraining(mode="eval"))
 
 
 def segment(spatial=False):

@@ -14,7 +14,7 @@ from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, Convol
 from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import LaplaceNoise
-from fl_privacy.observation import ChannelName
+from fl_privacy.observation import ChannelName, LocalTraining
 from fl_privacy.seeding import stream
 
 SMALL = {"steps": 150, "batch_size": 64, "width": 16, "blocks": 1, "copies": 2}
@@ -113,7 +113,7 @@ def test_rmle_groups_by_model_and_treats_training_mode_observations_alone():
     alone = [OPTIMISED([o], stream(0))[0] for o in pair]
     for a, b in zip(joint, alone, strict=True):
         torch.testing.assert_close(a.inputs, b.inputs, rtol=0, atol=1e-3)
-    training = [replace(o, spec=replace(o.spec, training_mode=True)) for o in pair]
+    training = [replace(o, spec=replace(o.spec, local=LocalTraining(mode="train"))) for o in pair]
     assert len(OPTIMISED(training, stream(0))) == 2
 
 

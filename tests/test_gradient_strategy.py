@@ -16,7 +16,6 @@ from fl_privacy.defences import Chain, Defence
 from fl_privacy.federated.client import ClientTask
 from fl_privacy.seeding import seeded, subseed
 from fl_privacy.simulations.backends.local import LocalGrid
-from fl_privacy.strategies.federated.client import local_sgd
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, average, gradient_app, gradient_schema
 from fl_privacy.strategies.mods import release
 from fl_privacy.strategies.records import ARRAYS, METRICS, ValidatingGrid, unpack
@@ -87,27 +86,7 @@ def test_the_average_is_weighted_and_keeps_the_type():
     assert mean["w"].dtype == torch.float32
 
 
-# -- local SGD ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mu", [0.0, 0.5])
-def test_local_sgd_equals_torch_sgd_with_a_proximal_term(mu):
-    x, y = torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 3, 0])
-    ours, theirs = model().eval(), model().eval()
-    first = local_sgd(ours, x, y, steps=3, rate=0.1, mu=mu)
-    start = [p.detach().clone() for p in theirs.parameters()]
-    sgd = torch.optim.SGD(theirs.parameters(), 0.1)
-    losses = []
-    for _ in range(3):
-        sgd.zero_grad()
-        loss = F.cross_entropy(theirs(x), y)
-        losses.append(loss.item())
-        pull = sum((p - s).square().sum() for p, s in zip(theirs.parameters(), start, strict=True))
-        (loss + mu / 2 * pull).backward()
-        sgd.step()
-    assert first == losses[0]
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=1e-7)
+# -- local training ---------------------------------------------------------------------------------------------------
 
 
 def test_fedprox_reaches_the_clients():
@@ -121,10 +100,10 @@ def test_fedprox_reaches_the_clients():
     assert 0 < moved(near) < moved(far)
 
 
-def test_local_sgd_without_its_settings_says_which_are_missing():
+def test_local_training_without_its_settings_says_which_are_missing():
     grid = local()
     FedAvg().start(grid, initial(), 1)
-    assert "needs 'local-steps' and 'learning-rate'" in grid.rounds[0].reasons[0]
+    assert "needs 'local-steps' (or 'local-epochs') and 'learning-rate'" in grid.rounds[0].reasons[0]
 
 
 def test_fedavg_runs_and_evaluates_at_the_clients():

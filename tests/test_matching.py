@@ -14,7 +14,7 @@ from fl_privacy.attacks.gradient.matching import (
 )
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Observation, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import stream
 
 
@@ -59,7 +59,7 @@ def test_the_attack_sees_what_the_client_released():
     model = build_model("lenet_dlg", (1, 28, 28), 10, 0, {"init": "wide"})
     x, y = torch.rand(4, 1, 28, 28, generator=stream(0)), torch.tensor([1, 2, 3, 3])
     payload, _ = gradient(model, x, y)
-    spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=4, learning_rate=0.1)
+    spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=4, local=LocalTraining(learning_rate=0.1))
     seen = Observation(channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model)
     flat = observed_gradient(seen)
     matched = gradient_matcher(adversary_copy(model, True), 1)(x.unsqueeze(0), F.one_hot(y, 10).float().unsqueeze(0))
@@ -71,10 +71,10 @@ def test_the_attack_sees_what_the_client_released():
 
 def test_what_cannot_be_a_gradient_is_refused():
     model = build_model("lenet_dlg", (1, 28, 28), 10, 0)
-    spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=1, learning_rate=0.1, local_steps=3)
+    spec = Spec(image_shape=(1, 28, 28), classes=10, batch_size=1, local=LocalTraining(learning_rate=0.1, steps=3))
     update = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
     seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
-    with pytest.raises(ValueError, match="3 steps"):
+    with pytest.raises(ValueError, match="took 3 steps"):
         observed_gradient(seen)
     with pytest.raises(ValueError, match=r"head\.bias"):
         observed_gradient(

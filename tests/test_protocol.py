@@ -19,7 +19,7 @@ from fl_privacy.attacks.gradient.optimise import matcher_for
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate, gradient
-from fl_privacy.observation import ChannelName, Observation, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import seeded, stream
 from fl_privacy.simulations.backends.local import LocalGrid
@@ -56,7 +56,7 @@ def batch_of(count):
 def federated(factory, channel=ChannelName.GRADIENT, defences=(), rounds=2, count=1, rate=RATE):
     """What a curious server sees of two clients, and the final arrays."""
     law, seen = chain(list(defences)), []
-    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=count, learning_rate=rate)
+    spec = Spec(image_shape=SHAPE, classes=CLASSES, batch_size=count, local=LocalTraining(learning_rate=rate))
 
     def model():
         return built(factory)
@@ -233,6 +233,10 @@ def test_calibrated_statistics_are_those_of_the_inputs_and_frozen_ones_stay():
 # -- the remedy --------------------------------------------------------------------------------------------------------
 
 
+def with_local(spec, **changes):
+    return dataclasses.replace(spec, local=dataclasses.replace(spec.local, **changes))
+
+
 def _told(seen: Observation, **changes) -> float:
     found = mismatch(
         dataclasses.replace(seen, **changes), Truth(*batch_of(seen.spec.batch_size)(seen.client, seen.round))
@@ -244,7 +248,7 @@ def _told(seen: Observation, **changes) -> float:
 def test_an_attack_on_another_protocol_is_noticed():
     (seen, *_), _ = federated(norm_mixed, count=2)
     assert _told(seen, model=copy.deepcopy(seen.model).train()) > 0.01
-    assert _told(seen, spec=dataclasses.replace(seen.spec, training_mode=False)) > 0.01
+    assert _told(seen, spec=with_local(seen.spec, mode="eval")) > 0.01
     other = copy.deepcopy(seen.model)
     with torch.no_grad():
         other[0].weight.mul_(1.1)
@@ -252,7 +256,7 @@ def test_an_attack_on_another_protocol_is_noticed():
     assert _told(seen, payload={name: 1.01 * value for name, value in seen.payload.items()}) > 0.005
     assert _told(seen, payload={name: 0 * value for name, value in seen.payload.items()}) == float("inf")
     (moved, *_), _ = federated(plain, ChannelName.UPDATE)
-    assert _told(moved, spec=dataclasses.replace(moved.spec, learning_rate=10 * RATE)) > 0.5
+    assert _told(moved, spec=with_local(moved.spec, learning_rate=10 * RATE)) > 0.5
 
 
 def test_a_defended_payload_need_not_match():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl_privacy.defences import Chain
-from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.storage import (
     Key,
@@ -23,7 +23,7 @@ from fl_privacy.simulations.results.storage import (
     save_observation,
 )
 
-SPEC = Spec(image_shape=(1, 4, 4), classes=3, batch_size=2, learning_rate=0.1)
+SPEC = Spec(image_shape=(1, 4, 4), classes=3, batch_size=2, local=LocalTraining(learning_rate=0.1, epochs=2))
 
 
 def model(spec=SPEC):

@@ -28,8 +28,10 @@ class ClientTask:
     seed: int
 
 
-def gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensors, float]:
-    """The batch gradient of the mean cross entropy, by parameter name, and the loss, before any defence.
+def gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+) -> tuple[Tensors, float]:
+    """The batch gradient of the mean loss, cross entropy unless said, by parameter name, and the loss, undefended.
 
     Every module of `model` runs in the mode it is in; x (B, C, H, W), y (B,) int64. A parameter that the loss does not
     reach has a zero gradient, a frozen one (requires_grad False) has none.
@@ -38,7 +40,7 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensors, float]:
         ValueError: the model returns no logits, or all of it is frozen.
     """
     names, parameters = zip(*trainable(model).items(), strict=True)
-    loss = F.cross_entropy(logits(model, x), y)
+    loss = loss_of(logits(model, x), y)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     released = {
         name: torch.zeros_like(parameter) if g is None else g

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,8 @@ from flwr.serverapp.strategy import Strategy
 from fl_privacy.attacks.gradient.matching import check_matchable
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate
-from fl_privacy.observation import ChannelName, Observation
+from fl_privacy.federated.local_training import normalised
+from fl_privacy.observation import ONE_STEP, ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import subseed
 from fl_privacy.simulations.channels.base import (
     Adversary,
@@ -30,6 +31,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.strategies.federated.client import local_config
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack, unpack
@@ -44,13 +46,15 @@ class FedSGD:
 
 
 @dataclass(frozen=True)
-class LocalTraining:
-    """Weight updates: one local SGD step at the experiment's learning_rate, averaged by one of Flower's strategies.
+class WeightUpdates:
+    """Weight updates after `local` training on `batch_size` examples, averaged by one of Flower's strategies.
 
-    One step, because that is what the attacks of this channel can invert so far.
+    `local`: epochs, batch_size, steps, optimiser, momentum, weight_decay, proximal (FedProx alone), loss, normalise and
+    mode of `fl_privacy.observation.LocalTraining`, at the experiment's learning_rate; one plain step by default.
     """
 
     strategy: Literal["FedAvg", "FedAvgM", "FedProx", "FedMedian", "FedTrimmedAvg", "FedAdam", "Krum"] = "FedAvg"
+    local: LocalTraining = ONE_STEP
 
 
 class Server(Adversary):
@@ -93,12 +97,12 @@ class GradientRounds(Rounds):
     def _run_condition(
         self, federation: Federation, condition: int, grid: ValidatingGrid, sink: Sink, run_context: RunContext
     ) -> Row:
-        experiment, start = federation.experiment, len(grid.rounds)
+        experiment, start, spec = federation.experiment, len(grid.rounds), self._spec(federation, condition)
         strategy = HonestButCurious(
             self._honest(federation, condition),
             partial(_to_condition, sink, condition),
             federation.model,
-            federation.spec,
+            spec,
             experiment.attacked_rounds,
             self.channel,
         )
@@ -107,8 +111,8 @@ class GradientRounds(Rounds):
             pack(federation.model().state_dict()),
             num_rounds=experiment.rounds,
             timeout=experiment.timeout,
-            train_config=ConfigRecord({"condition": condition, **self._config(experiment)}),
-            evaluate_fn=partial(_evaluate, federation, condition, run_context, self.statistics_travel),
+            train_config=ConfigRecord({"condition": condition, **self._config(spec)}),
+            evaluate_fn=partial(_evaluate, federation, condition, run_context, self.statistics_travel, spec.local),
         )
         trained = [each for each in grid.rounds[start:] if each.message_type.startswith("train")]
         rows = round_rows(experiment.rounds, result, list(enumerate(trained, start=1)))
@@ -119,12 +123,16 @@ class GradientRounds(Rounds):
         shared = tied(federation.model())
         return GradientSharing(experiment.clients_per_round, experiment.learning_rate, experiment.seed, shared)
 
-    def _config(self, experiment: Experiment) -> dict[str, Any]:
+    def _spec(self, federation: Federation, condition: int) -> Spec:
+        """The public facts of this condition's protocol."""
+        return federation.spec
+
+    def _config(self, spec: Spec) -> dict[str, Any]:
         return {}
 
 
 class UpdateRounds(GradientRounds):
-    """A client's change of the weights after a local step, to one of Flower's own strategies."""
+    """A client's change of the weights by its local training, to one of Flower's own strategies."""
 
     channel: ClassVar[ChannelName] = ChannelName.UPDATE
     statistics_travel: ClassVar[bool] = True
@@ -135,6 +143,8 @@ class UpdateRounds(GradientRounds):
                 f"'clients_per_round' ({experiment.clients_per_round}) must be 'clients' ({experiment.clients}) on the "
                 "update channel: Flower's strategies draw clients from a generator that no seed reaches"
             )
+        for condition in experiment.conditions:
+            _check_local(condition.settings(WeightUpdates), experiment)
 
     def schemas(self, federation: Federation) -> Mapping[str, Schema]:
         return {}
@@ -142,17 +152,42 @@ class UpdateRounds(GradientRounds):
     def _honest(self, federation: Federation, condition: int) -> Strategy:
         experiment, count = federation.experiment, federation.experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
-        made: Strategy = getattr(flower, experiment.conditions[condition].settings(LocalTraining).strategy)(
-            fraction_evaluate=0.0, **counts
-        )
+        settings = experiment.conditions[condition].settings(WeightUpdates)
+        own = {"proximal_mu": settings.local.proximal} if settings.strategy == "FedProx" else {}
+        made: Strategy = getattr(flower, settings.strategy)(fraction_evaluate=0.0, **counts, **own)
         return made
 
-    def _config(self, experiment: Experiment) -> dict[str, Any]:
-        return {"local-steps": 1, "learning-rate": experiment.learning_rate}
+    def _spec(self, federation: Federation, condition: int) -> Spec:
+        experiment = federation.experiment
+        local = experiment.conditions[condition].settings(WeightUpdates).local
+        return replace(federation.spec, local=replace(local, learning_rate=experiment.learning_rate))
+
+    def _config(self, spec: Spec) -> dict[str, Any]:
+        return local_config(spec.local)
+
+
+def _check_local(settings: WeightUpdates, experiment: Experiment) -> None:
+    local, images = settings.local, experiment.batch_size
+    if local.learning_rate not in (0, experiment.learning_rate):
+        raise ValueError(
+            f"'local' has learning_rate {local.learning_rate}, and the experiment's is {experiment.learning_rate}: "
+            "leave it out of 'local', where the experiment's counts"
+        )
+    if local.proximal and settings.strategy != "FedProx":
+        raise ValueError(f"'local.proximal' is FedProx's, and the strategy is {settings.strategy}")
+    if local.batch_size > images:
+        raise ValueError(
+            f"'local.batch_size' ({local.batch_size}) is more than the 'batch_size' images of a round, {images}"
+        )
+    if local.steps * (local.batch_size or images) < images and local.steps:
+        raise ValueError(
+            f"{local.steps} steps of 'local' on {local.batch_size} images each use fewer than the 'batch_size' images "
+            f"of a round, {images}: lower 'batch_size', so that no image counts that never entered"
+        )
 
 
 GRADIENT = Channel(ChannelName.GRADIENT, FedSGD, GradientRounds(), Server(), Batches())
-UPDATE = Channel(ChannelName.UPDATE, LocalTraining, UpdateRounds(), Server(), Batches())
+UPDATE = Channel(ChannelName.UPDATE, WeightUpdates, UpdateRounds(), Server(), Batches())
 
 
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> ClientTask:
@@ -173,6 +208,7 @@ def _evaluate(
     condition: int,
     run_context: RunContext,
     statistics_travel: bool,
+    local: LocalTraining,
     round: int,
     arrays: ArrayRecord,
 ) -> MetricRecord:
@@ -187,7 +223,8 @@ def _evaluate(
             "no client sends running statistics with a gradient: the accuracy is measured with those of the held-out "
             "images' inputs"
         )
-    hits, loss = accuracy(model, *federation.held_out)
+    images, labels = federation.held_out
+    hits, loss = accuracy(model, normalised(images, local), labels)
     if round % max(1, experiment.rounds // PROGRESS_LINES) == 0 or round == experiment.rounds:
         progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
         run_context.note(f"defence {experiment.condition_labels[condition]}: {progress}")

@@ -12,7 +12,8 @@ import safetensors.torch
 from torch import nn
 
 from fl_privacy.defences import Chain
-from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
+from fl_privacy.settings import check_settings
 from fl_privacy.simulations.results.files import digest, read_json, write_json, write_tensors
 from fl_privacy.simulations.results.records import Key
 from fl_privacy.weights import load_weights
@@ -58,7 +59,7 @@ def load_observations(
             raise ValueError(
                 f"{path} is of condition {key.condition}, and the experiment of this run has {len(chains)} conditions"
             )
-        spec = Spec(**{**facts["spec"], "image_shape": tuple(facts["spec"]["image_shape"])})
+        spec = _spec(facts["spec"])
         loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
         payload = {name: loaded[name] for name in facts["names"]}
         if digest(payload) != facts["sha256"]:
@@ -78,6 +79,20 @@ def load_observations(
             defence=chains[key.condition],
         )
     return dict(sorted(observations.items()))
+
+
+def _spec(facts: Mapping[str, Any]) -> Spec:
+    """The public facts that a file holds; those of an older version told one kind of local training alone."""
+    local = facts.get("local")
+    if local is None:
+        mode = "train" if facts["training_mode"] else "eval"
+        local = {"learning_rate": facts["learning_rate"], "steps": facts["local_steps"], "mode": mode}
+    return Spec(
+        image_shape=tuple(facts["image_shape"]),
+        classes=facts["classes"],
+        batch_size=facts["batch_size"],
+        local=LocalTraining(**check_settings("the local training of a saved observation", LocalTraining, local)),
+    )
 
 
 def _set_modes(model: nn.Module, training: Collection[str] | None) -> None:

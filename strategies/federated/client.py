@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from fl_privacy.federated.client import ClientTask, accuracy, gradient
-from fl_privacy.seeding import one_thread, seeded
+from fl_privacy.federated.local_training import train_locally
+from fl_privacy.observation import LocalTraining
+from fl_privacy.seeding import one_thread, seeded, stream
+from fl_privacy.settings import check_settings
 from fl_privacy.strategies.mods import TaskOf, defence_mod
 from fl_privacy.strategies.records import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
-from fl_privacy.weights import load_weights, trainable
+from fl_privacy.weights import load_weights
+
+KEYS = {
+    "local-epochs": "epochs",
+    "local-batch-size": "batch_size",
+    "local-steps": "steps",
+    "optimiser": "optimiser",
+    "learning-rate": "learning_rate",
+    "momentum": "momentum",
+    "weight-decay": "weight_decay",
+    "proximal-mu": "proximal",
+    "loss": "loss",
+    "mode": "mode",
+}
+"""The keys of a message's config, and the fields of `LocalTraining` that they give."""
+Scalars = float | str | list[float]
 
 
 def gradient_app(task_of: TaskOf) -> ClientApp:
-    """The clients: 'train.gradient', 'train' and 'train.update' (local SGD), 'evaluate', 'query.hello'.
+    """The clients: 'train.gradient', 'train' and 'train.update' (local training), 'evaluate', 'query.hello'.
 
-    `party_of(message, context)` gives the Party; its `model()` decides the mode (train or eval) of each of its modules.
-    Local SGD reads 'local-steps', 'learning-rate' and, for FedProx, 'proximal-mu' from the message's config.
+    `task_of(message, context)` gives the client's task; its `model()` decides the mode of each of its modules. Local
+    training reads its settings (`local_training`) from the message's config, where FedProx puts 'proximal-mu' too.
     """
     app = ClientApp(mods=[defence_mod(task_of)])
 
@@ -33,12 +51,10 @@ def gradient_app(task_of: TaskOf) -> ClientApp:
 
     @app.train("update")
     def share_update(message: Message, context: Context) -> Message:
-        config = message.content.config_records[CONFIG]
-        if "local-steps" not in config or "learning-rate" not in config:
-            raise ValueError("local SGD needs 'local-steps' and 'learning-rate' in the strategy's train_config")
-        steps, rate, mu = (config.get(key, 0) for key in ("local-steps", "learning-rate", "proximal-mu"))
-        with _at_work(message, context, task_of(message, context)) as (model, x, y):
-            loss = local_sgd(model, x, y, int(steps), float(rate), float(mu))  # type: ignore[arg-type]
+        local, client_task = local_training(message.content.config_records[CONFIG]), task_of(message, context)
+        order = stream(client_task.seed, "shuffle", client_of(context), round_of(message))
+        with _at_work(message, context, client_task) as (model, x, y):
+            loss = train_locally(model, x, y, local, order)
         return reply_with(message, _metrics(context, y, train_loss=loss), model.state_dict())
 
     app.train()(share_update)  # what FedAvg and its kin send
@@ -56,21 +72,32 @@ def gradient_app(task_of: TaskOf) -> ClientApp:
     return app
 
 
-def local_sgd(model: nn.Module, x: Tensor, y: Tensor, steps: int, rate: float, mu: float = 0.0) -> float:
-    """Take `steps` SGD steps on one batch, in place, and return the loss before the first.
+def local_config(local: LocalTraining) -> dict[str, Scalars]:
+    """What a strategy's `train_config` tells clients of their local training; what is as by default is left out."""
+    found: dict[str, Scalars] = {"local-steps": local.steps, "learning-rate": local.learning_rate}
+    if local.normalise is not None:
+        found |= {"normalise-means": list(local.normalise[0]), "normalise-deviations": list(local.normalise[1])}
+    default = LocalTraining()
+    told = {
+        key: getattr(local, field) for key, field in KEYS.items() if getattr(local, field) != getattr(default, field)
+    }
+    return found | told
 
-    x (B, C, H, W), y (B,); `mu` pulls back to the received weights (Li et al. 2020, FedProx, equation 2).
+
+def local_training(config: Mapping[str, Any]) -> LocalTraining:
+    """The local training that a message's config asks for.
+
+    Raises:
+        ValueError: it has no 'learning-rate', says neither 'local-steps' nor 'local-epochs', or a value does not fit.
     """
-    start = {name: value.detach().clone() for name, value in trainable(model).items()}
-    first = float("nan")
-    for step in range(steps):
-        slope, loss = gradient(model, x, y)
-        first = loss if step == 0 else first
-        with torch.no_grad():
-            for name, value in trainable(model).items():
-                pull = mu * (value - start[name]) if mu else torch.zeros(())
-                value.sub_(rate * (slope[name] + pull))
-    return first
+    if not {"local-steps", "local-epochs"} & set(config) or "learning-rate" not in config:
+        raise ValueError(
+            "local training needs 'local-steps' (or 'local-epochs') and 'learning-rate' in the strategy's train_config"
+        )
+    settings = {field: config[key] for key, field in KEYS.items() if key in config}
+    if "normalise-means" in config:
+        settings["normalise"] = [list(config["normalise-means"]), list(config["normalise-deviations"])]
+    return LocalTraining(**check_settings("the strategy's train_config", LocalTraining, settings))
 
 
 @contextmanager

@@ -143,10 +143,11 @@ class SplitLearning(Strategy):
         self, activation: Tensor, state: Tensors, server_round: int, client: int, training: bool
     ) -> Observation:
         front = self._client(state).front if self.settings.adversary_knowledge else None
+        local = replace(self.spec.local, mode="train" if training else "eval")
         return Observation(
             channel=ChannelName.ACTIVATION,
             payload={ACTIVATION: activation},
-            spec=replace(self.spec, batch_size=len(activation), training_mode=training),
+            spec=replace(self.spec, batch_size=len(activation), local=local),
             round=server_round,
             client=client,
             model=front if "model" in self.settings.adversary_knowledge else None,

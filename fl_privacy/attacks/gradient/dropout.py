@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fl_privacy.observation import Observation, Tensors
+from fl_privacy.observation import ChannelName, Observation, Tensors
 from fl_privacy.seeding import seeded
 from fl_privacy.weights import trainable
 
@@ -40,7 +40,8 @@ def read_masks(model: nn.Module, seen: Sequence[Observation]) -> Tensors:
     """
     first = seen[0]
     assert first.model is not None
-    if first.spec.batch_size != 1 or not first.spec.training_mode:
+    steps = first.channel is ChannelName.UPDATE and not first.spec.local.sends_gradient(1)  # a mask of its own each
+    if first.spec.batch_size != 1 or not first.spec.training_mode or steps:
         return {}
     masks: Tensors = {}
     for name, (layer, shape) in _read_by(model, first).items():

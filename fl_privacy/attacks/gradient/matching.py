@@ -13,12 +13,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
 from fl_privacy.attacks.gradient.normalising import WrittenOut
+from fl_privacy.federated.local_training import normalised
 from fl_privacy.observation import ChannelName, Observation, Tensors
 from fl_privacy.seeding import seeded
 from fl_privacy.weights import constant, copied, moving_statistics, trainable
 
 Matcher = Callable[[Tensor, Tensor], Tensor]
 """(images (V, B, C, H, W), label probabilities (V, B, classes)) to flat gradients (V, P)."""
+
+PartialSlope = Callable[[Tensors, Tensor | None], Tensors]
+"""The gradient, by name, at these weights on the images at these positions; on all of them for None."""
+Release = Callable[[Tensors, PartialSlope], Tensors]
+"""What a client with these weights sends, in units of a gradient."""
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +43,24 @@ def observed_gradient(seen: Observation) -> Tensor:
     An update of one plain SGD step is the gradient times minus the learning rate.
 
     Raises:
-        ValueError: the update spans several steps, or the payload does not fit the model.
+        ValueError: the update is no gradient, or the payload does not fit the model.
+    """
+    local, count = seen.spec.local, seen.spec.batch_size
+    if seen.channel is ChannelName.UPDATE and not local.sends_gradient(count):
+        raise ValueError(
+            "an update is a gradient only after one plain SGD step on all examples; "
+            f"this one took {local.steps_on(count)} steps of {local}: simulate them (`observed_step`, `matcher_for`)"
+        )
+    return observed_step(seen)
+
+
+def observed_step(seen: Observation) -> Tensor:
+    """What an observation holds (P,), in units of a gradient and in the order of the model's trained parameters.
+
+    The gradient, or of an update the mean over its local steps, as if each had gone down a gradient.
+
+    Raises:
+        ValueError: the update's learning rate is not known, or the payload does not fit the model.
     """
     assert seen.model is not None
     shapes = {name: value.shape for name, value in trainable(seen.model).items()}
@@ -53,19 +76,17 @@ def observed_gradient(seen: Observation) -> Tensor:
 
 
 def gradient_unit(seen: Observation) -> float:
-    """What one unit of gradient is in the payload: 1 for a gradient, minus the learning rate for an update.
+    """What one unit of gradient is in the payload: 1 for a gradient, minus rate times steps for an update.
 
     Raises:
-        ValueError: the update spans several steps, or its learning rate is not known.
+        ValueError: the update's learning rate is not known.
     """
     if seen.channel is ChannelName.GRADIENT:
         return 1.0
-    if seen.spec.local_steps != 1 or seen.spec.learning_rate <= 0:
-        raise ValueError(
-            "an update is a gradient only after one local SGD step at a known learning rate; "
-            f"this one took {seen.spec.local_steps} steps at {seen.spec.learning_rate}"
-        )
-    return -seen.spec.learning_rate
+    local = seen.spec.local
+    if local.learning_rate <= 0:
+        raise ValueError("an update says nothing of gradients unless the learning rate is known: set spec.local's")
+    return -local.learning_rate * local.steps_on(seen.spec.batch_size)
 
 
 def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
@@ -106,6 +127,7 @@ def gradient_matcher(
     victims: int,
     cross_entropy: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
     own: Tensors | None = None,
+    released: Release | None = None,
 ) -> Matcher:
     """A function from guesses to the gradients that `model` would have released for them.
 
@@ -114,8 +136,9 @@ def gradient_matcher(
     parameters come in the model's order; one that the loss does not reach has a zero gradient. A model that draws
     (dropout called as a function, noise) draws the same numbers on every call, from a stream of the attack's own: the
     objective is then a function of the guess. `own` holds buffers of which each victim has its own, (V, ...) by name.
+    `released` says what a client makes of its gradients before it sends: by default, it sends that of the whole batch.
     """
-    own = own or {}
+    own, released = own or {}, released or _whole_gradient
     weights = {name: value.detach() for name, value in trainable(model).items()}
     buffers = {name: value.detach() for name, value in model.named_buffers()}
 
@@ -127,15 +150,15 @@ def gradient_matcher(
     leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
 
     def one(images: Tensor, targets: Tensor, mine: Tensors) -> Tensor:
-        value = loss(leaves, images, targets, mine)
-        gradients = torch.autograd.grad(
-            value,
-            list(leaves.values()),
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return torch.cat([g.flatten() for g in gradients])
+        again = torch.is_grad_enabled()
+
+        @torch.enable_grad()
+        def slope(now: Tensors, part: Tensor | None) -> Tensors:
+            now = {n: v if v.requires_grad else v.detach().requires_grad_() for n, v in now.items()}
+            return _slopes(loss(now, *_taken(part, images, targets), mine), now, again)
+
+        sent = released(leaves, slope)
+        return torch.cat([sent[name].flatten() for name in weights])
 
     def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
         flat = []
@@ -144,15 +167,33 @@ def gradient_matcher(
                 flat.append(one(each, target, {name: value[victim] for name, value in own.items()}))
         return torch.stack(flat)
 
-    per_victim = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="same")
+    def each(images: Tensor, targets: Tensor, mine: Tensors) -> Tensors:
+        return released(weights, lambda now, part: grad(loss)(now, *_taken(part, images, targets), mine))
+
+    per_victim = vmap(each, randomness="same")
 
     def together(images: Tensor, targets: Tensor) -> Tensor:
         with twice_differentiable(model), WrittenOut(), seeded(0, "attack", "forward"):
-            gradients = per_victim(weights, images, targets, own)
-        return torch.cat([gradients[name].flatten(1) for name in weights], 1)
+            sent = per_victim(images, targets, own)
+        return torch.cat([sent[name].flatten(1) for name in weights], 1)
 
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
     return one_by_one if victims == 1 or recurrent else _first_that_works(together, one_by_one)
+
+
+def _taken(part: Tensor | None, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return (images, targets) if part is None else (images[part], targets[part])
+
+
+def _slopes(value: Tensor, weights: Tensors, again: bool) -> Tensors:
+    """The gradient of a scalar, by name, zero where it does not reach; differentiable once more if `again`."""
+    parameters = list(weights.values())
+    found = torch.autograd.grad(value, parameters, create_graph=again, allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, found, strict=True))
+
+
+def _whole_gradient(weights: Tensors, slope: PartialSlope) -> Tensors:
+    return slope(weights, None)
 
 
 def _first_that_works(fast: Matcher, slow: Matcher) -> Matcher:
@@ -225,6 +266,8 @@ def defended(match: Matcher, seen: Observation) -> Matcher:
 def statistics_change(seen: Observation) -> Callable[[Tensor], Tensors] | None:
     """What one forward pass of images (B, C, H, W) adds to the floating-point buffers of the observation's model.
 
+    After several local steps that is an estimate: later passes run with weights that have moved.
+
     None where the pass adds nothing, because there are no such buffers or all modules run in eval mode.
     """
     assert seen.model is not None
@@ -238,7 +281,7 @@ def statistics_change(seen: Observation) -> Callable[[Tensor], Tensors] | None:
     def change(images: Tensor) -> Tensors:
         model.load_state_dict(start, strict=False)
         with seeded(0, "attack", "forward"):
-            model(images)
+            model(normalised(images, seen.spec.local))
         now = model.state_dict()
         return {name: now[name] - value for name, value in start.items() if value.is_floating_point()}
 

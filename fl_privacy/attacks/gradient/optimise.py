@@ -15,15 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import Attack, Capabilities
-from fl_privacy.attacks.gradient.dropout import read_masks
-from fl_privacy.attacks.gradient.matching import (
-    Matcher,
-    adversary_copy,
-    defended,
-    gradient_matcher,
-    observed_gradient,
-    soft_cross_entropy,
-)
+from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.matching import observed_step, soft_cross_entropy
 from fl_privacy.attacks.gradient.restarts import IterateTracker
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
@@ -43,8 +36,9 @@ class GradientInversion(Attack):
     0.001 for so many iterations; 0 never stops early. A guess's gradient goes through whatever is certain of a known
     defence (a clip) before it is compared.
 
-    Works on gradients, and on the update of a single plain SGD step (payload = new - old weights). Of a batch of one
-    the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout counts as its mean.
+    Works on gradients, and on the updates of any local training that is known (payload = new - old weights), which is
+    simulated. Of a batch of one the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout
+    counts as its mean.
     """
 
     channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
@@ -95,7 +89,7 @@ class GradientInversion(Attack):
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The objective at images (N, C, H, W) in [0, 1] and labels (N,) int64."""
-        target = observed_gradient(seen)
+        target = observed_step(seen)
         return self._at(seen, inputs.to(target), F.one_hot(labels, seen.spec.classes).to(target))
 
     def _at(self, seen: Observation, images: Tensor, targets: Tensor) -> float:
@@ -103,11 +97,11 @@ class GradientInversion(Attack):
         match = matcher_for([seen], self.cross_entropy)
         images = images.unsqueeze(0)
         gradients = match(images, targets.unsqueeze(0)).detach()
-        return float(self.misfit(seen, gradients, observed_gradient(seen).unsqueeze(0), images))
+        return float(self.misfit(seen, gradients, observed_step(seen).unsqueeze(0), images))
 
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
-        targets = torch.stack([observed_gradient(observation) for observation in seen]).repeat(self.restarts, 1)
+        targets = torch.stack([observed_step(observation) for observation in seen]).repeat(self.restarts, 1)
         guesses = self.start(seen, rng).to(targets.device)
         match = matcher_for(seen, self.cross_entropy, self.restarts)
 
@@ -151,24 +145,6 @@ class GradientInversion(Attack):
 
 def _soft(guess: Guess) -> Guess:
     return guess[0], guess[1].softmax(-1)
-
-
-def matcher_for(
-    seen: Sequence[Observation],
-    cross_entropy: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
-    restarts: int = 1,
-) -> Matcher:
-    """What the victims `seen`, of one model and defence, would have released for a guess, all of them once a restart.
-
-    Dropout masks that can be read are those of each victim; what is certain of a known defence is applied.
-    """
-    first = seen[0]
-    assert first.model is not None
-    model = adversary_copy(first.model, first.spec.training_mode)
-    model.to(next(iter(first.payload.values())).device)
-    masks = {name: torch.cat([mask] * restarts) for name, mask in read_masks(model, seen).items()}
-    match = gradient_matcher(model, len(seen) * restarts, cross_entropy, masks)
-    return defended(match, first) if first.defence else match
 
 
 @dataclass(frozen=True)

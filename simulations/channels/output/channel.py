@@ -241,9 +241,9 @@ def networks(federation: Federation, condition: Condition) -> tuple[str, str]:
 
 def answers_of(federation: Federation, condition: Condition) -> Spec:
     """The public facts of a condition's answers: as many numbers an image as its classifier has outputs."""
-    return dataclasses.replace(
-        federation.spec, classes=len(condition.settings(JointServer).names(federation.data)), training_mode=False
-    )
+    names = condition.settings(JointServer).names(federation.data)
+    answering = dataclasses.replace(federation.spec.local, mode="eval")
+    return dataclasses.replace(federation.spec, classes=len(names), local=answering)
 
 
 def _used(federation: Federation, condition: Condition, answers: Sequence[Observation]) -> dict[str, float]:
