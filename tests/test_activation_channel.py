@@ -15,7 +15,7 @@ from fl_privacy.simulations.channels.activation.federation import evaluated, eva
 from fl_privacy.simulations.channels.activation.protocol import trainings
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure
-from fl_privacy.simulations.report import gallery
+from fl_privacy.simulations.report import figures, gallery
 from fl_privacy.simulations.results.storage import Key
 from fl_privacy.simulations.run.again import attack_again
 from fl_privacy.simulations.run.attack import jobs
@@ -229,20 +229,26 @@ def test_another_adversary_attacks_the_saved_run_with_images_of_its_own(tiny):
         attack_again(tiny.folder, changes=["public.count=101"])
 
 
-def test_many_columns_are_spread_over_figures_that_say_what_they_leave_out(tiny, monkeypatch):
-    assert [path.stem for path in tiny.figures] == ["reconstructions", "tradeoff"]
-    with monkeypatch.context() as patch:
-        patch.setattr(gallery, "MOST", 10)
-        redraw(federation(), tiny.folder, tiny.folder)
+def test_every_column_is_on_some_page_that_names_the_others(tiny, monkeypatch):
     assert [path.stem for path in tiny.figures] == [*(f"reconstructions{n}" for n in ("", "_2", "_3")), "tradeoff"]
-    keys = [("decoder", str(condition)) for condition in range(39)]
-    assert gallery.pages(keys) == [keys]
-    shown = gallery.evenly(keys)
-    assert (shown[0], shown[-1], len(set(shown))) == (keys[0], keys[-1], gallery.MOST)
-    assert gallery._title(federation(), shown, 39).endswith("12 of 39 columns)")
-    assert [
-        len(page) for page in gallery.pages([(str(size), condition) for size in range(14) for condition in "ab"])
-    ] == [14, 14]
+    drawn = []
+    monkeypatch.setattr(figures, "draw", lambda path, title, columns, note: drawn.append((path.stem, title, note)))
+    redraw(federation(), tiny.folder, tiny.folder)
+    assert [stem for stem, _, _ in drawn] == ["reconstructions", "reconstructions_2", "reconstructions_3"]
+    assert all(f"page {number} of 3" in " ".join(title.split()) for number, (_, title, _) in enumerate(drawn, start=1))
+    for _, _, note in drawn:
+        assert "All 12 columns: reconstructions.png to reconstructions_3.png." in " ".join(note.split())
+    redraw(federation(), tiny.folder, tiny.folder)
+
+
+@pytest.mark.parametrize(("attacks", "defences"), [(1, 1), (1, 39), (14, 2), (2, 8), (3, 5), (6, 1), (7, 1)])
+def test_pages_deal_every_column_once_and_evenly(attacks, defences):
+    keys = [(f"attack {a}", f"defence {d}") for a in range(attacks) for d in range(defences)]
+    made = gallery.pages(keys)
+    assert sorted(key for page in made for key in page) == sorted(keys)
+    assert all(1 <= len(page) <= gallery.MOST for page in made)
+    for page in made:
+        assert len({attack for attack, _ in page}) == 1 or len({defence for _, defence in page}) == 1
 
 
 def test_the_server_alone_trains_on_while_the_segment_stays(tmp_path):

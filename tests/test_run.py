@@ -65,7 +65,7 @@ def test_the_run_folder_has_every_artefact(tiny):
     names = {path.name for path in tiny.folder.iterdir()}
     assert names >= {"config.json", "results.json", "samples.jsonl", "observations", "figures"}
     assert len(list((tiny.folder / "observations").glob("*_c*.safetensors"))) == 2 * 2 * 3
-    assert [path.name for path in tiny.figures] == ["reconstructions.png"]
+    assert [path.name for path in tiny.figures] == ["reconstructions.png", "tradeoff.png"]
     assert tiny.figures[0].read_bytes().startswith(b"\x89PNG")
     assert not list(tiny.folder.rglob("*.tmp"))
 
@@ -177,26 +177,36 @@ def test_no_private_image_is_written_unless_asked(tiny, tmp_path):
     assert leaked(kept.folder)
 
 
-@pytest.mark.parametrize(("show", "first"), [(True, "private image"), (False, "rebuilt")])
-def test_the_figure_shows_private_images_only_where_the_experiment_says_so(tiny, monkeypatch, show, first):
+@pytest.mark.parametrize("show", [True, False])
+def test_the_figure_shows_private_images_only_where_the_experiment_says_so_and_says_so_itself(tiny, monkeypatch, show):
     drawn = []
-    monkeypatch.setattr(figures, "draw", lambda path, title, columns: drawn.append(columns) or path)
+    monkeypatch.setattr(figures, "draw", lambda path, title, columns, note: drawn.append((columns, note)) or path)
     federation = dataclasses.replace(
         federation_of(TINY.to_json(), None), experiment=reconfigure(TINY, show_originals=show)
     )
     reattack.redraw(federation, tiny.folder, tiny.folder)
-    (columns,) = drawn
-    assert columns[0].title.startswith(first)
-    assert len(columns) == 3 + show
-    truth = federation.batch(0, 1)[0]
-    assert torch.equal(columns[0].images[:2], truth) == show
+    ((columns, note),) = drawn
+    assert [column.title.partition(",")[0] for column in columns] == [
+        *("private image", "rebuilt", "rebuilt", "control: blind guess")
+    ]
+    assert ("Private images are left out: --keep-originals" in note) == (not show)
+    assert "Round 1 of the attacked rounds 1, 2." in note
+    if show:
+        assert torch.equal(columns[0].images[:2], federation.batch(0, 1)[0])
+        assert columns[0].captions[0].startswith("client 0, label ")
+    else:
+        assert (columns[0].images, columns[0].instead) == (None, "left out")
+        assert columns[0].captions == ["client 0", "client 0", "client 2", "client 2"]
 
 
-def test_three_arms_give_a_curve_of_leakage_and_accuracy(tiny, tmp_path):
-    scales = [[{"name": "gaussian_noise", "scale": scale}] for scale in (0.01, 0.1)]
-    quick = reconfigure(TINY, training_defences=([], *scales), rounds=1, attacked_rounds=(1,))
-    result = local(quick, tmp_path / "three")
-    assert [path.name for path in result.figures] == ["reconstructions.png", "tradeoff.png"]
+def test_drawing_again_leaves_no_page_of_an_earlier_report(tiny):
+    stale = tiny.figures[0].with_name("reconstructions_7.png")
+    stale.touch()
+    mine = tiny.figures[0].with_name("mine.png")
+    mine.touch()
+    redrawn = [path.name for path in reopen(tiny.folder).figures]
+    mine.unlink()
+    assert redrawn == ["mine.png", "reconstructions.png", "tradeoff.png"]
 
 
 def test_attacking_again_reads_the_disk_and_simulates_nothing(tiny, monkeypatch):

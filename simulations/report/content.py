@@ -64,7 +64,8 @@ def content(experiment: Experiment, summary: Sequence[Mapping[str, Any]], not_va
 
 def in_words(defence: str) -> str:
     """A condition's label for people: 'vicious server; no defence', 'gaussian noise, scale=0.3'."""
-    parts = ["no defence" if part == UNDEFENDED else part for part in defence.split("; ")]
+    bare = {UNDEFENDED: "no defence", f"serving {UNDEFENDED}": "serving no defence"}
+    parts = [bare.get(part, part) for part in defence.split("; ")]
     return "; ".join(parts).replace("_", " ").replace("(", ", ").replace(")", "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import torch
 
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
+from fl_privacy.simulations.report.content import in_words
+from fl_privacy.simulations.report.tradeoff import draw_tradeoff
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Scored
-from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
+from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED
 
 TITLE = 26  # characters over a column
-MOST = 12  # rebuilt columns of one figure
+MOST = 6  # rebuilt columns of one page
+RANDOM = f"{CONTROL}random guess"
+IMAGES, TRADEOFF = "reconstructions", "tradeoff"
+
+ColumnKey = tuple[str, str]
+"""Of a column: the attack and the defence."""
 
 
 def draw(
@@ -27,66 +35,95 @@ def draw(
     averages: Sequence[Mapping[str, Any]],
     originals: bool,
 ) -> None:
-    """Draw the first attacked round's images and, where there are three conditions or more, leakage against accuracy.
+    """Draw the first attacked round's images and, where there are two defences or more, leakage against utility.
 
-    Where they are too many for one figure, there is one an attack with the conditions side by side (or one a
-    condition, where the attacks are more), each with `MOST` of them at most; its title says how many it leaves out.
+    Every rebuilt column is on some page, `MOST` of them on one; what a page does not show, its small print says.
+    Figures of an earlier report in `folder` are replaced.
     """
-    _draw_images(federation, folder / files.FIGURES, scored, originals)
-    conditions = [row for row in averages if not row["attack"].startswith(CONTROL) and row["psnr"] is not None]
-    if len(conditions) >= 3:
-        blind = {
-            row["attack"].removeprefix(CONTROL): row["psnr"] for row in averages if row["attack"].startswith(CONTROL)
-        }
-        title = f"{federation.experiment.name}: what each defence stops, and what it costs"
-        figures.draw_tradeoff(folder / files.FIGURES / "tradeoff.png", title, conditions, blind)
+    place = folder / files.FIGURES
+    for name in (IMAGES, TRADEOFF):
+        for old in place.glob(f"{name}*.png"):
+            old.unlink()
+    _draw_images(federation, place, scored, originals)
+    draw_tradeoff(place / f"{TRADEOFF}.png", federation.experiment.name, averages)
 
 
 def _draw_images(federation: Federation, folder: Path, scored: Sequence[Scored], originals: bool) -> None:
-    first = min(each.key.round for each in scored)
-    columns: dict[tuple[str, str], list[Scored]] = {}
+    rounds = sorted({each.key.round for each in scored})
+    columns: dict[ColumnKey, list[Scored]] = {}
     for each in scored:
-        if each.key.round == first and each.attack != f"{CONTROL}random guess":
+        if each.key.round == rounds[0] and each.attack != RANDOM:
             columns.setdefault((each.attack, each.defence), []).append(each)
-    private = [_private(next(iter(columns.values())))] if originals else []
-    blind = [key for key in columns if key[0].startswith(CONTROL)]
-    for number, page in enumerate(pages([key for key in columns if key not in blind]), start=1):
-        keys = evenly(page)
+    group = next(iter(columns.values()))
+    blind = [_column(*key, columns[key], several=True) for key in columns if key[0].startswith(CONTROL)]
+    spread = pages([key for key in columns if not key[0].startswith(CONTROL)])
+    for number, keys in enumerate(spread, start=1):
         several = len({attack for attack, _ in keys}) > 1  # the title names the one that is alone
-        blocks = private + [_column(*key, columns[key], several) for key in (*keys, *blind)]
-        name = "reconstructions.png" if number == 1 else f"reconstructions_{number}.png"
-        title = textwrap.fill(_title(federation, keys, len(page)), 24 * len(blocks))
-        figures.draw(folder / name, title, blocks)
+        blocks = [_private(group, originals), *(_column(*key, columns[key], several) for key in keys), *blind]
+        characters = 23 * len(blocks)
+        title = _title(federation, keys) + (f", page {number} of {len(spread)}" if len(spread) > 1 else "")
+        note = _note(group, rounds, originals, spread)
+        figures.draw(
+            folder / f"{IMAGES}{'' if number == 1 else f'_{number}'}.png",
+            textwrap.fill(title, characters),
+            blocks,
+            textwrap.fill(note, round(1.25 * characters)),
+        )
 
 
-def pages(keys: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """The (attack, defence) columns of each figure."""
+def pages(keys: Sequence[ColumnKey]) -> list[list[ColumnKey]]:
+    """The columns of each page: all of them on one, or else an attack's (or a defence's, whichever are fewer) apart.
+
+    What is still too much for one page is dealt evenly over several.
+    """
     if len(keys) <= MOST:
         return [list(keys)]
     attacks, defences = (list(dict.fromkeys(key[part] for key in keys)) for part in (0, 1))
     part, names = (0, attacks) if len(defences) >= len(attacks) else (1, defences)
-    return [[key for key in keys if key[part] == name] for name in names]
+    made = []
+    for name in names:
+        group = [key for key in keys if key[part] == name]
+        count = math.ceil(len(group) / MOST)
+        edges = [round(page * len(group) / count) for page in range(count + 1)]
+        made += [group[start:end] for start, end in pairwise(edges)]
+    return made
 
 
-def evenly(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`MOST` of the columns at most, the first and the last among them."""
-    if len(keys) <= MOST:
-        return list(keys)
-    return [keys[round(run_context * (len(keys) - 1) / (MOST - 1))] for run_context in range(MOST)]
-
-
-def _title(federation: Federation, shown: Sequence[tuple[str, str]], count: int) -> str:
+def _title(federation: Federation, shown: Sequence[ColumnKey]) -> str:
     experiment = federation.experiment
     attacks = {attack for attack, _ in shown}
-    attack = f"{attacks.pop()}; " if len(attacks) == 1 else ""  # where there are several, each column names its own
-    left_out = f"; {len(shown)} of {count} columns" if len(shown) < count else ""
+    by = f" by {attacks.pop()}" if len(attacks) == 1 else ""  # where there are several, each column names its own
     return (
-        f"Images of '{experiment.dataset['name']}' that a server rebuilt from the {experiment.channel}s its clients "
-        f"shared ({attack}PSNR below each, higher is closer{left_out})"
+        f"Images of '{experiment.dataset['name']}' that were rebuilt{by} from the {experiment.channel}s that clients "
+        "shared (PSNR below each, higher is closer to the private image)"
     )
 
 
-def _private(group: Sequence[Scored]) -> figures.Column:
+def _note(
+    group: Sequence[Scored], rounds: Sequence[int], originals: bool, spread: Sequence[Sequence[ColumnKey]]
+) -> str:
+    """What is left out, in words."""
+    images = sum(len(each.truth.labels) for each in group)
+    sentences = []
+    if images > figures.ROWS:
+        sentences.append(f"Shown: the first {figures.ROWS} of {images} attacked images of a condition.")
+    if len(rounds) > 1:
+        sentences.append(f"Round {rounds[0]} of the attacked rounds {', '.join(map(str, rounds))}.")
+    if not originals:
+        sentences.append(
+            "Private images are left out: --keep-originals (or show_originals = true in the experiment) shows them."
+        )
+    if len(spread) > 1:
+        count = sum(map(len, spread))
+        sentences.append(f"All {count} columns: {IMAGES}.png to {IMAGES}_{len(spread)}.png.")
+    sentences.append("The table also has a control that guesses another image at random.")
+    return " ".join(sentences)
+
+
+def _private(group: Sequence[Scored], shown: bool) -> figures.Column:
+    if not shown:
+        owners = [f"client {each.key.client}" for each in group for _ in each.truth.labels]
+        return figures.Column("private image", None, owners, "left out")
     images = torch.cat([each.truth.inputs for each in group])
     labels = [f"client {each.key.client}, label {int(label)}" for each in group for label in each.truth.labels]
     return figures.Column("private image", images, labels)
@@ -102,7 +139,5 @@ def _column(attack: str, defence: str, group: Sequence[Scored], several: bool) -
     ]
     if attack.startswith(CONTROL):
         return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
-    parts = ["no defence" if part == UNDEFENDED else part for part in defence.split("; ")]
-    readable = "; ".join(parts).replace("_", " ").replace("(", ",\n").replace(")", "")
-    lines = f"rebuilt{f' by {attack}' if several else ''}, {readable}".replace("; ", "\n").split("\n")
+    lines = [f"rebuilt by {attack}," if several else "rebuilt,", *in_words(defence).split("; ")]
     return figures.Column("\n".join(textwrap.fill(line, TITLE) for line in lines), images, captions)
