@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from fl_privacy.attacks.gradient.head import HeadReading, read_head
 from fl_privacy.attacks.gradient.layer_chain import WHY, Opaque, layer_chain
 from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.monotone import INVERSES, invertible
+from fl_privacy.attacks.gradient.priors import PIXEL_VARIANCE, power_law
 from fl_privacy.attacks.gradient.released import Released, released
-from fl_privacy.attacks.gradient.stages import UNKNOWN, Known, Stage, descend, stages
+from fl_privacy.attacks.gradient.stages import UNKNOWN, Belief, Known, Stage, descend, independent, stages
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
 
@@ -29,13 +31,13 @@ class Peeling(Attack):
     undone: sigmoid, tanh, leaky ReLU; ReLU as far as its zeros leave it determined.
 
     Takes any chain of convolutions, linear layers, average pooling, batch normalisation in eval mode, normalised inputs
-    and reshapings, whose last layer is linear. Where the equations of a layer leave something open, such as average
-    pooling after an activation, a weak prior fills it and the loss says so. An equation counts by its standard error,
-    so that noise of a known law is taken into account; a clip is undone exactly, because its factor can be read. The
-    loss is the relative mismatch ||g(x) - g|| / ||g||, and `bound` the posterior variance.
+    and reshapings, whose last layer is linear. Where the equations leave something open, such as average pooling after
+    an activation, the power law of images fills it, and the loss and the bound say so. An equation counts by its
+    standard error, so that noise of a known law is taken into account; a clip is undone: its factor can be read.
+    The loss is the relative mismatch ||g(x) - g|| / ||g||, and `bound` the posterior variance.
 
-    `mean` and `deviation`: the prior of a pixel. `largest` values may enter one layer: the equations are dense, of
-    8 largest^2 bytes and largest^3 / 3 multiplications.
+    At most `largest` values may enter one layer: the equations are dense, of 8 largest^2 bytes and largest^3 / 3
+    multiplications.
 
     Source: Zhu and Blaschko 2021, R-GAP (arXiv 2010.07733).
     """
@@ -44,12 +46,10 @@ class Peeling(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
     capabilities: ClassVar[Capabilities] = Capabilities(labels=True, largest_batch=1)
 
-    mean: float = 0.5
-    deviation: float = 0.3
     largest: int = 8192
 
     def __post_init__(self) -> None:
-        check_ranges(self, at_least_one=("largest",), above_zero=("deviation",))
+        check_ranges(self, at_least_one=("largest",))
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Invert the observations; the layers of one model are read once.
@@ -62,8 +62,9 @@ class Peeling(Attack):
             victims = list(group)
             start = time.perf_counter()
             chain = self._chain(victims[0])
+            pixels = image_belief(victims[0].spec.image_shape)
             spent = (time.perf_counter() - start) / len(victims)
-            guesses += [self._invert(chain, victim, spent) for victim in victims]
+            guesses += [self._invert(chain, pixels, victim, spent) for victim in victims]
         return guesses
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
@@ -83,13 +84,14 @@ class Peeling(Attack):
             )
         return chain
 
-    def _invert(self, chain: list[Stage], seen: Observation, spent: float) -> Reconstruction:
+    def _invert(self, chain: list[Stage], pixels: Belief, seen: Observation, spent: float) -> Reconstruction:
         start = time.perf_counter()
         head, gradient = _read(chain[-1], seen)
         *rest, top = chain[:-1]
         output, delta = _at_the_top(top, chain[-1], head, gradient)
         for stage, below in zip([top, *reversed(rest)], [*reversed(rest), None], strict=True):
-            found, delta = descend(stage, output, delta, gradient, self._prior(below, stage.size))
+            prior = pixels if below is None else independent(stage.size, *BELIEFS[type(below.activation)])
+            found, delta = descend(stage, output, delta, gradient, prior)
             if below is not None:
                 output, delta = _undo(below.activation, found, delta)
         inputs = torch.from_numpy(found.value).float().clamp(0, 1).view(1, *seen.spec.image_shape)
@@ -103,17 +105,22 @@ class Peeling(Attack):
             seconds=spent + time.perf_counter() - start,
         )
 
-    def _prior(self, below: Stage | None, size: int) -> Known:
-        """What a stage may take before anything is known: pixels, or what the activation `below` gives."""
-        if below is None or below.activation is None:
-            mean, deviation = self.mean, self.deviation
-        else:
-            mean, deviation = PRIORS[type(below.activation)]
-        return Known(np.full(size, mean), np.full(size, deviation**2))
 
-
-PRIORS = {nn.Sigmoid: (0.5, 0.3), nn.Tanh: (0.0, 0.6), nn.LeakyReLU: (0.0, 3.0), nn.ReLU: (0.0, 3.0)}
+BELIEFS: dict[type[nn.Module] | type[None], tuple[float, float]] = {
+    nn.Sigmoid: (0.5, 0.3),
+    nn.Tanh: (0.0, 0.6),
+    nn.LeakyReLU: (0.0, 3.0),
+    nn.ReLU: (0.0, 3.0),
+}
 """By activation: mean and deviation of what it gives, weak enough to yield to any equation."""
+
+
+def image_belief(shape: tuple[int, int, int]) -> Belief:
+    """The power law of natural images (`priors.power_law`) as a Gaussian over flat images (C, H, W)."""
+    prior, size = power_law(shape), math.prod(shape)
+    whitening = prior.inverse(torch.eye(size).view(size, *shape)).double()
+    square = prior.mean.double().square().mean() + PIXEL_VARIANCE
+    return Belief(prior.mean.double().numpy().ravel(), (whitening @ whitening.T).numpy(), float(square))
 
 
 def _check_head(chain: list[Stage], seen: Observation) -> None:

@@ -39,6 +39,23 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Belief:
+    """A Gaussian over the values (n,) of a layer before anything is known: its precision (n, n), or (n,) of each alone.
+
+    `square` is the mean square of a value: what an error in the slope weighs where it is multiplied by one.
+    """
+
+    mean: Array
+    precision: Array
+    square: float
+
+
+def independent(size: int, mean: float, deviation: float) -> Belief:
+    """`size` values, each N(mean, deviation^2) by itself."""
+    return Belief(np.full(size, mean), np.full(size, deviation**-2.0), mean**2 + deviation**2)
+
+
+@dataclass(frozen=True)
 class Stage:
     """Affine layers, in order, and the `activation` that follows (None: the logits).
 
@@ -78,22 +95,21 @@ def _stage(layers: list[Affine], activation: nn.Module | None) -> Stage:
     return Stage(tuple(layers), tuple(before), activation)
 
 
-def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Known) -> tuple[Known, Known]:
+def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Belief) -> tuple[Known, Known]:
     """What a stage took, and the slope of the loss in that, from what it gave and the slope in that.
 
     The variance of the first is its posterior's diagonal.
     """
     matrix, offset = stage.before[-1]
     weight = np.where(output.variance < UNKNOWN, 1 / output.variance, 0.0)
-    normal = np.diag(1 / prior.variance)
-    right = prior.value / prior.variance + matrix.T @ (weight * (output.value - offset))
+    normal = np.diag(prior.precision) if prior.precision.ndim == 1 else prior.precision.copy()
+    right = normal @ prior.mean + matrix.T @ (weight * (output.value - offset))
     if weight.any():
         normal += (matrix.T @ sp.diags_array(weight) @ matrix).toarray()
-    square = float(np.mean(prior.value**2 + prior.variance))
     for layer, before in reversed(list(zip(stage.layers, stage.before[:-1], strict=True))):
         delta = _with_bias(layer, delta, seen)
         if layer.taps is not None and f"{layer.name}.weight" in seen.gradients:
-            _add_weight_equations(normal, right, layer, before, delta, seen, square)
+            _add_weight_equations(normal, right, layer, before, delta, seen, prior.square)
         delta = Known(layer.matrix.T @ delta.value, layer.matrix.power(2).T @ delta.variance)
     return _posterior(normal, right), delta
 
@@ -114,7 +130,7 @@ def _add_weight_equations(
     """Add dL/dW = correlation(layer's input, delta) to the normal equations, in place.
 
     An input channel meets the same coefficients as every other of its group, so that one small matrix serves them all.
-    `square` is the mean square of an input: what an error of delta weighs there.
+    `square` is the mean square of the layer's input.
     """
     assert layer.taps is not None
     assert layer.kernel is not None
