@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.matching import adversary_copy, gradient_unit, observed_gradient
 from fl_privacy.attacks.gradient.priors import power_law
+from fl_privacy.attacks.gradient.released import rescales
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import seeded, stream
 
@@ -74,7 +75,7 @@ class LabelCounts(Attack):
         counts = torch.bincount(labels.cpu(), minlength=seen.spec.classes).double()
         slope = _bias_gradient(head, seen)
         toward = head.probabilities - counts / len(labels)
-        scale = float(slope @ toward / toward.square().sum().clamp_min(1e-30)) if _scales(seen) else 1.0
+        scale = float(slope @ toward / toward.square().sum().clamp_min(1e-30)) if rescales(seen) else 1.0
         return _relative(slope - scale * toward, slope)
 
     def _head(self, seen: Observation) -> Head:
@@ -146,7 +147,7 @@ def _labels(head: Head, seen: Observation) -> tuple[Tensor, float]:
         misfit = _relative(slope - (head.probabilities - nn.functional.one_hot(label, len(slope))), slope)
         return label.view(1), misfit
     best = None
-    for scale in SCALES.tolist() if _scales(seen) else [1.0]:
+    for scale in SCALES.tolist() if rescales(seen) else [1.0]:
         counts = whole_counts(batch * (head.probabilities - slope / scale), batch)
         misfit = _relative(slope - scale * (head.probabilities - counts / batch), slope)
         best = min(best, (misfit, counts), key=lambda pair: pair[0]) if best else (misfit, counts)
@@ -162,15 +163,6 @@ def _bias_gradient(head: Head, seen: Observation) -> Tensor:
         return bias.double().cpu() / unit
     along = head.features / head.features.square().sum().clamp_min(1e-30)
     return seen.payload[f"{head.name}.weight"].double().cpu() @ along / unit
-
-
-def _scales(seen: Observation) -> bool:
-    """Whether what is known of the defence changes the scale of a payload, as a clip does."""
-    if not seen.defence:
-        return False
-    large = {name: 1e6 * value for name, value in seen.payload.items()}
-    certain = seen.defence.without_noise(large)
-    return any(not torch.equal(certain[name], large[name]) for name in large)
 
 
 def _relative(difference: Tensor, whole: Tensor) -> float:

@@ -19,7 +19,7 @@ from fl_privacy.attacks.gradient.layer_chain import WHY, Opaque, layer_chain
 from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.monotone import INVERSES, invertible
 from fl_privacy.attacks.gradient.priors import PIXEL_VARIANCE, power_law
-from fl_privacy.attacks.gradient.released import Released, released
+from fl_privacy.attacks.gradient.released import Released, released, rescales
 from fl_privacy.attacks.gradient.stages import UNKNOWN, Belief, Known, Stage, descend, independent, stages
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
@@ -166,7 +166,7 @@ def _read(last: Stage, seen: Observation) -> tuple[HeadReading, Released]:
     bias = gradient.gradients.get(f"{layer.name}.bias")
     label = None if seen.labels is None else int(seen.labels[0])
     head = read_head(layer.matrix.toarray(), layer.offset, gradient.gradients[f"{layer.name}.weight"], bias, label)
-    return head, gradient.divided(head.scale) if seen.defence else gradient
+    return head, gradient.divided(min(head.scale, 1.0)) if rescales(seen) else gradient
 
 
 def _at_the_top(top: Stage, last: Stage, head: HeadReading, seen: Released) -> tuple[Known, Known]:

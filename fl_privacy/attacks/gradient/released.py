@@ -60,3 +60,12 @@ def released(seen: Observation) -> Released:
         rounding = torch.finfo(value.dtype).eps * float(value.double().square().mean().sqrt())
         deviations[name] = max(float(np.hypot(rounding, noise[name])) / abs(unit), np.finfo(float).tiny ** 0.25)
     return Released({name: value.double().numpy() / unit for name, value in payload.items()}, deviations)
+
+
+def rescales(seen: Observation) -> bool:
+    """Whether what is known of the defence changes the scale of a payload, as a clip does."""
+    if not seen.defence:
+        return False
+    large = {name: 1e6 * value for name, value in seen.payload.items()}
+    certain = seen.defence.without_noise(large)
+    return any(not torch.equal(certain[name], large[name]) for name in large)
