@@ -181,8 +181,14 @@ def _at_the_top(top: Stage, last: Stage, head: HeadReading, seen: Released) -> t
 
 
 def _undo(activation: nn.Module | None, given: Known, delta: Known) -> tuple[Known, Known]:
-    """What an activation took and the slope of the loss there, from the same two behind it."""
+    """What an activation took and the slope of the loss there, from the same two behind it.
+
+    What it took goes on without the belief that was put in, which is not to count as seen by the layers below.
+    """
     assert activation is not None
-    back = INVERSES[type(activation)](activation, given.value, given.variance)
-    doubt = delta.variance * back.slope**2 + delta.value**2 * back.slope_variance
-    return Known(back.z, back.variance), Known(delta.value * back.slope, doubt)
+    undo, (mean, deviation) = INVERSES[type(activation)], BELIEFS[type(activation)]
+    precision = np.maximum(1 / given.variance - deviation**-2.0, 1 / UNKNOWN)
+    seen = (given.value / given.variance - mean * deviation**-2.0) / precision
+    alone, joined = undo(activation, seen, 1 / precision), undo(activation, given.value, given.variance)
+    doubt = delta.variance * joined.slope**2 + delta.value**2 * joined.slope_variance
+    return Known(alone.z, alone.variance), Known(delta.value * joined.slope, doubt)
