@@ -11,7 +11,7 @@ from fl_privacy.attacks.gradient.label_recovery import LabelCounts, read_at, who
 from fl_privacy.defences import chain
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
 from fl_privacy.seeding import seeded, stream
 
 SHAPE = (1, 12, 12)
@@ -24,7 +24,7 @@ def seen_of(labels, model=None, defence=None, public=None, classes=6):
     y = torch.tensor(labels)
     x = torch.rand(len(y), *SHAPE, generator=stream(0, "images"))
     payload, _ = gradient(model, x, y)
-    spec = Spec(image_shape=SHAPE, classes=classes, batch_size=len(y), learning_rate=0.1)
+    spec = Spec(image_shape=SHAPE, classes=classes, batch_size=len(y), local=LocalTraining(learning_rate=0.1))
     return Observation(
         channel=ChannelName.GRADIENT,
         payload=defence.on_release(payload, 5) if defence else payload,

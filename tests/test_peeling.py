@@ -17,20 +17,20 @@ from fl_privacy.defences import chain
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
 from fl_privacy.models.normalise import Normalise
-from fl_privacy.observation import ChannelName, Observation, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import seeded, stream
 
 SHAPE = (2, 8, 8)
 
 
-def seen_by(model, shape=SHAPE, label=3, classes=5, defence=None, training=True, seed=0, smooth=False):
+def seen_by(model, shape=SHAPE, label=3, classes=5, defence=None, seed=0, smooth=False):
     """A gradient of one image of noise, or of a smooth one, and that image."""
     rng, y = stream(seed, "image"), torch.tensor([label])
     x = torch.rand(1, *shape, generator=rng)
     if smooth:
         x = F.interpolate(x[..., ::3, ::3], shape[1:], mode="bicubic").clamp(0, 1)
     payload, _ = gradient(model, x, y)
-    spec = Spec(image_shape=shape, classes=classes, batch_size=1, learning_rate=0.1, training_mode=training)
+    spec = Spec(image_shape=shape, classes=classes, batch_size=1, local=LocalTraining(learning_rate=0.1))
     payload = defence.on_release(payload, 99) if defence else payload
     made = Observation(
         channel=ChannelName.GRADIENT, payload=payload, spec=spec, round=1, client=0, model=model, defence=defence
@@ -138,6 +138,9 @@ def test_a_clip_is_undone_and_an_update_is_read_as_a_gradient():
         wrong, guess = error(seen, x)
         assert wrong < 1e-4
         assert guess.loss < 1e-4
+    several = dataclasses.replace(update.spec, local=LocalTraining(learning_rate=0.1, steps=3))
+    with pytest.raises(ValueError, match="this update is of several steps"):
+        Peeling()([dataclasses.replace(update, spec=several)], stream(0))
 
 
 @pytest.mark.parametrize("law", ["gaussian_noise", "laplace_noise"])

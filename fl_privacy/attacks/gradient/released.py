@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fl_privacy.attacks.gradient.matching import gradient_unit, observed_gradient
-from fl_privacy.observation import Observation
+from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.weights import trainable
 
 Array = NDArray[np.float64]
@@ -41,9 +41,14 @@ def released(seen: Observation) -> Released:
     defence's law differ from what is certain of it.
 
     Raises:
-        ValueError: as `matching.observed_gradient`.
+        ValueError: as `matching.observed_gradient`, or an update is more than one plain step on all examples.
     """
     assert seen.model is not None
+    if seen.channel is ChannelName.UPDATE and not seen.spec.local.sends_gradient(seen.spec.batch_size):
+        raise ValueError(
+            "closed forms read one gradient, and this update is of several steps, or of one that is not plain SGD on "
+            "the cross entropy: use an attack that simulates the client's local training"
+        )
     observed_gradient(seen)  # for its checks
     unit = gradient_unit(seen)
     payload = {name: seen.payload[name].cpu() for name in trainable(seen.model)}
