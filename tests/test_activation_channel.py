@@ -326,7 +326,7 @@ def test_the_shipped_experiments_of_titcombe_are_theirs():
         assert experiment.train_images == (0, 40_000)
         assert experiment.resolved.protocol.targets[0] == 45_000
     with pytest.raises(ValueError, match=r"needs --set learning_rate=0\.001 --set batch_size=32"):
-        load_experiment("titcombe_table1", ["protocol.preset=paper"])
+        load_experiment("titcombe_table1/b00", ["protocol.preset=paper"])
 
 
 def test_an_attack_on_a_later_arm_of_a_training_is_checked_too(tmp_path):

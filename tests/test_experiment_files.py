@@ -1,12 +1,16 @@
 """Experiment files: what lies under what in base, profiles and matrix, and what is said of an address that is none."""
 
+import hashlib
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from fl_privacy.settings import UnknownName
 from fl_privacy.simulations.config.files import cells, merged, profiles, read
 from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.experiment.spec import Experiment
 
 FILES = {
     "ground.toml": """
@@ -33,6 +37,7 @@ FILES = {
     "over.toml": """
         base = "ground.toml"
         seed = 2
+        model = { width = 8 }
         protocol = { cut = 2 }
         [profile.full]
         clients = 50
@@ -63,10 +68,10 @@ def settings(folder, address, profile=None):
     return read(str(folder / address), profile).settings
 
 
-def test_the_profile_lies_over_the_cell_and_the_cell_over_the_file(folder):
+def test_the_cell_lies_over_the_file_each_with_its_profile(folder):
     cpu, full = settings(folder, "ground.toml/faces"), settings(folder, "ground.toml/faces", "full")
     assert (cpu["rounds"], cpu["clients"], cpu["model"]) == (3, 40, {"name": "small", "width": 4})
-    assert (full["rounds"], full["clients"], full["model"]) == (3, 30, {"name": "large", "mean": 0.5})
+    assert (full["rounds"], full["clients"], full["model"]) == (3, 40, {"name": "large", "mean": 0.5})
     assert full["dataset"] == {"name": "faces", "size": 32}
     assert not {"profile", "default_profile", "matrix", "base"} & full.keys()
 
@@ -75,13 +80,14 @@ def test_a_file_has_the_settings_and_profiles_of_its_base_but_not_its_name_or_ma
     cpu, full = settings(folder, "over.toml"), settings(folder, "over.toml", "full")
     assert (cpu["name"], full["name"]) == ("over", "over_full")
     assert (cpu["seed"], cpu["clients"], full["clients"]) == (2, 20, 50)
+    assert cpu["model"] == {"name": "small", "width": 8}, "the file lies over the base's profile"
     assert cpu["protocol"] == {"cut": 2, "cache": "here"}
     assert "dataset" not in cpu
 
 
 def test_a_base_may_be_one_cell_with_its_profiles(folder):
     made = settings(folder, "cell.toml", "full")
-    assert (made["seed"], made["rounds"], made["clients"]) == (3, 3, 30)
+    assert (made["seed"], made["rounds"], made["clients"]) == (3, 3, 40)
     assert made["model"] == {"name": "large", "mean": 0.5}
     assert settings(folder, "cell.toml")["clients"] == 40
 
@@ -108,7 +114,7 @@ def test_the_default_profile_comes_first(folder):
         ({"attack": "a"}, {"attacks": ["b", "c"]}, {"attacks": ["b", "c"]}),
         ({"attacks": ["b", "c"]}, {"attack": "a"}, {"attack": "a"}),
         ({"rounds": [1, 2]}, {"rounds": [3]}, {"rounds": [3]}),
-        ({"public": {"name": "a"}}, {"public": {}}, {"public": {"name": "a"}}),
+        ({"public": {"name": "a"}}, {"public": {}}, {"public": {}}),
     ],
 )
 def test_tables_are_changed_key_by_key_and_all_else_is_replaced(under, over, made):
@@ -120,7 +126,7 @@ def test_tables_are_changed_key_by_key_and_all_else_is_replaced(under, over, mad
 @pytest.mark.parametrize(
     ("address", "profile", "words"),
     [
-        ("grid.toml", None, "grid is several experiments, one a dataset and a noise: choose one of grid/digits/low, "),
+        ("grid.toml", None, "grid is several experiments, by dataset and noise: choose one of grid/digits/low, "),
         ("grid.toml/digits", None, "none is 'digits': choose one of grid/digits/low, grid/digits/high, grid/faces"),
         ("grid.toml/digits/lo", None, "none is 'digits/lo': choose"),
         ("over.toml/digits", None, "over is one experiment and has no 'digits': leave that away"),
@@ -143,6 +149,8 @@ def test_an_address_that_is_none_is_told_those_that_are(folder, address, profile
         ("profile = 3", "profiles and cells are tables"),
         ("[profile]\nfull = 3", "profiles and cells are tables"),
         ("[matrix]\ndataset = ['mnist']", "profiles and cells are tables"),
+        ("[matrix.dataset.mnist]\nprofile = 3", "profiles and cells are tables"),
+        ("[matrix.dataset]\nmnist = 3", "profiles and cells are tables"),
         ('[matrix.dataset."a/b"]', "named by letters, digits, '_' and '-', not 'a/b'"),
         ("[profile.full]", "'default_profile' says which of full is chosen"),
         ('default_profile = "ful"\n[profile.full]', "'default_profile' says which of full is chosen"),
@@ -160,3 +168,13 @@ def test_a_shipped_experiment_can_be_the_base_and_changes_lie_above_everything(t
     mine, theirs = load_experiment(str(tmp_path / "mine.toml"), ["rounds=3"]), load_experiment("quickstart")
     assert (mine.name, mine.rounds, mine.dataset) == ("mine", 3, {"name": "digits", "size": 16})
     assert (mine.attacks, mine.training_defences) == (theirs.attacks, theirs.training_defences)
+
+
+def test_each_address_makes_what_its_own_file_once_said():
+    """Hashes of the settings of the 49 files that these were; whoever changes an experiment records its hash anew."""
+    default = json.loads(Experiment(name="x").to_json())
+    for line, recorded in json.loads((Path(__file__).parent / "experiments.json").read_text()).items():
+        address, _, profile = line.partition(" ")
+        made = json.loads(load_experiment(address, profile=profile).to_json())
+        said = {key: v for key, v in made.items() if key not in ("name", "published") and v != default[key]}
+        assert hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16] == recorded, line

@@ -1,16 +1,16 @@
 """Experiment files: one file says several experiments by `base`, `[profile.NAME]` and `[matrix.AXIS.VALUE]`.
 
-    base = "titcombe_table1"         # the settings of another file, or of one cell of it, under this one's
+    base = "vicious_table1/mnist"    # the settings of another file, or of one cell of it, under this one's
     default_profile = "cpu"
     [profile.cpu]                    # tables of changes, one of which is chosen: `--profile full`
     [profile.full]
     [matrix.dataset.mnist]           # one table of changes a value of an axis; an address has a value of each axis,
     [matrix.dataset.cifar10]         # in the order of the axes: `vicious_table1/mnist`
-    [matrix.dataset.mnist.profile.full]   # what a profile changes in that cell
+    [matrix.dataset.mnist.profile.full]   # what a profile changes in that cell alone
 
-The file lies over its base, the cell over the file, and over all three lies the chosen profile, which is made of theirs
-in the same order. A table is changed key by key; lists, plain values, and a table that names another component than the
-one below take its place.
+The file lies over its base and the cell over the file, each with the chosen profile of its own already over it. A table
+is changed key by key; lists, plain values, a table that names another component than the one below, and an empty table
+take the place of what was there.
 """
 
 from __future__ import annotations
@@ -59,11 +59,9 @@ def read(source: str, profile: str | None = None) -> Chosen:
         UnknownName: no such file, cell or profile. ValueError: not TOML, or a part of it is not as above.
     """
     path, cell = _find(source)
-    table = _with_cell(path, _layered(path), cell)
-    found = table.pop("profile", {})
-    default = table.pop("default_profile", "")
-    chosen = _profile(path, list(found), default, profile)
-    settings = merged(table, found[chosen]) if chosen else table
+    layers = [*_layers(path), *_cell(path, cell)]
+    chosen, default = _profile(path, layers, profile)
+    settings = _settled(layers, chosen)
     if "attack" in settings:
         settings["attacks"] = [settings.pop("attack")]
     name = "_".join(filter(None, (path.stem, *cell.split("/"), chosen if chosen != default else "")))
@@ -72,14 +70,14 @@ def read(source: str, profile: str | None = None) -> Chosen:
 
 def profiles(path: Path) -> list[str]:
     """The profiles of a file; the default one is the first."""
-    table = _layered(path)
-    default = table.get("default_profile")
-    return sorted(table.get("profile", {}), key=lambda name: name != default)
+    layers = _layers(path)
+    _, default = _profile(path, layers, None)
+    return sorted(_known(layers), key=lambda name: name != default)
 
 
 def cells(path: Path) -> list[str]:
     """The cells of a file's matrix, as an address names them; none where it has no matrix."""
-    axes = _layered(path).get("matrix", {})
+    axes = _parsed(path).get("matrix", {})
     return ["/".join(values) for values in product(*axes.values())] if axes else []
 
 
@@ -91,7 +89,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             result.pop("attack", None)
             result.pop("attacks", None)
         before = result.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping) and not _another(before, value):
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and value and not _another(before, value):
             result[key] = merged(before, value)
         else:
             result[key] = value
@@ -123,7 +121,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     axes = table.get("matrix", {})
-    if not _tables(table.get("profile", {})) or not _tables(axes) or not all(map(_tables, axes.values())):
+    changes = [cell for axis in axes.values() for cell in axis.values()] if _tables(axes, 2) else []
+    if not _tables(axes, 2) or not all(_tables(each.get("profile", {}), 1) for each in (table, *changes)):
         raise ValueError(f"{path}: profiles and cells are tables, [profile.full] and [matrix.dataset.mnist]")
     for name in [*table.get("profile", {}), *(value for axis in axes.values() for value in axis)]:
         if not NAME.fullmatch(name):
@@ -131,51 +130,62 @@ def _parsed(path: Path) -> dict[str, Any]:
     return table
 
 
-def _tables(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values())
+def _tables(value: object, depth: int) -> bool:
+    """Whether this is a table of tables, so many times over."""
+    return isinstance(value, Mapping) and (depth == 0 or all(_tables(each, depth - 1) for each in value.values()))
 
 
-def _layered(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
-    """A file's table over that of its base, whose name and matrix are its own affair."""
+def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """The tables of a file and of what it stands on, the lowest first; the names below are no affair of this file."""
     if path in above:
         raise ValueError(f"{path} stands on itself: its 'base' leads back to it")
-    table = _parsed(path)
+    table = {key: value for key, value in _parsed(path).items() if key != "matrix"}
     base = table.pop("base", None)
     if base is None:
-        return table
+        return [table]
     if not isinstance(base, str):
         raise ValueError(f"{path}: 'base' takes the address of one other experiment, not {base!r}")
     below, cell = _find(base, path.parent)
-    under = _layered(below, (*above, path))
-    under = _with_cell(below, under, cell) if cell else under
-    return merged({key: value for key, value in under.items() if key not in ("name", "matrix")}, table)
+    under = [*_layers(below, (*above, path)), *(_cell(below, cell) if cell else ())]
+    return [*({key: value for key, value in each.items() if key != "name"} for each in under), table]
 
 
-def _with_cell(path: Path, table: Mapping[str, Any], cell: str) -> dict[str, Any]:
-    """A file's table with the changes of one cell of its matrix.
+def _cell(path: Path, cell: str) -> list[dict[str, Any]]:
+    """The tables of one cell of a file's matrix, one an axis; none where it has no matrix.
 
     Raises:
         UnknownName: no such cell, or none is named where there are several.
     """
-    axes = table.get("matrix", {})
-    chosen = tuple(cell.split("/")) if cell else ()
-    made = {key: value for key, value in table.items() if key != "matrix"}
+    axes = _parsed(path).get("matrix", {})
     if cell and not axes:
         raise UnknownName(f"{path.stem} is one experiment and has no '{cell}': leave that away")
-    if axes and chosen not in (known := list(product(*axes.values()))):
+    if axes and cell not in cells(path):
         raise UnknownName(
-            f"{path.stem} is several experiments, one a {' and a '.join(axes)}{cell and f', and none is {cell!r}'}: "
-            f"choose one of {', '.join('/'.join((path.stem, *values)) for values in known)}"
+            f"{path.stem} is several experiments, by {' and '.join(axes)}{cell and f', and none is {cell!r}'}: "
+            f"choose one of {', '.join(f'{path.stem}/{each}' for each in cells(path))}"
         )
-    for axis, value in zip(axes.values(), chosen, strict=True):
-        made = merged(made, axis[value])
-    return made
+    return [axis[value] for axis, value in zip(axes.values(), cell.split("/") if axes else (), strict=True)]
 
 
-def _profile(path: Path, known: Sequence[str], default: str, asked: str | None) -> str:
-    """The profile that is asked for, or else the default one; '' where a file has none."""
+def _known(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for layer in layers for name in layer.get("profile", {})))
+
+
+def _profile(path: Path, layers: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[str, str]:
+    """The profile that is asked for, or else the default one, and the default one; '' where a file has none."""
+    known = _known(layers)
+    default = next((layer["default_profile"] for layer in reversed(layers) if "default_profile" in layer), "")
     if known and default not in known:
         raise ValueError(f"{path}: 'default_profile' says which of {', '.join(known)} is chosen unless another is")
     if asked and asked not in known:
-        raise no_such(f"profile of {path.stem}", asked, list(known))
-    return asked or default
+        raise no_such(f"profile of {path.stem}", asked, known)
+    return asked or default, default
+
+
+def _settled(layers: Sequence[Mapping[str, Any]], profile: str) -> dict[str, Any]:
+    """One table of the layers, each with its profile over it."""
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        plain = {key: value for key, value in layer.items() if key not in ("profile", "default_profile")}
+        settings = merged(merged(settings, plain), layer.get("profile", {}).get(profile, {}))
+    return settings
