@@ -134,5 +134,5 @@ for row in peek_result.summary[:2]:
     print(f"{row['defence']}: distance correlation {euclidean:.2f}, floor {floor:.2f}, bias-corrected {corrected:.2f}")
 
 # %% [markdown]
-# What next: `fl-privacy run split_quickstart` shows all three side by side; `titcombe_table1` and its kin measure the
-# published settings on MNIST with the published numbers beside.
+# What next: `fl-privacy run split_quickstart` shows all three side by side; `titcombe_table1/b00` and its kin measure
+# the published settings on MNIST with the published numbers beside.

@@ -116,5 +116,5 @@ for name, model in models.items():
 # ## 5. What helps
 #
 # `fl-privacy run vicious_quickstart` adds users who send probabilities rounded to one decimal, against a server that
-# trained its pair for just that. `fl-privacy run vicious_table8` compares softmax, rounding and the bare class. A
-# user who sends only the class gives away only the class.
+# trained its pair for just that. `fl-privacy run vicious_table8/one_pair` compares softmax, rounding and the bare
+# class. A user who sends only the class gives away only the class.

@@ -104,3 +104,14 @@ def test_markup_in_a_summary_is_text(monkeypatch):
 
     monkeypatch.setitem(MODELS._entries, "bracketed", bracketed)
     assert "Takes [red]any[/red] image." in listed("models")
+
+
+def test_experiments_say_their_profiles_and_cells():
+    found = entry("experiments", "vicious_table1")
+    assert found["profiles"] == ["cpu", "full"]
+    assert found["cells"][:2] == ["mnist", "fashion"]
+    assert found["summary"].startswith("Vicious Classifiers, Table 1")
+    assert (entry("experiments", "quickstart")["profiles"], entry("experiments", "quickstart")["cells"]) == ([], [])
+    output = listed("experiments")
+    assert "profiles" in output
+    assert "cells" in output

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.tables import TABLES, filled
 from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.config.load import load_experiment
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,6 +28,16 @@ def test_every_result_says_how_it_was_made():
         record = json.loads(path.read_text())
         assert {"command", "seeds", "versions", "hardware", "rows"} <= set(record), path.name
         assert record["command"].startswith("python -m benchmarks.")
+
+
+def test_every_experiment_that_a_command_names_is_there():
+    notebooks = [path.read_text() for path in (ROOT / "notebooks").glob("*.py")]
+    recorded = [json.loads(path.read_text())["command"] for path in (ROOT / "results").glob("*.json")]
+    command = r"(?:fl-privacy run|benchmarks\.experiment) ([\w/]+)(?:$|[ `\n])"
+    named = set(re.findall(command, "\n".join([README, MORE, *notebooks, *recorded])))
+    assert {"quickstart", "vicious_table1/mnist", "nopeek/testbed"} <= named
+    for address in sorted(named):
+        assert load_experiment(address).name == address.replace("/", "_")
 
 
 def test_its_commands_are_single_lines_that_install_and_run():
