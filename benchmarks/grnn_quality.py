@@ -31,6 +31,13 @@ def victims(
 ) -> tuple[list[Observation], list[Truth]]:
     """`count` observations of `batch` images each, on weights drawn from `seed`."""
     model = build_model(model_name, (3, 32, 32), 10, subseed(seed, "weights"), {"init": "wide"})
+    return observed(model, images, labels, batch, count, seed)
+
+
+def observed(
+    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int, count: int, seed: int
+) -> tuple[list[Observation], list[Truth]]:
+    """`count` gradients of `model` of `batch` images each, drawn with `seed`, and what is behind them."""
     spec = Spec(image_shape=(3, 32, 32), classes=10, batch_size=batch)
     order = torch.randperm(len(images) - TUNED_ON, generator=stream(seed, "victims")) + TUNED_ON
     seen, truths = [], []
