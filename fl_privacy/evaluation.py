@@ -25,10 +25,21 @@ BLOCK = 1_000_000
 
 @dataclass(frozen=True)
 class Truth:
-    """The private batch behind one observation: inputs (N, C, H, W) in [0, 1] and labels (N,). No attack sees it."""
+    """All examples that entered one message: inputs (N, C, H, W) in [0, 1] and labels (N,). No attack sees it.
+
+    In whatever mini-batches a client took them, in the order of its first epoch; of a mean over clients, the examples
+    of one after those of another.
+    """
 
     inputs: Tensor
     labels: Tensor
+
+    @classmethod
+    def of_clients(cls, truths: Sequence[Truth]) -> Truth:
+        """The truth behind a mean over these clients, in their order."""
+        if len(truths) == 1:
+            return truths[0]
+        return cls(torch.cat([each.inputs for each in truths]), torch.cat([each.labels for each in truths]))
 
 
 @dataclass(frozen=True)

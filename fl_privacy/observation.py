@@ -125,9 +125,11 @@ class KnownDefence(Protocol):
 class Observation:
     """All that an adversary holds about one released message.
 
-    `payload` is as received, after the client's defences. `model` is the adversary's own copy at that moment (None for
-    a black box, which may come with `query` instead). `labels`, `public` and `defence` are there only where the threat
-    model grants them; `defence` is the law of the chain, never its draws.
+    `payload` is as received, after the clients' defences: of `client` alone, or, where secure aggregation hides single
+    messages, the mean over `client` and `others`, each of whom put in as many of the `spec.batch_size` examples.
+    `model` is the adversary's own copy at that moment (None for a black box, which may come with `query` instead).
+    `labels`, `public` and `defence` are there only where the threat model grants them; `defence` is the law of the
+    chain, never its draws.
     """
 
     channel: ChannelName
@@ -135,11 +137,29 @@ class Observation:
     spec: Spec
     round: int
     client: int
+    others: tuple[int, ...] = ()
     model: nn.Module | None = None
     query: Callable[[Tensor], Tensor] | None = None
     labels: Tensor | None = None
     public: Images | None = None
     defence: KnownDefence | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.clients)) < len(self.clients) or self.spec.batch_size % len(self.clients):
+            raise ValueError(
+                f"a mean over clients {self.clients} needs each of them once, with as many of the message's "
+                f"{self.spec.batch_size} examples as the others"
+            )
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Whose messages the payload is the mean of."""
+        return (self.client, *self.others)
+
+    @property
+    def examples(self) -> int:
+        """How many examples each client put in."""
+        return self.spec.batch_size // len(self.clients)
 
     def to(self, device: torch.device) -> Observation:
         """The same observation with payload, labels and public data on `device` (the model is moved by the attack)."""

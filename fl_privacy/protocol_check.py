@@ -39,7 +39,7 @@ def mismatch(seen: Observation, truth: Truth) -> Mismatch | None:
     """
     if seen.channel not in (ChannelName.GRADIENT, ChannelName.UPDATE) or seen.defence or seen.model is None:
         return None
-    if seen.channel is ChannelName.UPDATE and not order_known(seen.spec):
+    if seen.channel is ChannelName.UPDATE and not order_known(seen):
         return None
     if draws(seen.model, truth.inputs):
         return None

@@ -34,8 +34,11 @@ def score_all(
     """Score every attack's guesses, then the two controls for the victims of the first condition."""
     attacks = federation.experiment.resolved.attacks
     keys = sorted({key for found in guesses.values() for key in found})
-    batches = {(key.client, key.round): channel.evaluation.truth(federation, key.client, key.round) for key in keys}
-    truths = {key: batches[key.client, key.round] for key in keys}
+    batches = {
+        (clients, round): truth_of(channel, federation, clients, round)
+        for clients, round in {(seen[key].clients, key.round) for key in keys}
+    }
+    truths = {key: batches[seen[key].clients, key.round] for key in keys}
     scored = [
         _scored(
             attacks[label],
@@ -61,6 +64,11 @@ def score_all(
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
             scored.append(_scored(attack, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
     return scored
+
+
+def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], round: int) -> Truth:
+    """All examples behind a message of these clients."""
+    return Truth.of_clients([channel.evaluation.truth(federation, client, round) for client in clients])
 
 
 def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
+from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
 from fl_privacy.strategies.records import METRICS, unpack
 from fl_privacy.weights import load_weights
@@ -20,7 +22,8 @@ class HonestButCurious(Strategy):
     `model` builds the adversary's copy, with every module in the mode in which the clients run it; it gets the weights
     that were sent, and the observations of a round share it.
     `rounds` limits which rounds are recorded (None: all). On the GRADIENT channel the payload is what the reply holds,
-    on UPDATE it is the reply minus what was sent, over the floating-point arrays.
+    on UPDATE it is the reply minus what was sent, over the floating-point arrays. With `sums` it is one observation a
+    round, of the mean over all replies, as under secure aggregation, which shows no single one.
     """
 
     def __init__(
@@ -31,11 +34,12 @@ class HonestButCurious(Strategy):
         spec: Spec,
         rounds: Collection[int] | None = None,
         channel: ChannelName = ChannelName.GRADIENT,
+        sums: bool = False,
     ) -> None:
         if channel not in (ChannelName.GRADIENT, ChannelName.UPDATE):
             raise ValueError(f"a strategy's replies are gradients or updates, not {channel}s")
         self.inner, self.sink, self.model, self.spec = inner, sink, model, spec
-        self.rounds, self.channel = rounds, channel
+        self.rounds, self.channel, self.sums = rounds, channel, sums
         self._sent: dict[int, ArrayRecord] = {}
 
     def configure_train(
@@ -51,9 +55,9 @@ class HonestButCurious(Strategy):
         replies = list(replies)
         if self.rounds is None or server_round in self.rounds:
             copies: dict[int, tuple[nn.Module, Tensors]] = {}  # one model for each record sent, as a rule one a round
-            for reply in replies:
-                if reply.has_content():
-                    self.sink(self._observe(server_round, reply, copies))
+            seen = [self._observe(server_round, reply, copies) for reply in replies if reply.has_content()]
+            for observation in [summed(seen)] if self.sums and seen else seen:
+                self.sink(observation)
         return self.inner.aggregate_train(server_round, replies)
 
     def _observe(self, server_round: int, reply: Message, copies: dict[int, tuple[nn.Module, Tensors]]) -> Observation:
@@ -68,9 +72,11 @@ class HonestButCurious(Strategy):
         if self.channel is ChannelName.UPDATE:
             floating = {name for name, value in model.state_dict().items() if value.is_floating_point()}
             payload = {name: value - sent[name] for name, value in payload.items() if name in floating}
-        client = int(reply.content.metric_records[METRICS]["client"])  # type: ignore[arg-type]
+        metrics = reply.content.metric_records[METRICS]
+        client, examples = int(metrics["client"]), int(metrics["num-examples"])  # type: ignore[arg-type]
+        spec = replace(self.spec, batch_size=examples) if self.sums else self.spec
         return Observation(
-            channel=self.channel, payload=payload, model=model, spec=self.spec, round=server_round, client=client
+            channel=self.channel, payload=payload, model=model, spec=spec, round=server_round, client=client
         )
 
     def configure_evaluate(
@@ -83,3 +89,23 @@ class HonestButCurious(Strategy):
 
     def summary(self) -> None:
         self.inner.summary()
+
+
+def summed(seen: Sequence[Observation]) -> Observation:
+    """One observation of the mean over clients that got one model: what secure aggregation leaves to see.
+
+    Raises:
+        ValueError: the clients' numbers of examples differ.
+    """
+    first, *rest = seen
+    if len({each.spec.batch_size for each in seen}) > 1:
+        raise ValueError(
+            "a mean over clients with unequal numbers of examples weighs them unequally, which an observation cannot "
+            "hold yet: give every client as many"
+        )
+    return replace(
+        first,
+        payload=weighted_mean([each.payload for each in seen], [1.0] * len(seen)),
+        others=tuple(each.client for each in rest),
+        spec=replace(first.spec, batch_size=len(seen) * first.spec.batch_size),
+    )

@@ -16,7 +16,7 @@ from fl_privacy.defences import Chain, Defence
 from fl_privacy.federated.client import ClientTask
 from fl_privacy.seeding import seeded, subseed
 from fl_privacy.simulations.backends.local import LocalGrid
-from fl_privacy.strategies.federated.fedsgd import GradientSharing, average, gradient_app, gradient_schema
+from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.mods import release
 from fl_privacy.strategies.records import ARRAYS, METRICS, ValidatingGrid, unpack
 
@@ -78,12 +78,6 @@ def test_too_many_or_too_few_clients_a_round_are_refused():
         GradientSharing(0, 0.1, seed=0)
     with pytest.raises(ValueError, match="is 5, but there are only 4 clients"):
         GradientSharing(5, 0.1, seed=0).start(local(), initial(), 1)
-
-
-def test_the_average_is_weighted_and_keeps_the_type():
-    mean = average([{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([4.0, 8.0])}], weights=[1, 3])
-    assert torch.equal(mean["w"], torch.tensor([3.25, 6.0]))
-    assert mean["w"].dtype == torch.float32
 
 
 # -- local training ---------------------------------------------------------------------------------------------------

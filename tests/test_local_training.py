@@ -191,10 +191,10 @@ def test_the_simulation_at_the_truth_is_what_was_sent(name):
     together = matcher_for([first, second])(images, targets).detach()
     assert (alone - together[0]).norm() < 1e-9 * alone.norm(), "many victims at once, or one by plain autograd"
     error = (alone - observed_step(first)).norm() / observed_step(first).norm()
-    assert order_known(first.spec) == (name not in ("two epochs", "steps"))
-    assert error < 1e-9 if order_known(first.spec) else error > 1e-6, "the order of later epochs is the client's own"
+    assert order_known(first) == (name not in ("two epochs", "steps"))
+    assert error < 1e-9 if order_known(first) else error > 1e-6, "the order of later epochs is the client's own"
     assert mismatch(first, truth) is None
-    if order_known(first.spec):
+    if order_known(first):
         wrong = dataclasses.replace(first.spec.local, learning_rate=0.06)
         assert (
             mismatch(dataclasses.replace(first, spec=dataclasses.replace(first.spec, local=wrong)), truth) is not None

@@ -17,7 +17,7 @@ from fl_privacy.metrics.distance_correlation import distance_correlation
 from fl_privacy.models import build_model
 from fl_privacy.seeding import seeded, stream
 from fl_privacy.split.cutting import cut
-from fl_privacy.split.loop import SplitLoop, average, step_seed, turns
+from fl_privacy.split.loop import SplitLoop, step_seed, turns
 from fl_privacy.split.rules import TITCOMBE, SplitClientTask, SplitRules
 from fl_privacy.split.segments import ServerSegment, client_step, segments
 
@@ -181,13 +181,6 @@ def test_random_layers_and_noise_repeat_whatever_the_global_generator_does():
 def test_turn_order_is_waves_of_round_robin_and_misses_no_step():
     assert turns({3: 2, 1: 3, 2: 1}, 2) == [[(3, 0), (1, 0), (3, 1), (1, 1), (1, 2)], [(2, 0)]]
     assert turns({}, 2) == []
-
-
-def test_the_average_of_one_is_itself_and_weights_count():
-    state = {"w": torch.randn(3), "n": torch.tensor(7)}
-    assert all(torch.equal(average([state], [3.0])[name], state[name]) for name in state)
-    mixed = average([{"w": torch.zeros(2)}, {"w": torch.ones(2)}], [1.0, 3.0])
-    assert torch.equal(mixed["w"], torch.full((2,), 0.75))
 
 
 def test_the_published_presets_are_kept_apart_and_build():

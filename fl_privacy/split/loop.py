@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
+from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import subseed
 from fl_privacy.split.cutting import rejoin
@@ -27,18 +27,6 @@ def turns(steps: Mapping[int, int], together: int) -> list[list[tuple[int, int]]
         [(client, step) for step in range(max(steps[c] for c in cohort)) for client in cohort if step < steps[client]]
         for cohort in waves
     ]
-
-
-def average(states: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
-    """The weighted mean of client states, in the given order and in float64, cast back to each tensor's own type."""
-    total = sum(weights)
-    return {
-        name: sum(
-            (state[name].double() * (weight / total) for state, weight in zip(states, weights, strict=True)),
-            torch.zeros((), dtype=torch.float64),
-        ).to(states[0][name].dtype)
-        for name in states[0]
-    }
 
 
 def mean_loss(losses: Sequence[tuple[int, float]]) -> float:
@@ -85,7 +73,7 @@ class SplitLoop:
             if not parallel:
                 self.state = finished[-1]
         if parallel:
-            self.state = average(states, [float(sum(count for count, _ in losses[client])) for client in clients])
+            self.state = weighted_mean(states, [float(sum(count for count, _ in losses[client])) for client in clients])
         return {client: mean_loss(found) for client, found in losses.items()}
 
     def _client(self, client: int) -> ClientSegment:

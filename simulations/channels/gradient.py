@@ -42,7 +42,9 @@ PROGRESS_LINES = 6  # a condition
 
 @dataclass(frozen=True)
 class FedSGD:
-    """Gradient sharing has no settings beside the experiment's own."""
+    """Gradient sharing; under `secure_aggregation` the server sees the mean over a round's clients and nothing else."""
+
+    secure_aggregation: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ class WeightUpdates:
 
     `local`: epochs, batch_size, steps, optimiser, momentum, weight_decay, proximal (FedProx alone), loss, normalise and
     mode of `fl_privacy.observation.LocalTraining`, at the experiment's learning_rate; one plain step by default.
+    With `secure_aggregation` the server sees the mean over a round's clients, no single message.
     """
 
     strategy: Literal["FedAvg", "FedAvgM", "FedProx", "FedMedian", "FedTrimmedAvg", "FedAdam", "Krum"] = "FedAvg"
     local: LocalTraining = ONE_STEP
+    secure_aggregation: bool = False
 
 
 class Server(Adversary):
@@ -105,6 +109,7 @@ class GradientRounds(Rounds):
             spec,
             experiment.attacked_rounds,
             self.channel,
+            self._settings(experiment, condition).secure_aggregation,
         )
         result = strategy.start(
             grid,
@@ -122,6 +127,9 @@ class GradientRounds(Rounds):
         experiment = federation.experiment
         shared = tied(federation.model())
         return GradientSharing(experiment.clients_per_round, experiment.learning_rate, experiment.seed, shared)
+
+    def _settings(self, experiment: Experiment, condition: int) -> FedSGD | WeightUpdates:
+        return experiment.conditions[condition].settings(FedSGD)
 
     def _spec(self, federation: Federation, condition: int) -> Spec:
         """The public facts of this condition's protocol."""
@@ -152,14 +160,17 @@ class UpdateRounds(GradientRounds):
     def _honest(self, federation: Federation, condition: int) -> Strategy:
         experiment, count = federation.experiment, federation.experiment.clients
         counts = {"min_train_nodes": count, "min_evaluate_nodes": count, "min_available_nodes": count}
-        settings = experiment.conditions[condition].settings(WeightUpdates)
+        settings = self._settings(experiment, condition)
         own = {"proximal_mu": settings.local.proximal} if settings.strategy == "FedProx" else {}
         made: Strategy = getattr(flower, settings.strategy)(fraction_evaluate=0.0, **counts, **own)
         return made
 
+    def _settings(self, experiment: Experiment, condition: int) -> WeightUpdates:
+        return experiment.conditions[condition].settings(WeightUpdates)
+
     def _spec(self, federation: Federation, condition: int) -> Spec:
         experiment = federation.experiment
-        local = experiment.conditions[condition].settings(WeightUpdates).local
+        local = self._settings(experiment, condition).local
         return replace(federation.spec, local=replace(local, learning_rate=experiment.learning_rate))
 
     def _config(self, spec: Spec) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def save_observation(folder: Path, condition: int, seen: Observation) -> Key:
     write_tensors(folder / f"{key.stem}.safetensors", seen.payload)
     facts = {
         **asdict(key),
+        "others": list(seen.others),
         "channel": str(seen.channel),
         "spec": asdict(seen.spec),
         "names": list(seen.payload),
@@ -75,6 +76,7 @@ def load_observations(
             spec=spec,
             round=key.round,
             client=key.client,
+            others=tuple(facts.get("others", ())),
             model=None if weights is None else models[weights],
             defence=chains[key.condition],
         )

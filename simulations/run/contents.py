@@ -13,6 +13,7 @@ from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import named_code
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files
+from fl_privacy.simulations.scoring import truth_of
 
 CONTENTS = "contents.json"
 CODE = ("dataset", "partition", "model", "training_defences", "inference_defences", "protocol", "variants")
@@ -24,7 +25,7 @@ def write(federation: Federation, folder: Path) -> None:
 
     The truths are there as digests only: they tell whether the data are the same, and nothing of the images.
     """
-    keys = {stem.rpartition("_r")[2] for stem in _observed(folder)}
+    keys = set(_observed(folder))
     content = {
         "truths": {key: _truth(federation, key) for key in sorted(keys)},
         "weights": {str(path.relative_to(folder)): _bytes(path) for path in _weights(folder)},
@@ -65,13 +66,17 @@ def check(federation: Federation, folder: Path) -> None:
 
 
 def _observed(folder: Path) -> Iterator[str]:
-    return (path.stem for path in (folder / files.OBSERVATIONS).glob("*_r*_c*.json"))
+    """ROUND_cCLIENT of every message, with '+CLIENT' for each of the others in it."""
+    for path in (folder / files.OBSERVATIONS).glob("*_r*_c*.json"):
+        others = files.read_json(path).get("others", ())
+        yield "+".join([path.stem.rpartition("_r")[2], *map(str, others)])
 
 
 def _truth(federation: Federation, key: str) -> str:
-    """The digest of a batch, by ROUND_cCLIENT."""
-    round, _, client = key.partition("_c")
-    truth = channel_of(federation.experiment).evaluation.truth(federation, int(client), int(round))
+    """The digest of the examples of a message, by what `_observed` calls it."""
+    round, _, clients = key.partition("_c")
+    everybody = [int(each) for each in clients.split("+")]
+    truth = truth_of(channel_of(federation.experiment), federation, everybody, int(round))
     return files.digest({"inputs": truth.inputs, "labels": truth.labels})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -10,30 +10,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from fl_privacy.observation import Tensors
+from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.seeding import stream
 from fl_privacy.strategies.federated.client import gradient_app
 from fl_privacy.strategies.records import ARRAYS, CONFIG, METRICS, Schema, pack, schema_of, unpack
 from fl_privacy.weights import trainable, with_tied
 
-__all__ = ["GradientSharing", "average", "gradient_app", "gradient_schema"]
+__all__ = ["GradientSharing", "gradient_app", "gradient_schema"]
 
 
 def gradient_schema(model: nn.Module, max_examples: int = 1_000_000) -> Schema:
     """What the guard should expect of 'train.gradient' replies: one array a trained parameter, none for buffers."""
     return schema_of(pack(dict(trainable(model))), max_examples=max_examples)
-
-
-def average(payloads: Sequence[Tensors], weights: Sequence[int]) -> Tensors:
-    """The weighted mean of the payloads, name by name, added up in the order given and in double precision."""
-    total = sum(weights)
-    mean = {}
-    for name, first in payloads[0].items():
-        acc = torch.zeros(first.shape, dtype=torch.float64)
-        for payload, weight in zip(payloads, weights, strict=True):
-            acc += payload[name].double() * (weight / total)
-        mean[name] = acc.to(first.dtype)
-    return mean
 
 
 class GradientSharing(Strategy):
@@ -77,7 +65,7 @@ class GradientSharing(Strategy):
             return None, None
         metrics = [content.metric_records[METRICS] for content in valid]
         weights = [int(m["num-examples"]) for m in metrics]  # type: ignore[arg-type]
-        slope = average([unpack(content.array_records[ARRAYS]) for content in valid], weights)
+        slope = weighted_mean([unpack(content.array_records[ARRAYS]) for content in valid], weights)
         model = unpack(self._arrays)
         for name, value in slope.items():
             model[name] = model[name] - self.learning_rate * value

@@ -12,9 +12,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor, nn
 
+from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
 from fl_privacy.seeding import stream
-from fl_privacy.split.loop import average, mean_loss, turns
+from fl_privacy.split.loop import mean_loss, turns
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ACTIVATION, BlackBox, ClientSegment, segments
 from fl_privacy.strategies.records import ARRAYS, METRICS, pack, unpack
@@ -120,7 +121,7 @@ class SplitLearning(Strategy):
             if finished and not parallel:
                 state = finished[-1].state
         if done and parallel:
-            state = average([trained.state for trained in done], [float(trained.examples) for trained in done])
+            state = weighted_mean([trained.state for trained in done], [float(trained.examples) for trained in done])
         return state, done
 
     def _run(self, cohort: CohortRound) -> list[Trained]:

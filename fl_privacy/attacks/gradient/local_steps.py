@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,14 +30,31 @@ def matcher_for(
     """What the victims `seen`, of one model and defence, would have released for a guess, all of them once a restart.
 
     In units of a gradient, as `observed_step`. An update that is no gradient is simulated step by step, by the function
-    that clients run. Dropout masks that can be read are those of each victim; what is certain of a known defence is
-    applied.
+    that clients run; a mean over clients is the mean of what each would send for its share of the images. Dropout masks
+    that can be read are those of each victim; what is certain of a known defence is applied to each client's message.
     """
+    first, clients = seen[0], len(seen[0].clients)
+    if clients == 1:
+        return _of_one_client(seen, cross_entropy, restarts, masked=True)
+    alone = replace(first, others=(), spec=replace(first.spec, batch_size=first.examples))
+    match = _of_one_client([alone] * (len(seen) * clients), cross_entropy, restarts, masked=False)
+
+    def mean(images: Tensor, targets: Tensor) -> Tensor:
+        own = (each.reshape(-1, first.examples, *each.shape[2:]) for each in (images, targets))
+        return match(*own).view(len(images), clients, -1).mean(1)
+
+    return mean
+
+
+def _of_one_client(
+    seen: Sequence[Observation], cross_entropy: Callable[[Tensor, Tensor], Tensor], restarts: int, masked: bool
+) -> Matcher:
     first, local = seen[0], seen[0].spec.local
     assert first.model is not None
     model = adversary_copy(first.model, first.spec.training_mode)
     model.to(next(iter(first.payload.values())).device)
-    masks = {name: torch.cat([mask] * restarts) for name, mask in read_masks(model, seen).items()}
+    read = read_masks(model, seen) if masked else {}
+    masks = {name: torch.cat([mask] * restarts) for name, mask in read.items()}
     victims = len(seen) * restarts
     if first.channel is ChannelName.GRADIENT or local.sends_gradient(first.spec.batch_size):
         match = gradient_matcher(model, victims, cross_entropy, masks)
@@ -67,7 +85,8 @@ def mean_step(spec: Spec, weights: Tensors, slope: PartialSlope) -> Tensors:
     return {name: (final[name] - value) / unit for name, value in weights.items()}
 
 
-def order_known(spec: Spec) -> bool:
+def order_known(seen: Observation) -> bool:
     """Whether the mini-batches of an update are those of its examples in their own order: the first epoch's alone."""
-    size = spec.local.batch_size or spec.batch_size
-    return size >= spec.batch_size or spec.local.steps_on(spec.batch_size) * size < spec.batch_size + size
+    local, count = seen.spec.local, seen.examples
+    size = local.batch_size or count
+    return size >= count or local.steps_on(count) * size < count + size

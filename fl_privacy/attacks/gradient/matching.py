@@ -45,7 +45,7 @@ def observed_gradient(seen: Observation) -> Tensor:
     Raises:
         ValueError: the update is no gradient, or the payload does not fit the model.
     """
-    local, count = seen.spec.local, seen.spec.batch_size
+    local, count = seen.spec.local, seen.examples
     if seen.channel is ChannelName.UPDATE and not local.sends_gradient(count):
         raise ValueError(
             "an update is a gradient only after one plain SGD step on all examples; "
@@ -86,7 +86,7 @@ def gradient_unit(seen: Observation) -> float:
     local = seen.spec.local
     if local.learning_rate <= 0:
         raise ValueError("an update says nothing of gradients unless the learning rate is known: set spec.local's")
-    return -local.learning_rate * local.steps_on(seen.spec.batch_size)
+    return -local.learning_rate * local.steps_on(seen.examples)
 
 
 def adversary_copy(model: nn.Module, training: bool) -> nn.Module:
