@@ -15,13 +15,13 @@ STYLES = {"measured": "", "control": "font-style: italic", "published": "opacity
 
 def as_html(content: Content, figures: Sequence[Path], folder: Path) -> str:
     """The content as one HTML block without scripts or outside resources; colours are the page's, light or dark."""
-    warnings = "".join(f'<p style="color: #c00"><strong>{escape(each)}</strong></p>' for each in content.warnings)
+    warnings = "".join(f'<p style="color: #e5484d"><strong>{escape(each)}</strong></p>' for each in content.warnings)
     files = "".join(f"<li>figure: <code>{escape(str(path))}</code></li>" for path in figures)
     return (
         f'<div class="fl-privacy-result"><p><strong>{escape(content.title)}</strong></p>{warnings}'
         f'<div style="overflow-x: auto">{table_block(content)}</div>'
         f'<p style="max-width: 60em"><small>{escape(content.reading)}</small></p>'
-        f"<ul>{files}<li>folder: <code>{escape(str(folder))}</code></li></ul></div>"
+        f'<ul style="overflow-wrap: anywhere">{files}<li>folder: <code>{escape(str(folder))}</code></li></ul></div>'
     )
 
 
