@@ -17,9 +17,10 @@ from fl_privacy.data import MissingData
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment, reconfigure
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.report import figures
+from fl_privacy.simulations.report import figures, gallery
 from fl_privacy.simulations.run import again as reattack
 from fl_privacy.simulations.run import pipeline as run
+from fl_privacy.simulations.run import stages
 from fl_privacy.simulations.run.again import attack_again, reopen
 from fl_privacy.simulations.run.pipeline import plan, simulate
 
@@ -197,6 +198,24 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so_and_s
     else:
         assert (columns[0].images, columns[0].instead) == (None, "left out")
         assert columns[0].captions == ["client 0", "client 0", "client 2", "client 2"]
+
+
+def test_a_row_of_the_figure_is_one_image_even_where_a_message_was_lost(tiny, monkeypatch, tmp_path):
+    drawn, scored = [], []
+    monkeypatch.setattr(figures, "draw", lambda path, title, columns, note: drawn.append(columns) or path)
+    monkeypatch.setattr(stages, "draw", lambda federation, folder, all_of_it, *rest: scored.extend(all_of_it))
+    federation = federation_of(TINY.to_json(), None)
+    stages.redraw(federation, tiny.folder, tiny.folder)
+    lost = [each for each in scored if (each.attack, each.defence, each.key.client) != ("grnn", NOISE, 0)]
+    gallery.draw(federation, tmp_path, lost, tiny.summary, originals=True)
+    ((private, clean, noisy, _),) = drawn
+    assert [caption.partition(",")[0] for caption in private.captions] == ["client 0"] * 2 + ["client 2"] * 2
+    assert noisy.captions[:2] == ["no message arrived"] * 2
+    assert (noisy.images[:2] == 1).all()
+    (second,) = [each for each in lost if (each.attack, each.defence, each.key.round) == ("grnn", NOISE, 1)]
+    assert torch.equal(noisy.images[2:], second.images)
+    assert torch.equal(private.images[2:], second.truth.inputs)
+    assert "no message arrived" not in clean.captions
 
 
 def test_drawing_again_leaves_no_page_of_an_earlier_report(tiny):

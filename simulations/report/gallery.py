@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
@@ -21,6 +22,7 @@ from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED
 
 TITLE = 26  # characters over a column
 MOST = 6  # rebuilt columns of one page
+MISSING = "no message arrived"
 RANDOM = f"{CONTROL}random guess"
 IMAGES, TRADEOFF = "reconstructions", "tradeoff"
 
@@ -54,21 +56,28 @@ def _draw_images(federation: Federation, folder: Path, scored: Sequence[Scored],
     for each in scored:
         if each.key.round == rounds[0] and each.attack != RANDOM:
             columns.setdefault((each.attack, each.defence), []).append(each)
-    group = next(iter(columns.values()))
-    blind = [_column(*key, columns[key], several=True) for key in columns if key[0].startswith(CONTROL)]
+    victims = _victims(columns.values())
+    blind = [_column(key, columns[key], victims, several=True) for key in columns if key[0].startswith(CONTROL)]
     spread = pages([key for key in columns if not key[0].startswith(CONTROL)])
     for number, keys in enumerate(spread, start=1):
         several = len({attack for attack, _ in keys}) > 1  # the title names the one that is alone
-        blocks = [_private(group, originals), *(_column(*key, columns[key], several) for key in keys), *blind]
+        rebuilt = [_column(key, columns[key], victims, several) for key in keys]
+        blocks = [_private(victims, originals), *rebuilt, *blind]
         characters = 23 * len(blocks)
         title = _title(federation, keys) + (f", page {number} of {len(spread)}" if len(spread) > 1 else "")
-        note = _note(group, rounds, originals, spread)
+        note = _note(victims, rounds, originals, spread)
         figures.draw(
             folder / f"{IMAGES}{'' if number == 1 else f'_{number}'}.png",
             textwrap.fill(title, characters),
             blocks,
             textwrap.fill(note, round(1.25 * characters)),
         )
+
+
+def _victims(columns: Iterable[Sequence[Scored]]) -> list[Scored]:
+    """One of the guesses for every attacked client: whose images the rows of a figure are, in every column."""
+    found = {each.key.client: each for column in columns for each in column}
+    return [found[client] for client in sorted(found)]
 
 
 def pages(keys: Sequence[ColumnKey]) -> list[list[ColumnKey]]:
@@ -100,10 +109,10 @@ def _title(federation: Federation, shown: Sequence[ColumnKey]) -> str:
 
 
 def _note(
-    group: Sequence[Scored], rounds: Sequence[int], originals: bool, spread: Sequence[Sequence[ColumnKey]]
+    victims: Sequence[Scored], rounds: Sequence[int], originals: bool, spread: Sequence[Sequence[ColumnKey]]
 ) -> str:
     """What is left out, in words."""
-    images = sum(len(each.truth.labels) for each in group)
+    images = sum(len(each.truth.labels) for each in victims)
     sentences = []
     if images > figures.ROWS:
         sentences.append(f"Shown: the first {figures.ROWS} of {images} attacked images of a condition.")
@@ -120,24 +129,35 @@ def _note(
     return " ".join(sentences)
 
 
-def _private(group: Sequence[Scored], shown: bool) -> figures.Column:
+def _private(victims: Sequence[Scored], shown: bool) -> figures.Column:
     if not shown:
-        owners = [f"client {each.key.client}" for each in group for _ in each.truth.labels]
+        owners = [f"client {each.key.client}" for each in victims for _ in each.truth.labels]
         return figures.Column("private image", None, owners, "left out")
-    images = torch.cat([each.truth.inputs for each in group])
-    labels = [f"client {each.key.client}, label {int(label)}" for each in group for label in each.truth.labels]
+    images = torch.cat([each.truth.inputs for each in victims])
+    labels = [f"client {each.key.client}, label {int(label)}" for each in victims for label in each.truth.labels]
     return figures.Column("private image", images, labels)
 
 
-def _column(attack: str, defence: str, group: Sequence[Scored], several: bool) -> figures.Column:
-    white = [torch.ones_like(each.truth.inputs) if each.guess.inputs is None else each.images for each in group]
-    images = torch.cat(white)
-    captions = [
-        NOT_RECOVERED if math.isnan(value) else f"{value:.1f} dB"
-        for each in group
-        for value in each.score.images["psnr"].tolist()
-    ]
+def _column(key: ColumnKey, group: Sequence[Scored], victims: Sequence[Scored], several: bool) -> figures.Column:
+    """What an attack rebuilt under a defence, in the rows of the victims: white where nothing came back, or arrived."""
+    attack, defence = key
+    came = {each.key.client: each for each in group}
+    images: list[Tensor] = []
+    captions: list[str] = []
+    for victim in victims:
+        each = came.get(victim.key.client)
+        white = torch.ones_like(victim.truth.inputs)
+        images.append(white if each is None or each.guess.inputs is None else each.images)
+        captions += [MISSING] * len(white) if each is None else map(_caption, each.score.images["psnr"].tolist())
+    return figures.Column(_heading(attack, defence, several), torch.cat(images), captions)
+
+
+def _caption(psnr: float) -> str:
+    return NOT_RECOVERED if math.isnan(psnr) else f"{psnr:.1f} dB"
+
+
+def _heading(attack: str, defence: str, several: bool) -> str:
     if attack.startswith(CONTROL):
-        return figures.Column("control: blind guess,\n" + attack.removeprefix(CONTROL), images, captions)
+        return "control: blind guess,\n" + attack.removeprefix(CONTROL)
     lines = [f"rebuilt by {attack}," if several else "rebuilt,", *in_words(defence).split("; ")]
-    return figures.Column("\n".join(textwrap.fill(line, TITLE) for line in lines), images, captions)
+    return "\n".join(textwrap.fill(line, TITLE) for line in lines)
