@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -315,11 +316,23 @@ def test_ray_with_one_and_two_workers_and_this_process_give_the_same_digests(tin
         assert result.digests == tiny.digests
 
 
+def free_ports(count):
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [str(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 @pytest.fixture
 def flower_home(tmp_path):
     """A Flower of our own, whose daemons are stopped afterwards, by their ids."""
     home = tmp_path / "flower"
-    ports = {"FLWR_LOCAL_CONTROL_API_PORT": "39193", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39191"}
+    names = ("FLWR_LOCAL_CONTROL_API_PORT", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))  # else it would talk to another test's Flower
     quieted = {name: "0" for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")}
     off = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # flwr starts programs by name
