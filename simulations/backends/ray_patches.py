@@ -1,6 +1,6 @@
 """Flower's Ray backend, mended: it keeps dead workers for ever, waits for ever for hanging ones, and uses 32 at most.
 
-Written against flwr 1.41.0, whose backend class is not public.
+Written against flwr 1.41 and 1.42, whose backend class is not public; other releases are refused.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from ray.exceptions import RayActorError
 
+from fl_privacy.simulations.backends.flower_version import check_flower
+
 MOST_WORKERS = 4096
 
 
 @contextmanager
 def patched_workers(client_seconds: float, over: threading.Event) -> Iterator[None]:
-    """Inside, simulations give up a client after `client_seconds`, or once `over` is set, and replace its worker."""
+    """Inside, simulations give up a client after `client_seconds`, or once `over` is set, and replace its worker.
+
+    Raises:
+        RuntimeError: the installed Flower is none of those that are known from the inside.
+    """
+    check_flower()
 
     class PatchedBackend(raybackend.RayBackend):
         pool: Any  # None until `build`

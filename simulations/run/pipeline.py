@@ -12,6 +12,7 @@ import torch
 
 from fl_privacy.data import data_root as find_root
 from fl_privacy.federated.client import logits
+from fl_privacy.simulations.backends.flower_version import check_flower
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
@@ -53,10 +54,13 @@ def plan(
     """Check everything that can be checked before anything starts, load the data, and make the run folder.
 
     Raises:
-        UnknownName, ValueError: a setting. MissingData: the data set is not there.
+        UnknownName, ValueError: a setting. MissingData: the data set is not there. RuntimeError: Flower is
+            too new, or too old.
     """
     if backend not in BACKENDS:
         raise ValueError(f"'backend' takes {' or '.join(BACKENDS)}, not '{backend}'")
+    if backend == "ray":
+        check_flower()
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = count if workers is None else workers
     if chosen < 1:
