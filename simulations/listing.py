@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,27 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
 
 
 def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
-    """The entries as a rich table: each one's settings stand below its summary."""
-    facts = [key for key in ("channels", "available", "profiles", "cells") if any(key in entry for entry in found)]
+    """The entries as a rich table: each one's settings, profiles and cells stand below its summary."""
+    facts = [key for key in ("channels", "available") if any(key in entry for entry in found)]
     table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("name", "what it is, and its settings", *facts, "from"):
+    for column in ("name", _heading(found), *facts, "from"):
         table.add_column(column, overflow="fold")
     for entry in found:
-        settings = ", ".join(f"{key}={value}" for key, value in entry.get("settings", {}).items())
-        text = escape(entry["summary"]) + (f"\n[dim]{escape(settings)}[/dim]" if settings else "")
+        text = "\n".join([escape(entry["summary"]), *(f"[dim]{escape(line)}[/dim]" for line in _details(entry))])
         table.add_row(escape(entry["name"]), text, *(_readable(entry.get(key)) for key in facts), escape(entry["from"]))
     return table
+
+
+def _heading(found: Sequence[dict[str, Any]]) -> str:
+    if any("cells" in entry for entry in found):
+        return "what it is; --profile NAME chooses a profile, NAME/CELL one cell"
+    return "what it is, and its settings"
+
+
+def _details(entry: Mapping[str, Any]) -> list[str]:
+    settings = ", ".join(f"{key}={value}" for key, value in entry.get("settings", {}).items())
+    lists = [f"{key}: {', '.join(entry[key])}" for key in ("profiles", "cells") if entry.get(key)]
+    return [line for line in (settings, *lists) if line]
 
 
 def _readable(value: object) -> str:

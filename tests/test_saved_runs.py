@@ -187,7 +187,7 @@ def test_a_run_and_the_attack_inside_it_may_move(runs, tmp_path):
     assert not os.path.isabs(json.loads((inner / "config.json").read_text())["observations"])
     moved = run.rename(tmp_path / "moved")
     again = moved / inner.relative_to(run)
-    assert reopen(again).summary == Result.read(again).summary
+    assert reopen(again).summary == Result.read(str(again)).summary
     assert attack_again(again, note=quiet).digests == Result.read(again).digests
     assert pair_of(moved, 0)["checkpoint"].startswith(str(moved))
 

@@ -32,7 +32,7 @@ Rows = Literal["summary", "samples"]
 class Result:
     """A finished run: its folder, and what its files say. In a notebook it shows itself as a table.
 
-    result = simulate(load_experiment("quickstart"), backend="local")   # or Result.read(Path("outputs/..."))
+    result = simulate(load_experiment("quickstart"), backend="local")   # or Result.read("outputs/...")
     result.summary[0]["psnr"]           # plain rows
     result.to_frame()                   # a pandas DataFrame of the same
     result.to_csv("quickstart.csv")
@@ -48,12 +48,13 @@ class Result:
     """Why the table says nothing, where the attack was given another protocol than the one that ran."""
 
     @classmethod
-    def read(cls, folder: Path, trust: bool = False) -> Result:
+    def read(cls, folder: str | os.PathLike[str], trust: bool = False) -> Result:
         """The result in a run folder; `trust` lets its config name code, `module:name`, which is then imported.
 
         Raises:
             ValueError: it holds no finished run. UntrustedCode: it names code.
         """
+        folder = Path(folder)
         files.read_json(folder / files.RESULTS)  # first, because its absence says most
         return cls.of(folder, read_saved(folder, trust).experiment)
 
