@@ -57,6 +57,10 @@ def run(
 ) -> None:
     """Run an experiment: collect what clients share, attack it, report what came back."""
     with _bad_input():
+        from fl_privacy.simulations.config.early import check_backend, check_early
+
+        check_early(experiment, changes or (), profile, seed=seed, device=device)
+        check_backend(backend, workers)
         from fl_privacy.simulations.config.load import load_experiment
         from fl_privacy.simulations.run.pipeline import execute, plan
 
@@ -79,6 +83,10 @@ def attack(
 ) -> None:
     """Attack a run's saved observations again; nothing is simulated."""
     with _bad_input():
+        from fl_privacy.simulations.config.early import check_attack_early, check_run_folder
+
+        check_attack_early(attack, changes or ())
+        check_run_folder(run_dir)
         from fl_privacy.simulations.run.again import execute_again, plan_again
 
         checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
@@ -91,6 +99,9 @@ def attack(
 def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) -> None:
     """Print a finished run's table and draw its figure again, from its files."""
     with _bad_input():
+        from fl_privacy.simulations.config.early import check_run_folder
+
+        check_run_folder(run_dir)
         from fl_privacy.simulations.run.again import reopen
 
         result = reopen(run_dir, data_root, trust)
@@ -108,14 +119,15 @@ def list_(
 ) -> None:
     """List what there is, with its settings and where it comes from: everything, or one kind."""
     with _bad_input():
+        from fl_privacy.simulations.config.early import LISTED, check_listed
+
+        check_listed(kind)
         from fl_privacy.data import data_root as find_root
-        from fl_privacy.simulations.listing import KINDS, as_table, entries
+        from fl_privacy.simulations.listing import as_table, entries
         from fl_privacy.simulations.report.table import console
 
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"'list' takes one of {', '.join(KINDS)}, or nothing for all of them, not '{kind}'")
         root = find_root(data_root)
-        found = {each: entries(each, root) for each in ([kind] if kind else KINDS)}
+        found = {each: entries(each, root) for each in ([kind] if kind else LISTED)}
     if as_json:
         typer.echo(json.dumps(found[kind] if kind else found, indent=2, default=str))
         return

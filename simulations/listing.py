@@ -30,7 +30,6 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "datasets": DATASETS,
     "partitions": PARTITIONS,
 }
-KINDS = ("channels", *REGISTRIES, "experiments")
 OWN = "fl-privacy"
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fl_privacy.settings import check_settings
 from fl_privacy.simulations.config.changes import override
+from fl_privacy.simulations.config.early import plain
 from fl_privacy.simulations.config.files import read
 from fl_privacy.simulations.config.published import read_published, stands
 from fl_privacy.simulations.config.resolve import channel_of, resolve
 from fl_privacy.simulations.config.validate import check_objects, check_values
-from fl_privacy.simulations.experiment.components import chains
 from fl_privacy.simulations.experiment.spec import Experiment
 
 
@@ -48,13 +47,7 @@ def configure(**settings: Any) -> Experiment:
         UnknownName: a component or a setting that does not exist; the message lists those that do. ValueError: a value
             that does not fit.
     """
-    settings = {"name": "unnamed", **settings}
-    if "attack" in settings:
-        settings["attacks"] = [settings.pop("attack")]
-    for key in ("training_defences", "inference_defences"):
-        if settings.get(key):
-            settings[key] = chains(key, settings[key])
-    return _configured(Experiment(**check_settings("the experiment", Experiment, settings)))
+    return _configured(plain(settings))
 
 
 def reconfigure(experiment: Experiment, **changes: Any) -> Experiment:

@@ -7,9 +7,10 @@ from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.defences import Chain, chain
-from fl_privacy.settings import UnknownName, check_settings
+from fl_privacy.settings import check_settings
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import Channel
+from fl_privacy.simulations.config.early import check_channel
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Condition, Experiment, Resolved
 
@@ -20,8 +21,7 @@ def channel_of(experiment: Experiment) -> Channel:
     Raises:
         UnknownName: there is none of that name.
     """
-    if experiment.channel not in CHANNELS:
-        raise UnknownName(f"no channel is called '{experiment.channel}'. Known: {', '.join(sorted(CHANNELS))}.")
+    check_channel(experiment.channel, sorted(CHANNELS))
     return CHANNELS[experiment.channel]
 
 

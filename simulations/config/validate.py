@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,20 +11,13 @@ from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
 from fl_privacy.settings import check_settings
+from fl_privacy.simulations.config.early import check_numbers
 from fl_privacy.simulations.config.published import check_row, stands
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import SLICE
 from fl_privacy.simulations.results.files import slug
-
-DEVICES = ("cpu", "cuda", "auto")
-POSITIVE = ("clients", "clients_per_round", "rounds", "batch_size", "attacked_clients", "min_replies")
-AT_MOST = (
-    ("clients_per_round", "clients"),
-    ("attacked_clients", "clients_per_round"),
-    ("min_replies", "clients_per_round"),
-)
 
 
 def check_values(experiment: Experiment) -> None:
@@ -35,7 +26,7 @@ def check_values(experiment: Experiment) -> None:
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
-    _check_numbers(experiment)
+    check_numbers(experiment)
     _check_components(experiment)
     tables = (experiment.protocol, *experiment.variants, *experiment.published)
     if not all(isinstance(table, Mapping) for table in tables):
@@ -56,36 +47,6 @@ def check_objects(experiment: Experiment) -> None:
     channel_of(experiment).rounds.check(experiment)
     _check_attacks(experiment)
     _check_published(experiment)
-
-
-def _check_numbers(experiment: Experiment) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", experiment.name):
-        raise ValueError(f"'name' becomes a folder: letters, digits, '_', '-' and '.' only, not {experiment.name!r}")
-    if experiment.device not in DEVICES:
-        raise ValueError(f"'device' takes one of {', '.join(DEVICES)}, not '{experiment.device}'")
-    if experiment.seed < 0:
-        raise ValueError(f"'seed' must be at least 0, not {experiment.seed}")
-    for key in POSITIVE:
-        if getattr(experiment, key) < 1:
-            raise ValueError(f"'{key}' must be at least 1, not {getattr(experiment, key)}")
-    for key in ("learning_rate", "timeout"):
-        if not 0 < getattr(experiment, key) < math.inf:
-            raise ValueError(f"'{key}' must be a finite number above 0, not {getattr(experiment, key)}")
-    for low, high in AT_MOST:
-        if getattr(experiment, low) > getattr(experiment, high):
-            raise ValueError(
-                f"'{low}' ({getattr(experiment, low)}) cannot be more than '{high}' ({getattr(experiment, high)})"
-            )
-    _check_rounds(experiment.attacked_rounds, experiment.rounds)
-    held = experiment.train_images
-    if held and not (len(held) == 2 and 0 <= held[0] < held[1]):
-        raise ValueError(f"'train_images' takes a first image and an end, such as [0, 40000], not {list(held)}")
-
-
-def _check_rounds(attacked: Sequence[int], rounds: int) -> None:
-    outside = [each for each in attacked if not 1 <= each <= rounds]
-    if outside or not attacked:
-        raise ValueError(f"'attacked_rounds' must name rounds from 1 to {rounds}, not {list(attacked)}")
 
 
 def _check_components(experiment: Experiment) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fl_privacy.attacks import Attack
-from fl_privacy.defences import Chain
 from fl_privacy.settings import check_settings
 from fl_privacy.simulations.experiment.components import Component, chains, component, components, label_of
+
+if TYPE_CHECKING:  # torch, which takes seconds to import, and plain values can be checked without
+    from fl_privacy.attacks import Attack
+    from fl_privacy.defences import Chain
 
 P = TypeVar("P")
 COMPONENTS = ("dataset", "partition", "model")

@@ -16,6 +16,7 @@ from fl_privacy.simulations.backends.flower_version import check_flower
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.config.load import reconfigure
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -26,8 +27,6 @@ from fl_privacy.simulations.results import files
 from fl_privacy.simulations.run.attack import run_here, run_on_ray
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.stages import finish, write_config
-
-BACKENDS = ("ray", "local")
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,11 @@ def plan(
         UnknownName, ValueError: a setting. MissingData: the data set is not there. RuntimeError: Flower is
             too new, or too old.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"'backend' takes {' or '.join(BACKENDS)}, not '{backend}'")
+    check_backend(backend, workers)
     if backend == "ray":
         check_flower()
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = count if workers is None else workers
-    if chosen < 1:
-        raise ValueError(f"'workers' must be at least 1, not {workers}")
     experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     if backend == "ray" and "RAY_ADDRESS" not in os.environ:
         channel_of(experiment).rounds.check_workers(experiment, chosen)
