@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_privacy.simulations.cli import app
-from fl_privacy.simulations.listing import KINDS, entries
+from fl_privacy.simulations.config.early import LISTED as KINDS
+from fl_privacy.simulations.listing import entries
 
 FAST = """
 dataset = {name = "digits", size = 16}

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from fl_privacy.defences import DEFENCES
 from fl_privacy.models import MODELS
 from fl_privacy.simulations.cli import app
-from fl_privacy.simulations.listing import KINDS, entries
+from fl_privacy.simulations.config.early import LISTED as KINDS
+from fl_privacy.simulations.listing import entries
 
 PLUG_IN = '''
 """Another package's defence."""

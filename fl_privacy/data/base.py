@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fl_privacy.registry import Registry
-from fl_privacy.settings import UnknownName, check_settings
+from fl_privacy.settings import UnknownName, check_settings, no_such
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,11 @@ def keyword_settings(owner: str, function: Callable[..., Any], settings: Mapping
         UnknownName, ValueError: as `registry.check_settings`.
     """
     parameters = inspect.signature(function).parameters
+    own = [each.name for each in parameters.values() if each.kind is inspect.Parameter.KEYWORD_ONLY]
     for key in settings:
-        if key in parameters and parameters[key].kind is not inspect.Parameter.KEYWORD_ONLY:
+        if key not in parameters:
+            raise no_such(f"setting of {owner}", key, own)
+        if key not in own:
             raise UnknownName(f"'{key}' of {owner} is given by the suite and cannot be set among its settings")
     return check_settings(owner, function, settings)
 

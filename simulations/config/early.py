@@ -46,7 +46,8 @@ BESIDE = {
 def check_early(source: str, changes: Sequence[str] = (), profile: str | None = None, **given: Any) -> None:
     """Check what needs neither torch nor Flower: the file, the changes, plain values, names and their settings' names.
 
-    Arguments are those of `config.load.load_experiment`. What passes may still be wrong; what fails here would fail in `load_experiment` in the same words.
+    The arguments are those of `config.load.load_experiment`. What passes may still be wrong; what fails here would fail
+    there too.
 
     Raises:
         UnknownName: no such experiment, profile, component or setting. ValueError: a value that does not fit.
