@@ -82,6 +82,16 @@ def test_a_class_has_its_own_mean_and_an_unseen_one_everyones():
     assert torch.allclose(means[2, 0], images.mean(0), atol=1e-5)
 
 
+def test_a_class_of_few_images_has_the_spread_of_all():
+    """Two images say next to nothing of a covariance: around their mean the pooled one must stand, at full size."""
+    images = sample(300)
+    labels = torch.zeros(300, dtype=torch.long)
+    labels[:2] = 1
+    prior = priors.public_by_class(Images(images, labels))
+    few, pooled = (covariance(prior.of(torch.full((SIZE,), label))) for label in (1, 0))
+    assert float(few.trace() / pooled.trace()) > 0.8
+
+
 @pytest.mark.parametrize("images", [torch.full((1, *SHAPE), 0.3), torch.full((5, *SHAPE), 0.3)])
 def test_images_that_are_all_alike_still_give_a_prior(images):
     prior = priors.public(images)

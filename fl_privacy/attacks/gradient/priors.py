@@ -197,14 +197,16 @@ def public_by_class(owned: Images) -> ByClass:
     pooled = corrected(power_law(images.shape[1:], images.device), around, images.mean(0))
     return ByClass(
         everyone,
-        {c: corrected(pooled, members - members.mean(0), members.mean(0)) for c, members in inside.items()},
+        {c: corrected(pooled, members - members.mean(0), members.mean(0), 1.0) for c, members in inside.items()},
     )
 
 
-def corrected(base: Prior, differences: Tensor, mean: Tensor) -> Corrected:
+def corrected(base: Prior, differences: Tensor, mean: Tensor, level: float | None = None) -> Corrected:
     """`base` with the covariance of `differences` (N, C, H, W) from their mean, by linear shrinkage in its coordinates.
 
-    Source: Ledoit and Wolf 2004 (Journal of Multivariate Analysis 88), lemma 3.3: the target is a multiple of the
+    It shrinks to `level` times the covariance of the base; without a level, to the multiple that has the same trace.
+
+    Source: Ledoit and Wolf 2004 (Journal of Multivariate Analysis 88), lemma 3.3: the target there is a multiple of the
     identity, which in the base's coordinates is the base itself.
     """
     z = base.inverse(differences)
@@ -217,10 +219,12 @@ def corrected(base: Prior, differences: Tensor, mean: Tensor) -> Corrected:
     else:
         values, directions = torch.linalg.eigh(z.T @ z / count)
         values = values.clamp_min(0.0)
-    level = float(values.sum()) / size
-    scatter = float(values.square().sum()) - size * level**2
-    error = (float(z.square().sum(1).square().mean()) - float(values.square().sum())) / count
-    shrinkage = min(1.0, error / scatter) if scatter > 0 else 1.0
+    total, squares = float(values.sum()), float(values.square().sum())
+    level = total / size if level is None else level
+    scatter = squares - 2 * level * total + size * level**2
+    error = (float(z.square().sum(1).square().mean()) - squares) / count
+    # two images around their mean are one direction, whose error cannot be seen from within: 2 / n at least
+    shrinkage = min(1.0, max(error / scatter, 2 / count)) if scatter > 0 else 1.0
     rest = max(math.sqrt(shrinkage * level), LEAST_DEVIATION)
     scales = ((1 - shrinkage) * values + shrinkage * level).sqrt().clamp_min(LEAST_DEVIATION)
     return Corrected(base, mean, directions, scales, rest)

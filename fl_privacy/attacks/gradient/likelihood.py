@@ -1,0 +1,105 @@
+"""What is known of how a gradient came about: the client's computation, its defence, and how far entries may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fl_privacy.attacks.gradient.dropout import read_masks
+from fl_privacy.attacks.gradient.gauss_newton import Residual
+from fl_privacy.attacks.gradient.known_noise import noise_deviation
+from fl_privacy.attacks.gradient.matching import (
+    Matcher,
+    adversary_copy,
+    defended,
+    gradient_matcher,
+    observed_gradient,
+)
+from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.observation import Observation
+from fl_privacy.weights import trainable
+
+UNKNOWN = 1e-6
+"""The least mean squared relative error to which a gradient without known noise is fitted."""
+EXACT = 1e-12
+WEAKEST = 1e-3
+"""A layer whose gradient is smaller than this share of all layers' counts as if it had that size."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """V victims of one model: their gradients `observed` (V, P), `match` from guesses to such gradients.
+
+    `weight` (V, P) is one over what an entry may be off by: the deviation of the noise of a `known` law, else the root
+    mean square of the layer's gradient, up to an unknown factor s that all entries share.
+    """
+
+    observed: Tensor
+    weight: Tensor
+    match: Matcher
+    classes: int
+    known: bool
+
+    @property
+    def floor(self) -> float:
+        """The least noise variance s^2, in the unit of the residuals."""
+        return 1.0 if self.known else UNKNOWN
+
+    def residual(self, prior: Prior, labels: Tensor) -> Residual:
+        """Weighted differences (V, P) as a function of coordinates (V, B, k), for labels (V, B)."""
+        targets = F.one_hot(labels, self.classes).to(self.observed)
+        return lambda u: (self.match(prior.images(u), targets) - self.observed) * self.weight
+
+    def nats(self, residual: Tensor) -> Tensor:
+        """Minus the log likelihood (V,) of residuals (V, P), up to a constant; an unknown s is the best one."""
+        if self.known:
+            return 0.5 * residual.square().sum(1)
+        return 0.5 * residual.shape[1] * (residual.square().mean(1) + EXACT).log()
+
+
+def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:
+    """Of the victims `seen`, of one model and defence, all of them once a repeat.
+
+    Raises:
+        ValueError: a payload that is no gradient of the model (`matching.observed_gradient`).
+    """
+    first = seen[0]
+    assert first.model is not None
+    observed = torch.stack([observed_gradient(each) for each in seen])
+    deviation = noise_deviation(first, 0)
+    if deviation is None:
+        weight = 1 / _layer_size(observed, [value.numel() for value in trainable(first.model).values()])
+    else:
+        weight = (1 / deviation).expand_as(observed)
+    return Likelihood(
+        observed.repeat(repeats, 1),
+        weight.repeat(repeats, 1),
+        matcher(seen, repeats),
+        first.spec.classes,
+        deviation is not None,
+    )
+
+
+def matcher(seen: Sequence[Observation], repeats: int = 1) -> Matcher:
+    """What the victims `seen` would have released for guesses, all of them once a repeat.
+
+    Dropout masks that can be read are those of each victim; what is certain of a known defence is applied.
+    """
+    first = seen[0]
+    assert first.model is not None
+    model = adversary_copy(first.model, first.spec.training_mode)
+    model.to(next(iter(first.payload.values())).device)
+    masks = {name: torch.cat([mask] * repeats) for name, mask in read_masks(model, seen).items()}
+    match = gradient_matcher(model, len(seen) * repeats, own=masks)
+    return defended(match, first) if first.defence else match
+
+
+def _layer_size(observed: Tensor, sizes: list[int]) -> Tensor:
+    """The root mean square (V, P) of the layer that each entry of the gradients (V, P) belongs to."""
+    least = (WEAKEST * observed.square().mean(1, keepdim=True).sqrt()).clamp_min(1e-12)
+    layers = [part.square().mean(1, keepdim=True).sqrt().expand_as(part) for part in torch.split(observed, sizes, 1)]
+    return torch.maximum(torch.cat(layers, 1), least)

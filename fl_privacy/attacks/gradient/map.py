@@ -1,0 +1,173 @@
+"""MAP: the most probable images, given a prior of images and the law of what was done to their gradient."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton, linearise, posterior_solve
+from fl_privacy.attacks.gradient.known_noise import noise_deviation
+from fl_privacy.attacks.gradient.label_regression import regress_labels
+from fl_privacy.attacks.gradient.learned_spectrum import relearned
+from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood, matcher
+from fl_privacy.attacks.gradient.priors import Prior, Spectrum, power_law, public, public_by_class
+from fl_privacy.observation import ChannelName, Observation, Reconstruction
+
+LABEL_IMAGES = 16
+REFINING = 4  # outer steps after the prior has changed
+DRAW_STEPS = 30
+LEAST_ALIKE = 4  # images from which a mean and a spectrum can be learned
+
+
+@ATTACKS.register("map")
+@dataclass(frozen=True)
+class MaximumAPosteriori(Attack):
+    """The most probable images of a batch: Gauss-Newton in coordinates in which the prior is a standard normal.
+
+    It minimises |w (g(x) - g)|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u. Where noise is known, w and s are
+    its law's (a Laplace or uniform law by its deviation), and a guess's gradient goes through whatever else is certain
+    of the defence, such as a clip. Without any, w is one over each layer's size, and s is annealed.
+
+    `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
+    common mean and spectrum, in `learn` rounds of EM (0: left as it is); 'public' has the covariance of the attacker's
+    own images, 'public_by_class' one for each class of them. Labels are read from the gradient by regression. At most
+    `outer` steps of `inner` products with J and its transpose; of a batch, the best of `restarts` by the attack's own
+    loss, each from `spread` times a random u.
+
+    The loss is minus the log posterior in nats, up to a constant, before pixels are cut to [0, 1]. Victims of one call
+    share the draws and, with 'power_law', what is learned of the prior.
+
+    Source: the MAP estimate is Balunović et al. 2022 (arXiv 2111.04706), the Bayes optimal attack, with the law of the
+    defence in it; the optimiser and the priors are ours.
+    """
+
+    channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
+    # set on the copy that `prepare` returns; not a field, because it is no setting
+    fitted: ClassVar[Prior | None] = None
+
+    prior: Literal["power_law", "public", "public_by_class"] = "power_law"
+    learn: int = 20
+    outer: int = 30
+    inner: int = 20
+    restarts: int = 3
+    spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least_one=("outer", "inner", "restarts"), not_negative=("spread", "learn"))
+        if self.prior != "power_law":
+            object.__setattr__(self, "needs", self.needs | {"public"})
+
+    def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
+        """Fit the prior to the attacker's own images, once for all observations.
+
+        Raises:
+            ValueError: a prior per class, and the public images have no labels.
+        """
+        if not seen:
+            return self
+        self._check(seen[0])
+        fitted = copy.copy(self)
+        object.__setattr__(fitted, "fitted", self._prior(seen[0]))
+        return fitted
+
+    def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        """Invert the observations, those of one model object together."""
+        guesses: list[Reconstruction] = []
+        for _, group in groupby(
+            seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
+        ):
+            guesses += self._invert(list(group), rng)
+        return guesses
+
+    def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+        """Minus the log posterior of images (N, C, H, W) and labels (N,), under the prior before any learning."""
+        given = likelihood([seen])
+        labels = labels.unsqueeze(0).to(given.observed.device)
+        prior = self._prior(seen).of(labels)
+        u = prior.coordinates(inputs.to(given.observed).unsqueeze(0))
+        return float(_own_loss(given, given.residual(prior, labels), u))
+
+    def _prior(self, seen: Observation) -> Prior:
+        if self.fitted is not None:
+            return self.fitted
+        if self.prior == "power_law":
+            return power_law(seen.spec.image_shape, next(iter(seen.payload.values())).device)
+        assert seen.public is not None
+        return public(seen.public.inputs) if self.prior == "public" else public_by_class(seen.public)
+
+    def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        start = time.perf_counter()
+        victims, batch = len(seen), seen[0].spec.batch_size
+        restarts = self.restarts if batch > 1 else 1
+        given, prior = likelihood(seen, restarts), self._prior(seen[0])
+        labels = read_labels(seen, given.observed[:victims], prior, rng)
+        everyone = labels.repeat(restarts, 1)
+        u = self.spread * torch.randn(*everyone.shape, prior.mean.numel(), generator=rng).to(given.observed)
+        fit = gauss_newton(given.residual(prior.of(everyone), everyone), u, given.floor, self.outer, self.inner)
+        u, own, steps = fit.u, prior.of(everyone), len(fit.trace) - 1
+        if isinstance(own, Spectrum) and self.learn and victims * batch >= LEAST_ALIKE:
+            u, own = self._learn(given, own, everyone, u, rng)
+        losses = _own_loss(given, given.residual(own, everyone), u).view(restarts, victims)
+        images = own.images(u).nan_to_num(0.5).clamp(0, 1).view(restarts, victims, batch, *prior.mean.shape)
+        best = losses.nan_to_num(float("inf")).argmin(0).tolist()
+        seconds = (time.perf_counter() - start) / victims
+        return [
+            Reconstruction(
+                inputs=images[best[v], v].cpu(),
+                labels=labels[v].cpu(),
+                loss=float(losses[best[v], v]),
+                trace=fit.trace[:, best[v] * victims + v].cpu(),
+                iterations=steps,
+                seconds=seconds,
+            )
+            for v in range(victims)
+        ]
+
+    def _learn(
+        self, given: Likelihood, base: Spectrum, labels: Tensor, u: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Spectrum]:
+        """Coordinates (V, B, k) under a prior that has learned from them, and that prior."""
+        now = base
+        for _ in range(self.learn):
+            drawn = posterior_draw(given.residual(now, labels), u, given, rng)
+            new = relearned(base, now, u.flatten(0, 1), drawn.flatten(0, 1))
+            u, now = new.coordinates(now.images(u)), new
+            u = gauss_newton(given.residual(now, labels), u, given.floor, REFINING, self.inner).u
+        return u, now
+
+
+def posterior_draw(residual: Residual, u: Tensor, given: Likelihood, rng: torch.Generator) -> Tensor:
+    """One draw (V, B, k) from the posterior, linearised at its mode u: the mode plus the answer to random errors.
+
+    Source: Papandreou and Yuille 2010 (NeurIPS), sampling by local perturbations.
+    """
+    linear = linearise(residual, u)
+    variance = torch.ones(len(u)).to(u) if given.known else linear.residual.square().mean(1).clamp_min(given.floor)
+    errors = torch.randn(linear.residual.shape, generator=rng).to(u) / variance.sqrt()[:, None]
+    right = linear.backward(errors) + torch.randn(u.shape, generator=rng).to(u)
+    return u + posterior_solve(linear, variance, right, DRAW_STEPS, 1e-2)
+
+
+def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng: torch.Generator) -> Tensor:
+    """The labels (V, B) of the victims `seen`, from gradients of images that the prior draws."""
+    spec = seen[0].spec
+    u = torch.randn(LABEL_IMAGES, prior.mean.numel(), generator=rng)
+    images = prior.images(u.to(observed)).clamp(0, 1)
+    single = matcher([seen[0]], LABEL_IMAGES)
+    return regress_labels(single, images, observed, noise_deviation(seen[0], 0), spec.classes, spec.batch_size)
+
+
+@torch.no_grad()
+def _own_loss(given: Likelihood, residual: Residual, u: Tensor) -> Tensor:
+    """Minus the log posterior (V,) of coordinates (V, B, k), up to a constant."""
+    return given.nats(residual(u)) + 0.5 * u.square().sum((1, 2))
