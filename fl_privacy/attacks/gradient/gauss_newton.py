@@ -96,10 +96,11 @@ def gauss_newton(
         step = posterior_solve(linear, variance, -slope, inner, 1e-2).nan_to_num(0.0, 0.0, 0.0)
         u, value, moved, after = _line_search(residual, u, linear.residual, step, variance, before)
         trace.append(value.square().mean(1))
-        settled = (variance <= floor) & ~(before - after > tolerance)
+        stuck = ~moved & (-0.5 * _dot(slope, step) > tolerance)  # a gain was promised, and no step kept the promise
+        settled = (variance <= floor) & ~stuck & ~(before - after > tolerance)
         if bool(settled.all()):
             break
-        variance = torch.where(moved, torch.minimum(variance, _annealed(trace[-1], floor)), variance * STUCK)
+        variance = torch.where(stuck, variance * STUCK, torch.minimum(variance, _annealed(trace[-1], floor)))
     return Fit(u, torch.stack(trace))
 
 

@@ -16,10 +16,11 @@ def regress_labels(
 ) -> Tensor:
     """The labels (V, batch) int64, sorted, that explain the gradients `observed` (V, P) best.
 
-    `images` (N, C, H, W) are the attacker's, or drawn from its prior; `match` takes each of them as a victim. A class's gradient is
-    known only up to how it varies over images, so that each entry of P is weighted by one over that variance plus the
-    noise `deviation` (P,) squared: without noise the head's bias decides, whose gradient hardly depends on the image,
-    and under noise all that a label moves has its say. Counts are added one by one where each helps most, then swapped.
+    `images` (N, C, H, W) are the attacker's, or drawn from its prior; `match` takes each of them as a victim. A class's
+    gradient is known only up to how it varies over images, so that each entry of P is weighted by one over that
+    variance plus the noise `deviation` (P,) squared: without noise the head's bias decides, whose gradient hardly
+    depends on the image, and under noise all that a label moves has its say. Counts are added one by one where each
+    helps most, then swapped.
     """
     mean, variance = _class_gradients(match, images, classes)
     noise = torch.zeros_like(variance) if deviation is None else deviation.square()

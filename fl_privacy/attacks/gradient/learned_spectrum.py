@@ -17,9 +17,9 @@ def relearned(base: Spectrum, now: Spectrum, best: Tensor, sample: Tensor) -> Sp
     """`base` with the mean and the spectrum of N images, of which the posterior under `now` is known.
 
     `best` (N, k) are the images' most probable coordinates and `sample` (N, k) one draw from the posterior each. The
-    spectrum is a mean square a ring of frequencies, over the draws, so that what the gradients do not tell keeps the
-    variance that it had. The mean moves from the base's by as much as the images agree, ring by ring: the square of the
-    draws' mean is (t + 1 / N) times their variance, and t says how far they are alike.
+    spectrum changes by one factor a ring of frequencies, the draws' mean square, so that what the gradients do not tell
+    keeps the variance that it had. The mean moves from the base's by as much as the images agree, ring by ring: the
+    square of the draws' mean is (t + 1 / N) times their variance, and t says how far they are alike.
 
     Source: Dempster, Laird and Rubin 1977 (JRSS B 39), with draws in the E step: Celeux and Diebolt 1985.
     """
@@ -30,10 +30,10 @@ def relearned(base: Spectrum, now: Spectrum, best: Tensor, sample: Tensor) -> Sp
     alike = _pooled((drawn.mean(0).square() / now.deviation.square()).mean(0), ring)[ring] - 1 / count
     alike = alike.clamp_min(0.0)
     mean = known.mean(0) * alike / (alike + 1 / count)
-    seen = _pooled((drawn - mean).square().mean((0, 1)), ring)[ring]
+    spread = (drawn - mean).square().mean((0, 1)) / base.deviation.square()
     weight = count * channels * torch.bincount(ring.flatten())[ring]
-    variance = (weight * seen + PSEUDO * base.deviation.square()) / (weight + PSEUDO)
-    return replace(base, mean=base.mean + base.pixels(mean), deviation=variance.sqrt())
+    factor = (weight * _pooled(spread, ring)[ring] + PSEUDO) / (weight + PSEUDO)
+    return replace(base, mean=base.mean + base.pixels(mean), deviation=base.deviation * factor.sqrt())
 
 
 def _pooled(values: Tensor, group: Tensor) -> Tensor:

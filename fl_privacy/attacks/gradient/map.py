@@ -107,31 +107,42 @@ class MaximumAPosteriori(Attack):
 
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
-        victims, batch = len(seen), seen[0].spec.batch_size
-        restarts = self.restarts if batch > 1 else 1
-        given, prior = likelihood(seen, restarts), self._prior(seen[0])
-        labels = read_labels(seen, given.observed[:victims], prior, rng)
-        everyone = labels.repeat(restarts, 1)
-        u = self.spread * torch.randn(*everyone.shape, prior.mean.numel(), generator=rng).to(given.observed)
-        fit = gauss_newton(given.residual(prior.of(everyone), everyone), u, given.floor, self.outer, self.inner)
-        u, own, steps = fit.u, prior.of(everyone), len(fit.trace) - 1
-        if isinstance(own, Spectrum) and self.learn and victims * batch >= LEAST_ALIKE:
-            u, own = self._learn(given, own, everyone, u, rng)
-        losses = _own_loss(given, given.residual(own, everyone), u).view(restarts, victims)
-        images = own.images(u).nan_to_num(0.5).clamp(0, 1).view(restarts, victims, batch, *prior.mean.shape)
-        best = losses.nan_to_num(float("inf")).argmin(0).tolist()
-        seconds = (time.perf_counter() - start) / victims
+        given, prior = likelihood(seen), self._prior(seen[0])
+        labels = read_labels(seen, given.observed, prior, rng)
+        own = prior.of(labels)
+        u, trace = self._fit(given, own, labels, rng)
+        if isinstance(own, Spectrum) and self.learn and labels.numel() >= LEAST_ALIKE:
+            u, own = self._learn(given, own, labels, u, rng)
+        losses = _own_loss(given, given.residual(own, labels), u)
+        images = own.images(u).nan_to_num(0.5).clamp(0, 1)
+        seconds = (time.perf_counter() - start) / len(seen)
         return [
             Reconstruction(
-                inputs=images[best[v], v].cpu(),
-                labels=labels[v].cpu(),
-                loss=float(losses[best[v], v]),
-                trace=fit.trace[:, best[v] * victims + v].cpu(),
-                iterations=steps,
+                inputs=images[victim].cpu(),
+                labels=labels[victim].cpu(),
+                loss=float(losses[victim]),
+                trace=trace[:, victim].cpu(),
+                iterations=len(trace) - 1,
                 seconds=seconds,
             )
-            for v in range(victims)
+            for victim in range(len(seen))
         ]
+
+    def _fit(self, given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Coordinates (V, B, k), each victim's from its best restart by the attack's own loss; all traces (T, V)."""
+        residual, batch = given.residual(prior, labels), labels.shape[1]
+        shape = (*labels.shape, prior.mean.shape[-3:].numel())
+        best, least, traces = torch.empty(0), torch.empty(0), []
+        for restart in range(self.restarts if batch > 1 else 1):
+            start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
+            fit = gauss_newton(residual, start, given.floor, self.outer, self.inner)
+            loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
+            traces.append(fit.trace)
+            if restart == 0:
+                best, least = fit.u, loss
+            better = loss < least
+            best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
+        return best, torch.cat(traces)
 
     def _learn(
         self, given: Likelihood, base: Spectrum, labels: Tensor, u: Tensor, rng: torch.Generator

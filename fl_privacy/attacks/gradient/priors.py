@@ -63,14 +63,14 @@ class Spectrum(Prior):
     columns: Tensor
 
     def linear(self, u: Tensor) -> Tensor:
-        return self.pixels(self.deviation * u.view(*u.shape[:-1], *self.mean.shape))
+        return self.pixels(self.deviation * u.reshape(*u.shape[:-1], *self.mean.shape))
 
     def inverse(self, difference: Tensor) -> Tensor:
         return (self.coefficients(difference) / self.deviation).flatten(-3)
 
     def pixels(self, coefficients: Tensor) -> Tensor:
         """Uncorrelated channels' DCT coefficients to pixels, (..., C, H, W) both."""
-        mixed = (self.channels @ coefficients.flatten(-2)).view_as(coefficients)
+        mixed = (self.channels @ coefficients.flatten(-2)).reshape_as(coefficients)
         out: Tensor = self.rows.T @ mixed @ self.columns
         return out
 
@@ -78,7 +78,7 @@ class Spectrum(Prior):
         """Pixels to uncorrelated channels' DCT coefficients, (..., C, H, W) both."""
         mixed = self.rows @ pixels @ self.columns.T
         out: Tensor = torch.linalg.solve_triangular(self.channels, mixed.flatten(-2), upper=False)
-        return out.view_as(pixels)
+        return out.reshape_as(pixels)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Labelled(Prior):
 
     def _scatter(self, parts: list[Tensor]) -> Tensor:
         place = torch.cat([where.flatten().nonzero().flatten() for where, _ in self._members])
-        return torch.cat(parts)[place.argsort()].view(*self._members[0][0].shape, *parts[0].shape[1:])
+        return torch.cat(parts)[place.argsort()].reshape(*self._members[0][0].shape, *parts[0].shape[1:])
 
 
 def power_law(shape: Sequence[int], device: torch.device | None = None) -> Spectrum:
