@@ -202,13 +202,18 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so_and_s
 
 
 def test_a_row_of_the_figure_is_one_image_even_where_a_message_was_lost(tiny, monkeypatch, tmp_path):
-    drawn, scored = [], []
+    drawn, scored, messages = [], [], {}
     monkeypatch.setattr(figures, "draw", lambda path, title, columns, note: drawn.append(columns) or path)
-    monkeypatch.setattr(stages, "draw", lambda federation, folder, all_of_it, *rest: scored.extend(all_of_it))
+
+    def keep(federation, folder, seen, guesses, *rest):
+        messages.update(seen)
+        scored.extend(guesses)
+
+    monkeypatch.setattr(stages, "draw", keep)
     federation = federation_of(TINY.to_json(), None)
     stages.redraw(federation, tiny.folder, tiny.folder)
     lost = [each for each in scored if (each.attack, each.defence, each.key.client) != ("grnn", NOISE, 0)]
-    gallery.draw(federation, tmp_path, lost, tiny.summary, originals=True)
+    gallery.draw(federation, tmp_path, messages, lost, tiny.summary, originals=True)
     ((private, clean, noisy, _),) = drawn
     assert [caption.partition(",")[0] for caption in private.captions] == ["client 0"] * 2 + ["client 2"] * 2
     assert noisy.captions[:2] == ["no message arrived"] * 2
@@ -217,6 +222,18 @@ def test_a_row_of_the_figure_is_one_image_even_where_a_message_was_lost(tiny, mo
     assert torch.equal(noisy.images[2:], second.images)
     assert torch.equal(private.images[2:], second.truth.inputs)
     assert "no message arrived" not in clean.captions
+
+
+def test_the_figure_names_every_client_behind_a_mean(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "draw", lambda path, title, columns, note: drawn.append(columns) or path)
+    means = reconfigure(TINY, protocol={"secure_aggregation": True}, attacked_clients=1, clients_per_round=4)
+    local(means, tmp_path / "means", keep_originals=True)
+    ((private, *_),) = drawn
+    assert [caption.partition(",")[0] for caption in private.captions] == [f"client {n // 2}" for n in range(8)]
+    labels = [int(caption.rpartition(" ")[2]) for caption in private.captions]
+    federation = federation_of(TINY.to_json(), None)
+    assert labels == [int(label) for client in range(4) for label in federation.batch(client, 1)[1]]
 
 
 def test_drawing_again_leaves_no_page_of_an_earlier_report(tiny):

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fl_privacy.observation import Observation
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.tradeoff import draw_tradeoff
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.results.records import Scored
+from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED
 
 TITLE = 26  # characters over a column
@@ -33,6 +34,7 @@ ColumnKey = tuple[str, str]
 def draw(
     federation: Federation,
     folder: Path,
+    seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
     averages: Sequence[Mapping[str, Any]],
     originals: bool,
@@ -46,23 +48,26 @@ def draw(
     for name in (IMAGES, TRADEOFF):
         for old in place.glob(f"{name}*.png"):
             old.unlink()
-    _draw_images(federation, place, scored, originals)
+    _draw_images(federation, place, seen, scored, originals)
     draw_tradeoff(place / f"{TRADEOFF}.png", federation.experiment.name, averages)
 
 
-def _draw_images(federation: Federation, folder: Path, scored: Sequence[Scored], originals: bool) -> None:
+def _draw_images(
+    federation: Federation, folder: Path, seen: Mapping[Key, Observation], scored: Sequence[Scored], originals: bool
+) -> None:
     rounds = sorted({each.key.round for each in scored})
     columns: dict[ColumnKey, list[Scored]] = {}
     for each in scored:
         if each.key.round == rounds[0] and each.attack != RANDOM:
             columns.setdefault((each.attack, each.defence), []).append(each)
     victims = _victims(columns.values())
+    owners = [owner for each in victims for owner in _owners(seen[each.key].clients, len(each.truth.labels))]
     blind = [_column(key, columns[key], victims, several=True) for key in columns if key[0].startswith(CONTROL)]
     spread = pages([key for key in columns if not key[0].startswith(CONTROL)])
     for number, keys in enumerate(spread, start=1):
         several = len({attack for attack, _ in keys}) > 1  # the title names the one that is alone
         rebuilt = [_column(key, columns[key], victims, several) for key in keys]
-        blocks = [_private(victims, originals), *rebuilt, *blind]
+        blocks = [_private(victims, owners, originals), *rebuilt, *blind]
         characters = 23 * len(blocks)
         title = _title(federation, keys) + (f", page {number} of {len(spread)}" if len(spread) > 1 else "")
         note = _note(victims, rounds, originals, spread)
@@ -75,7 +80,7 @@ def _draw_images(federation: Federation, folder: Path, scored: Sequence[Scored],
 
 
 def _victims(columns: Iterable[Sequence[Scored]]) -> list[Scored]:
-    """One of the guesses for every attacked client: whose images the rows of a figure are, in every column."""
+    """One of the guesses for every attacked message: whose images the rows of a figure are, in every column."""
     found = {each.key.client: each for column in columns for each in column}
     return [found[client] for client in sorted(found)]
 
@@ -129,13 +134,17 @@ def _note(
     return " ".join(sentences)
 
 
-def _private(victims: Sequence[Scored], shown: bool) -> figures.Column:
+def _owners(clients: Sequence[int], images: int) -> list[str]:
+    """Whose each image of a message is: of a mean over clients, as many are of each, one client after another."""
+    return [f"client {clients[image * len(clients) // images]}" for image in range(images)]
+
+
+def _private(victims: Sequence[Scored], owners: Sequence[str], shown: bool) -> figures.Column:
     if not shown:
-        owners = [f"client {each.key.client}" for each in victims for _ in each.truth.labels]
         return figures.Column("private image", None, owners, "left out")
-    images = torch.cat([each.truth.inputs for each in victims])
-    labels = [f"client {each.key.client}, label {int(label)}" for each in victims for label in each.truth.labels]
-    return figures.Column("private image", images, labels)
+    labels = [int(label) for each in victims for label in each.truth.labels]
+    captions = [f"{owner}, label {label}" for owner, label in zip(owners, labels, strict=True)]
+    return figures.Column("private image", torch.cat([each.truth.inputs for each in victims]), captions)
 
 
 def _column(key: ColumnKey, group: Sequence[Scored], victims: Sequence[Scored], several: bool) -> figures.Column:

@@ -40,7 +40,7 @@ def write(
         "not_valid": faults(seen, scored),
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
-    draw(federation, folder, scored, averages, originals)
+    draw(federation, folder, seen, scored, averages, originals)
     files.write_json(folder / files.RESULTS, results)
     return Result.of(folder, federation.experiment)
 

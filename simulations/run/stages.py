@@ -115,8 +115,7 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = federation.experiment
-    scored = score_all(
-        channel_of(experiment), federation, observed(federation, source), _guesses(folder, experiment.resolved.attacks)
-    )
+    seen = observed(federation, source)
+    scored = score_all(channel_of(experiment), federation, seen, _guesses(folder, experiment.resolved.attacks))
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
-    draw(federation, folder, scored, files.read_json(folder / files.RESULTS)["summary"], originals)
+    draw(federation, folder, seen, scored, files.read_json(folder / files.RESULTS)["summary"], originals)
