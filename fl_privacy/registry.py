@@ -119,7 +119,11 @@ class Registry(Generic[T]):
         """
         entry = self[name]
         if not (isinstance(entry, type) and dataclasses.is_dataclass(entry)):
-            raise TypeError(f"the {self.kind} '{name}' is not a dataclass and cannot be configured")
+            what = "a class" if isinstance(entry, type) else f"a {type(entry).__name__}"
+            raise ValueError(
+                f"the {self.kind} '{name}' is {what}, and its settings can only be read from a dataclass: write "
+                "`@dataclasses.dataclass(frozen=True)` above the class, its settings as typed fields, and no __init__"
+            )
         checked = check_settings(f"{self.kind} '{name}'", entry, settings)
         try:
             return entry(**checked)

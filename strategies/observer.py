@@ -24,6 +24,9 @@ class HonestButCurious(Strategy):
     `rounds` limits which rounds are recorded (None: all). On the GRADIENT channel the payload is what the reply holds,
     on UPDATE it is the reply minus what was sent, over the floating-point arrays. With `sums` it is one observation a
     round, of the mean over all replies, as under secure aggregation, which shows no single one.
+
+    A client is the partition that its reply names as the metric 'client', as this package's own client apps do. Those
+    of any other Flower app are numbered in the order in which they are first sent a model, by node id within a round.
     """
 
     def __init__(
@@ -41,11 +44,14 @@ class HonestButCurious(Strategy):
         self.inner, self.sink, self.model, self.spec = inner, sink, model, spec
         self.rounds, self.channel, self.sums = rounds, channel, sums
         self._sent: dict[int, ArrayRecord] = {}
+        self._nodes: dict[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
+        for node in sorted(m.metadata.dst_node_id for m in messages):
+            self._nodes.setdefault(node, len(self._nodes))
         self._sent = {m.metadata.dst_node_id: next(iter(m.content.array_records.values())) for m in messages}
         return messages
 
@@ -72,12 +78,20 @@ class HonestButCurious(Strategy):
         if self.channel is ChannelName.UPDATE:
             floating = {name for name, value in model.state_dict().items() if value.is_floating_point()}
             payload = {name: value - sent[name] for name, value in payload.items() if name in floating}
-        metrics = reply.content.metric_records[METRICS]
-        client, examples = int(metrics["client"]), int(metrics["num-examples"])  # type: ignore[arg-type]
-        spec = replace(self.spec, batch_size=examples) if self.sums else self.spec
+        spec = replace(self.spec, batch_size=_examples(reply)) if self.sums else self.spec
         return Observation(
-            channel=self.channel, payload=payload, model=model, spec=spec, round=server_round, client=client
+            channel=self.channel,
+            payload=payload,
+            model=model,
+            spec=spec,
+            round=server_round,
+            client=self._client(reply),
         )
+
+    def _client(self, reply: Message) -> int:
+        records = reply.content.metric_records
+        said = records[METRICS].get("client") if METRICS in records else None
+        return self._nodes[reply.metadata.src_node_id] if said is None else int(said)  # type: ignore[arg-type]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -89,6 +103,21 @@ class HonestButCurious(Strategy):
 
     def summary(self) -> None:
         self.inner.summary()
+
+
+def _examples(reply: Message) -> int:
+    """How many examples a client says that its reply is made of.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    found = [each["num-examples"] for each in reply.content.metric_records.values() if "num-examples" in each]
+    if not found:
+        raise ValueError(
+            "a sum over clients needs to know of how many examples each reply is made, and a client did not say: let "
+            "its app send the metric 'num-examples', as Flower's own strategies ask of it"
+        )
+    return int(found[0])  # type: ignore[arg-type]
 
 
 def summed(seen: Sequence[Observation]) -> Observation:

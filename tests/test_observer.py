@@ -7,13 +7,15 @@ import random
 import pytest
 import torch
 from flower_apps import CLIENTS, SPEC, client_task, clients, initial, local, model, train_config
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx, Krum
 
 from fl_privacy.observation import ChannelName, Observation
+from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app
 from fl_privacy.strategies.observer import HonestButCurious
-from fl_privacy.strategies.records import ARRAYS, METRICS, unpack
+from fl_privacy.strategies.records import ARRAYS, METRICS, pack, unpack
 
 STRATEGIES = {
     "FedAvg": lambda: FedAvg(fraction_train=0.75),
@@ -141,3 +143,26 @@ def test_the_client_is_the_partition_and_not_the_place_in_the_round():
 def test_other_channels_are_refused():
     with pytest.raises(ValueError, match="gradients or updates"):
         HonestButCurious(FedAvg(), lambda seen: None, model, SPEC, channel=ChannelName.OUTPUT)
+
+
+def test_clients_of_an_ordinary_flower_app_are_numbered():
+    """They send no metric 'client', and the record of their metrics has whatever name they like."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        weights = unpack(message.content.array_records[ARRAYS])
+        number = int(context.node_config["partition-id"])
+        changed = {name: value + number if value.is_floating_point() else value for name, value in weights.items()}
+        content = RecordDict({"arrays": pack(changed), "theirs": MetricRecord({"num-examples": 3, "loss": 1.0})})
+        return Message(content, reply_to=message)
+
+    seen: list[Observation] = []
+    strategy = HonestButCurious(FedAvg(fraction_evaluate=0.0), seen.append, model, SPEC, channel=ChannelName.UPDATE)
+    strategy.start(LocalGrid(app, CLIENTS), initial(), 2)
+    assert [each.round for each in seen] == [1] * CLIENTS + [2] * CLIENTS
+    of_client = {(each.round, each.client): float(each.payload["1.bias"].mean()) for each in seen}
+    assert sorted({client for _, client in of_client}) == list(range(CLIENTS))
+    assert len(set(of_client.values())) == CLIENTS
+    for client in range(CLIENTS):  # the same one in both rounds
+        assert of_client[1, client] == pytest.approx(of_client[2, client], abs=1e-5)

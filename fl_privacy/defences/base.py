@@ -89,6 +89,19 @@ def chain(specs: list[Mapping[str, Any]]) -> Chain:
     Raises:
         UnknownName: no such defence or setting. ValueError: a value that does not fit.
     """
-    return Chain(
-        tuple(DEFENCES.configure(spec["name"], {k: v for k, v in spec.items() if k != "name"}) for spec in specs)
-    )
+    return Chain(tuple(_defence(spec["name"], {k: v for k, v in spec.items() if k != "name"}) for spec in specs))
+
+
+def _defence(name: str, settings: Mapping[str, Any]) -> Defence:
+    made: object = DEFENCES.configure(name, settings)
+    if not isinstance(made, Defence):
+        raise ValueError(
+            f"'{name}' is no defence: let its class derive from fl_privacy.Defence, whose hooks change nothing until "
+            "they are overridden"
+        )
+    if type(made).__hash__ is None:
+        raise ValueError(
+            f"the defence '{name}' can be changed after it was made, and one law must hold for a whole run: write "
+            "`@dataclasses.dataclass(frozen=True)` above its class"
+        )
+    return made

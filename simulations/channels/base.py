@@ -40,6 +40,15 @@ class RunContext:
     note: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A classifier to be tried on `images` images, because it will meet no fewer of them in one mini-batch."""
+
+    model: nn.Module
+    classes: int
+    images: int = 2
+
+
 class Rounds(ABC):
     """What runs on Flower: the messages, the clients, and the rounds of every condition. Without state."""
 
@@ -56,6 +65,10 @@ class Rounds(ABC):
         Raises:
             ValueError: what does not.
         """
+
+    def tried(self, federation: Federation) -> Sequence[Tried]:
+        """The classifiers that are tried for one step before anything starts."""
+        return (Tried(federation.model(), federation.spec.classes),)
 
     def check_workers(self, experiment: Experiment, workers: int) -> None:  # noqa: B027 (a hook)
         """Whether that many Ray workers are enough.

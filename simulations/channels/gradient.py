@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -27,6 +27,7 @@ from fl_privacy.simulations.channels.base import (
     Row,
     RunContext,
     Sink,
+    Tried,
 )
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -85,6 +86,13 @@ class GradientRounds(Rounds):
     def check_federation(self, federation: Federation) -> None:
         images = federation.held_out[0][: federation.experiment.batch_size]
         check_matchable(federation.model(), images, federation.spec.classes)
+
+    def tried(self, federation: Federation) -> Sequence[Tried]:
+        count, classes = federation.experiment.batch_size, federation.spec.classes
+        locals_of = (self._spec(federation, index).local for index in range(len(federation.experiment.conditions)))
+        batches = {each.batch_size or count for each in locals_of}
+        smallest = min(count % each or each for each in batches)
+        return (Tried(federation.model(), classes, min(2, smallest)),)
 
     def schemas(self, federation: Federation) -> Mapping[str, Schema]:
         return {"train.gradient": gradient_schema(federation.model(), max_examples=federation.experiment.batch_size)}

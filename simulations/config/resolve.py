@@ -59,7 +59,9 @@ def _chain(components: Sequence[Component]) -> Chain:
 
 def _attack(component: Component) -> Attack:
     settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "conditions")}
-    attack: Attack = ATTACKS.configure(component["name"], settings)
+    attack: object = ATTACKS.configure(component["name"], settings)
+    if not isinstance(attack, Attack):
+        raise ValueError(f"'{component['name']}' is no attack: let its class derive from fl_privacy.Attack")
     return attack
 
 

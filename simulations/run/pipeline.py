@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from fl_privacy.data import data_root as find_root
-from fl_privacy.federated.client import logits
 from fl_privacy.simulations.backends.flower_version import check_flower
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.config.load import reconfigure
+from fl_privacy.simulations.config.preflight import preflight
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
@@ -39,6 +39,7 @@ class Plan:
     backend: str
     workers: int
     keep_originals: bool
+    warnings: tuple[str, ...] = ()
 
 
 def plan(
@@ -66,21 +67,10 @@ def plan(
         channel_of(experiment).rounds.check_workers(experiment, chosen)
     root = find_root(data_root)
     federation = federation_of(experiment.to_json(), root)
-    _check_model(federation)
+    warnings = preflight(federation)
     channel_of(experiment).rounds.check_federation(federation)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
-    return Plan(federation, root, folder, backend, chosen, keep_originals)
-
-
-def _check_model(federation: Federation) -> None:
-    try:
-        with torch.no_grad():
-            logits(federation.model(), federation.held_out[0][:2])
-    except RuntimeError as error:
-        name = federation.experiment.model["name"]
-        raise ValueError(
-            f"the model '{name}' does not take images of shape {federation.spec.image_shape}: {error}"
-        ) from error
+    return Plan(federation, root, folder, backend, chosen, keep_originals, warnings)
 
 
 def resolved_device(name: str) -> str:
@@ -111,6 +101,8 @@ def execute(checked: Plan, note: Note = print) -> Result:
     federation, out = checked.federation, checked.out
     write_config(federation, out, backend=checked.backend, workers=checked.workers)
     note(f"run folder: {out}")
+    for warning in checked.warnings:
+        note(f"warning: {warning}")
     _collect(checked, note)
     runner = run_on_ray(checked.workers) if checked.backend == "ray" else run_here
     return finish(federation, out, note, runner, keep_originals=checked.keep_originals)

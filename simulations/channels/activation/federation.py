@@ -80,14 +80,17 @@ def released_shape(federation: Federation, condition: int) -> tuple[int, ...]:
         ValueError: the model cannot be cut like this, or not be trained in segments.
     """
     clients = client_task(federation, condition)
-    client, module = segments(federation.model(), clients.rules)
+    name, cut = federation.experiment.model["name"], ", ".join(clients.rules.cut)
+    try:
+        client, module = segments(federation.model(), clients.rules)
+    except TypeError as error:
+        raise ValueError(f"the model '{name}' cannot be cut after {cut}: {error}") from error
     x, y = clients.batch(0, 1, 0)
     x, y = x[:TRIED], y[:TRIED]
     try:
         client_step(client, x, y, clients.chain, ServerSegment(module, clients.rules), 0)
         clean, _ = client.release(x, clients.chain, 0)
     except RuntimeError as error:
-        name, cut = federation.experiment.model["name"], ", ".join(clients.rules.cut)
         raise ValueError(f"the model '{name}', cut after {cut}, cannot be trained: {error}") from error
     return tuple(clean.shape[1:])
 

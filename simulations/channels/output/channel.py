@@ -34,6 +34,7 @@ from fl_privacy.simulations.channels.base import (
     Row,
     RunContext,
     Sink,
+    Tried,
 )
 from fl_privacy.simulations.channels.output.pairs import pair_of, relevant, sizes, split, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
@@ -69,6 +70,10 @@ class InferenceRounds(Rounds):
             exclusive = [each for each in condition.released.defences if isinstance(each, Softmax | ArgMax)]
             if condition.settings(JointServer).task == "attributes" and exclusive:
                 raise ValueError("softmax and arg_max need classes that exclude each other, and attributes do not")
+
+    def tried(self, federation: Federation) -> Sequence[Tried]:
+        specs = dict.fromkeys(answers_of(federation, condition) for condition in federation.experiment.conditions)
+        return [Tried(blank_model(federation.experiment, spec), spec.classes) for spec in specs]
 
     def check_federation(self, federation: Federation) -> None:
         for condition in federation.experiment.conditions:
