@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
 from fl_privacy.metrics import METRICS, label_accuracy
-from fl_privacy.metrics.base import check_images, check_shapes
+from fl_privacy.metrics.base import Metric, check_images, check_shapes
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
 from fl_privacy.seeding import stream
 
@@ -100,13 +100,20 @@ def matched(seen: Observation, guess: Reconstruction, truth: Truth) -> Reconstru
     return guess if seen.channel in ORDERED else align(guess, truth)
 
 
-def score(attack: Attack, seen: Observation, guess: Reconstruction, truth: Truth) -> Score:
-    """Score one guess against its truth on every catalogued metric, after matching the batch."""
+def score(
+    attack: Attack,
+    seen: Observation,
+    guess: Reconstruction,
+    truth: Truth,
+    metrics: Mapping[str, Metric] | None = None,
+) -> Score:
+    """Score one guess against its truth on `metrics` (None: every one in the registry), after matching the batch."""
     guess = matched(seen, guess, truth)
+    chosen = METRICS.usable() if metrics is None else metrics
     if guess.inputs is None:
-        values = {name: torch.full((len(truth.inputs),), math.nan) for name in METRICS}
+        values = {name: torch.full((len(truth.inputs),), math.nan) for name in chosen}
     else:
-        values = {name: METRICS[name](guess.inputs, truth.inputs) for name in METRICS}
+        values = {name: metric(guess.inputs, truth.inputs) for name, metric in chosen.items()}
     if guess.labels is None:
         accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
     else:

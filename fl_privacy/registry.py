@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -18,7 +19,7 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Entries of one kind by name: registered here, or by an installed package's entry points.
 
-    A package adds its own through the entry-point group `fl_privacy.<kind>s` (spaces become underscores); such an entry
+    A package adds its own through the entry-point group `fl_privacy.<kind>s` (without a space); such an entry
     is loaded when it is first used. What is registered here comes first where two have one name.
     """
 
@@ -41,8 +42,8 @@ class Registry(Generic[T]):
 
     @property
     def group(self) -> str:
-        """The entry-point group by which installed packages add entries: 'fl_privacy.attacks'."""
-        return f"fl_privacy.{self.kind.replace(' ', '_')}s"
+        """The entry-point group by which installed packages add entries: 'fl_privacy.datasets'."""
+        return f"fl_privacy.{self.kind.replace(' ', '')}s"
 
     @cached_property
     def _plug_ins(self) -> Mapping[str, EntryPoint]:
@@ -57,20 +58,34 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         if name in self._plug_ins:
-            return self._imported(self._plug_ins[name].value)
+            return self._imported(self._plug_ins[name].value.partition("[")[0].strip(), f" of {self.source(name)}")
         if ":" in name:
             return self._imported(name)
         raise no_such(self.kind, name, self.names())
 
-    def _imported(self, path: str) -> T:
-        module, _, attribute = path.partition(":")
+    def _imported(self, path: str, owner: str = "") -> T:
+        module, _, attributes = path.partition(":")
         try:
-            return typing.cast(T, getattr(importlib.import_module(module), attribute))
-        except (ImportError, AttributeError) as error:
+            found: object = importlib.import_module(module)
+            for attribute in attributes.split("."):
+                found = getattr(found, attribute)
+        except Exception as error:  # another's code may fail in any way while it is imported
+            said = f"{error}" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
             raise UnknownName(
-                f"cannot import the {self.kind} '{path}': {error}. Write it as module:name; the "
+                f"cannot import the {self.kind} '{path}'{owner}: {said}. Write it as module:name; the "
                 "command looks in the working directory and among what is installed, Python wherever sys.path says."
             ) from error
+        return typing.cast(T, found)
+
+    def usable(self) -> dict[str, T]:
+        """All entries by name, but for those of installed packages that cannot be imported: a warning names each."""
+        found: dict[str, T] = {}
+        for name in self.names():
+            try:
+                found[name] = self[name]
+            except UnknownName as error:
+                warnings.warn(f"the {self.kind} '{name}' is left out: {error}", stacklevel=2)
+        return found
 
     def facts(self, name: str) -> Mapping[str, Any]:
         """What the entry was registered with, such as `more_is_leak` of a metric."""

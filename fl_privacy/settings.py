@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Mapping
@@ -24,24 +25,19 @@ def no_such(kind: str, name: str, known: list[str]) -> UnknownName:
 
 
 def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check `settings` against a dataclass's fields or a function's parameters; lists become tuples.
+    """Check `settings` against the fields of a dataclass or the parameters of a function or class; lists become tuples.
 
-    A table in the place of a dataclass becomes that dataclass.
+    A table in the place of a dataclass becomes that dataclass. A parameter without a type hint takes any value.
 
     Raises:
         UnknownName: a key that the target does not have.
         ValueError: a value of the wrong type.
     """
-    if dataclasses.is_dataclass(target):
-        known = [field.name for field in dataclasses.fields(target) if field.init]
-    else:
-        known = list(typing.get_type_hints(target))
-        known = [name for name in known if name != "return"]
-    hints = typing.get_type_hints(target)
+    hints = _parameters(target)
     checked: dict[str, Any] = {}
     for key, value in settings.items():
-        if key not in known:
-            raise no_such(f"setting of {owner}", key, known)
+        if key not in hints:
+            raise no_such(f"setting of {owner}", key, list(hints))
         value = _as_tuples(value)
         if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             value = hints[key](**check_settings(f"'{key}' of {owner}", hints[key], value))
@@ -49,6 +45,17 @@ def check_settings(owner: str, target: Any, settings: Mapping[str, Any]) -> dict
             raise ValueError(f"{owner}: '{key}' takes {_readable(hints[key])}, not {value!r}")
         checked[key] = float(value) if hints[key] is float and isinstance(value, int) else value
     return checked
+
+
+def _parameters(target: Any) -> dict[str, Any]:
+    """The names that can be set, with their types."""
+    if dataclasses.is_dataclass(target):
+        hints = typing.get_type_hints(target)
+        return {field.name: hints[field.name] for field in dataclasses.fields(target) if field.init}
+    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(target).parameters.values()
+    return {each.name: hints.get(each.name, Any) for each in parameters if each.kind not in several}
 
 
 def _as_tuples(value: object) -> Any:
@@ -75,7 +82,7 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is None:
         return value is None
-    return isinstance(value, hint) if isinstance(hint, type) else True
+    return isinstance(value, hint) if isinstance(hint, type) and hint is not Any else True
 
 
 def _readable(hint: Any) -> str:

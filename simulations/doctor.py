@@ -49,8 +49,9 @@ def as_table(findings: list[Finding]) -> Table:
 
 def _data(root: Path | None) -> list[Finding]:
     run_context = Finding("data folder", str(root) if root else "none named (--data-root or FL_PRIVACY_DATA)")
-    here = [name for name in DATASETS if available(name, root)]
-    absent = [name for name in DATASETS if name not in here]
+    found = {name: available(name, root) for name in DATASETS}
+    here = [name for name in DATASETS if found[name]]
+    absent = [name for name in DATASETS if found[name] is False]
     return [
         run_context,
         Finding("data sets here", ", ".join(here)),

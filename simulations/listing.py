@@ -65,10 +65,11 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "summary": "", "from": registry.source(name), "settings": {}}
     try:
         entry |= {"summary": registry.summary(name), "settings": _settings(registry[name])}
-    except UnknownName as error:  # another package's, which is installed and broken: the others can be listed still
-        return {**entry, "summary": f"unusable: {error}"}
-    if kind == "attacks":
-        entry["channels"] = sorted(registry[name].channels)
+        if kind == "attacks":
+            entry["channels"] = sorted(registry[name].channels)
+    except Exception as error:  # another package's, which is installed and broken: the others can be listed still
+        said = error if isinstance(error, UnknownName) else f"{type(error).__name__}: {error}"
+        return {**entry, "summary": f"unusable: {said}"}
     if kind == "datasets":
         entry["available"] = available(name, root)
     return entry

@@ -10,7 +10,7 @@ from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth, controls, interval, matched, score
-from fl_privacy.metrics import METRICS
+from fl_privacy.metrics import Metric
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
@@ -32,7 +32,7 @@ def score_all(
     guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
     """Score every attack's guesses, then the two controls for the victims of the first condition."""
-    attacks = federation.experiment.resolved.attacks
+    attacks, metrics = federation.experiment.resolved.attacks, federation.experiment.resolved.metrics
     keys = sorted({key for found in guesses.values() for key in found})
     batches = {
         (clients, round): truth_of(channel, federation, clients, round)
@@ -48,6 +48,7 @@ def score_all(
             seen[key],
             guess,
             truths[key],
+            metrics,
         )
         for label, found in guesses.items()
         for key, guess in found.items()
@@ -62,7 +63,8 @@ def score_all(
             assert guess.inputs is not None
             assert guess.labels is not None
             judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
-            scored.append(_scored(attack, key, f"{CONTROL}{control}", UNDEFENDED, seen[key], judged, truths[key]))
+            name = f"{CONTROL}{control}"
+            scored.append(_scored(attack, key, name, UNDEFENDED, seen[key], judged, truths[key], metrics))
     return scored
 
 
@@ -92,9 +94,16 @@ def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[st
 
 
 def _scored(
-    attack: Attack, key: Key, name: str, defence: str, seen: Observation, guess: Reconstruction, truth: Truth
+    attack: Attack,
+    key: Key,
+    name: str,
+    defence: str,
+    seen: Observation,
+    guess: Reconstruction,
+    truth: Truth,
+    metrics: Mapping[str, Metric],
 ) -> Scored:
-    return Scored(key, name, defence, matched(seen, guess, truth), truth, score(attack, seen, guess, truth))
+    return Scored(key, name, defence, matched(seen, guess, truth), truth, score(attack, seen, guess, truth, metrics))
 
 
 def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -110,7 +119,7 @@ def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any
             "dataset": experiment.dataset["name"],
             "model": experiment.model["name"],
             "seed": experiment.seed,
-            **{metric: _known(float(each.score.images[metric][index])) for metric in METRICS},
+            **{metric: _known(float(each.score.images[metric][index])) for metric in each.score.images},
             "label_correct": None if each.guess.labels is None else bool(each.score.label_correct[index]),
             "loss_at_guess": each.score.loss_at_guess,
             "loss_at_truth": each.score.loss_at_truth,
@@ -153,7 +162,9 @@ def _summary_row(
     seed: int, attack: str, defence: str, group: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     came_back = [each for each in group if each.guess.inputs is not None]
-    values = {metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in METRICS}
+    values = {
+        metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in group[0].score.images
+    }
     low, high = interval(values["psnr"], subseed(seed, "interval"))
     model = {} if attack.startswith(CONTROL) else measured[defence]
     return {

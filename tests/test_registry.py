@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -75,6 +75,25 @@ def test_a_wrong_value_is_named(things, settings, message):
 def test_a_wrong_key_is_named(things):
     with pytest.raises(UnknownName, match=r"no setting of thing 'thing' is called 'sice'. Did you mean 'size'"):
         things.configure("thing", {"sice": 1})
+
+
+def test_parameters_without_a_type_hint_and_those_of_a_class_are_settings_too():
+    def untyped(shape, classes, width=4, *more, **rest):
+        return width
+
+    class Net:
+        depth: str = "an attribute, which nobody sets"
+
+        def __init__(self, shape, classes, width: int = 4, kind: Any = None):
+            self.width = width
+
+    assert check_settings("model", untyped, {"width": [1, 2]}) == {"width": (1, 2)}
+    assert check_settings("model", Net, {"width": 8, "kind": 1}) == {"width": 8, "kind": 1}
+    with pytest.raises(ValueError, match="'width' takes a whole number"):
+        check_settings("model", Net, {"width": "wide"})
+    for target, key in ((untyped, "more"), (untyped, "rest"), (Net, "depth"), (Net, "self")):
+        with pytest.raises(UnknownName):
+            check_settings("model", target, {key: 1})
 
 
 def test_a_functions_parameters_are_settings_too():

@@ -124,9 +124,13 @@ def keyword_settings(owner: str, function: Callable[..., Any], settings: Mapping
     return check_settings(owner, function, settings)
 
 
-def available(name: str, root: Path | None) -> bool:
-    """Whether the registered set `name` is embedded, or one of its places is in `root`; nothing is read."""
-    facts = DATASETS.facts(name)
+def available(name: str, root: Path | None) -> bool | None:
+    """Whether the registered set `name` is embedded, or one of its places is in `root`; nothing is read.
+
+    None where that cannot be known, because another package brought the set.
+    """
+    if not (facts := DATASETS.facts(name)):
+        return None
     places = facts.get("places", ())
     return bool(facts.get("embedded", False)) or any((folder_of(root) / place).exists() for place in places)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.defences import Chain, chain
+from fl_privacy.metrics import METRICS
 from fl_privacy.settings import check_settings
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import Channel
@@ -32,7 +33,8 @@ def resolve(experiment: Experiment) -> Resolved:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
     attacks = {label_of(each): _attack(each) for each in experiment.attacks}
-    return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol))
+    metrics = METRICS.usable() | {name: METRICS[name] for name in experiment.metrics}
+    return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol), metrics)
 
 
 def _conditions(experiment: Experiment) -> tuple[Condition, ...]:

@@ -13,6 +13,7 @@ from fl_privacy.simulations.experiment.components import Component, chains, comp
 if TYPE_CHECKING:  # torch, which takes seconds to import, and plain values can be checked without
     from fl_privacy.attacks import Attack
     from fl_privacy.defences import Chain
+    from fl_privacy.metrics import Metric
 
 P = TypeVar("P")
 COMPONENTS = ("dataset", "partition", "model")
@@ -45,12 +46,13 @@ class Condition:
 class Resolved:
     """The objects that an experiment's names stand for: `attacks` by label, `conditions`, the channel's `protocol`.
 
-    `protocol` are its settings without any variant's.
+    `protocol` are its settings without any variant's; `metrics` by name.
     """
 
     attacks: Mapping[str, Attack]
     conditions: tuple[Condition, ...]
     protocol: object
+    metrics: Mapping[str, Metric]
 
     def settings(self, kind: type[P]) -> P:
         """The protocol's settings without any variant's; raises as `Condition.settings` does."""
@@ -76,6 +78,7 @@ class Experiment:
 
     The `attacks` see the first `attacked_clients` replies of each of the `attacked_rounds`; a `label` tells two
     settings of one attack apart, and its `conditions` list the conditions, or variants, that it is kept to.
+    Images are measured by every registered metric, and by those of the `metrics` that are named as module:function.
     `timeout` is a round's deadline in seconds; a round with fewer valid replies than `min_replies` is skipped.
     `show_originals` lets the figure show private images. `published` holds rows of published values; the report prints
     each beside the measured ones of its `variant`, `training_defence`, `inference_defence` and `attack`.
@@ -97,6 +100,7 @@ class Experiment:
     training_defences: tuple[tuple[Component, ...], ...] = ((),)
     inference_defences: tuple[tuple[Component, ...], ...] = ()
     protocol: Component = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
     variants: tuple[Component, ...] = ()
     public: Component = field(default_factory=dict)
     train_images: tuple[int, ...] = ()

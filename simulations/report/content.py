@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fl_privacy.metrics import METRICS
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -75,7 +74,8 @@ def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[
     How many images were recovered is told where some were not.
     """
     evaluation = channel_of(experiment).evaluation
-    added = {name.replace("_", "\n"): (name, "{:.3f}") for name in METRICS if name not in ("psnr", "ssim", "mse")}
+    others = (name for name in experiment.resolved.metrics if name not in ("psnr", "ssim", "mse"))
+    added = {name.replace(":", ":\n").replace("_", "\n"): (name, "{:.3f}") for name in others}
     common = {heading: each for heading, each in (FIRST | added | LAST).items() if each[0] not in evaluation.unshown}
     whole = all(row.get("recovered", row["images"]) == row["images"] for row in rows)
     return {
