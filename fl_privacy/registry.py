@@ -16,11 +16,19 @@ from fl_privacy.settings import UnknownName, check_settings, no_such
 T = TypeVar("T")
 
 
+def plug_ins(kind: str) -> dict[str, EntryPoint]:
+    """What installed packages add to the registry of a kind, by name; nothing is imported.
+
+    The entry-point groups are fl_privacy.attacks, .defences, .metrics, .models, .datasets and .partitions.
+    """
+    return {each.name: each for each in entry_points(group=f"fl_privacy.{kind.replace(' ', '')}s")}
+
+
 class Registry(Generic[T]):
     """Entries of one kind by name: registered here, or by an installed package's entry points.
 
-    A package adds its own through the entry-point group `fl_privacy.<kind>s` (without a space); such an entry
-    is loaded when it is first used. What is registered here comes first where two have one name.
+    A package adds its own through an entry point (`plug_ins`); such an entry is loaded when it is
+    first used. What is registered here comes first where two have one name.
     """
 
     def __init__(self, kind: str) -> None:
@@ -40,14 +48,9 @@ class Registry(Generic[T]):
 
         return enter
 
-    @property
-    def group(self) -> str:
-        """The entry-point group by which installed packages add entries: 'fl_privacy.datasets'."""
-        return f"fl_privacy.{self.kind.replace(' ', '')}s"
-
     @cached_property
     def _plug_ins(self) -> Mapping[str, EntryPoint]:
-        return {each.name: each for each in entry_points(group=self.group)}
+        return plug_ins(self.kind)
 
     def __getitem__(self, name: str) -> T:
         """The entry called `name`, or the object at `package.module:attribute` for a user's own code.

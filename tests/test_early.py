@@ -112,7 +112,7 @@ def test_where_code_of_the_users_own_is_named_nothing_is_said_too_early():
 
 
 def test_an_installed_package_counts(monkeypatch):
-    monkeypatch.setattr(early, "_plug_ins", lambda kind: {"theirs"} if kind == "attack" else set())
+    monkeypatch.setattr(early, "plug_ins", lambda kind: {"theirs"} if kind == "attack" else set())
     early.check_early("quickstart", ["attack=theirs"])
     with pytest.raises(UnknownName, match="theirs"):
         early.check_early("quickstart", ["attack=their"])

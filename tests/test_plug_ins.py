@@ -12,6 +12,7 @@ import pytest
 import fl_privacy as flp
 from fl_privacy.settings import UnknownName
 from fl_privacy.simulations import load_experiment, simulate
+from fl_privacy.simulations.config.early import check_early
 from fl_privacy.simulations.doctor import examine
 from fl_privacy.simulations.listing import REGISTRIES, entries
 
@@ -174,6 +175,13 @@ def test_one_of_each_kind_is_found_by_module_and_name(outside):
         return f"outside_parts:{MINE[kind][1]}"
 
     check_run(outside, {**experiment(path), "metrics": [path("metrics")]}, path("metrics"))
+
+
+@pytest.mark.parametrize("key", ["dataset", "partition", "model", "attacks", "training_defences"])
+def test_each_alone_passes_the_check_that_imports_nothing(key, installed):
+    ours = {"dataset": "digits", "partition": "iid", "model": "convnet", "attacks": ["grnn"], "training_defences": [[]]}
+    theirs = experiment(lambda kind: MINE[kind][0])
+    check_early(str(toml_of({**ours, key: theirs[key]}, installed / "mine.toml")))
 
 
 def test_an_unknown_metric_is_named(outside):

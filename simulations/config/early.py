@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.registry import plug_ins
 from fl_privacy.settings import UnknownName, check_settings, no_such
 from fl_privacy.simulations.config.changes import override
 from fl_privacy.simulations.config.files import read
@@ -169,7 +169,7 @@ def check_names(experiment: Experiment) -> None:
     for registry, each in chosen:
         name, kind, known = each["name"], KINDS[registry], registered()[registry]
         if name not in known:
-            raise no_such(kind, name, sorted({*known, *_plug_ins(kind)}))
+            raise no_such(kind, name, sorted({*known, *plug_ins(kind)}))
         settings = settings_of(known[name], keyword_only=registry in ("DATASETS", "PARTITIONS"))
         for key in each:
             if key not in ("name", *BESIDE.get(registry, ()), *settings):
@@ -199,9 +199,5 @@ def _chosen(experiment: Experiment) -> list[tuple[str, Component]]:
     ]
 
 
-def _plug_ins(kind: str) -> set[str]:
-    return {each.name for each in entry_points(group=f"fl_privacy.{kind.replace(' ', '_')}s")}
-
-
 def _is_plug_in(registry: str, chosen: Component) -> bool:
-    return chosen["name"] in _plug_ins(KINDS[registry])
+    return chosen["name"] in plug_ins(KINDS[registry])
