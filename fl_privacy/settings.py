@@ -52,7 +52,7 @@ def _parameters(target: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(target):
         hints = typing.get_type_hints(target)
         return {field.name: hints[field.name] for field in dataclasses.fields(target) if field.init}
-    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(target).parameters.values()
     return {each.name: hints.get(each.name, Any) for each in parameters if each.kind not in several}
