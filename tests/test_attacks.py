@@ -21,7 +21,16 @@ from fl_privacy.observation import ChannelName, Images, Observation, Spec
 from fl_privacy.seeding import stream
 
 GRADIENT_ATTACKS = [name for name in ATTACKS if ChannelName.GRADIENT in ATTACKS[name].channels]
-BUDGET = {"grnn": {"iterations": 250, "restarts": 1}, "grnn_as_published": {"iterations": 400}}
+BUDGET = {
+    "grnn": {"iterations": 250, "restarts": 1},
+    "grnn_as_published": {"iterations": 400},
+    "dlg": {"iterations": 150, "restarts": 2},
+    "dlg_as_published": {"iterations": 300},
+    "idlg": {"iterations": 150, "restarts": 2},
+    "inverting_gradients": {"iterations": 600},
+    # the published prior needs the published 24,000 iterations
+    "inverting_gradients_as_published": {"iterations": 600, "restarts": 2, "tv": 1e-3},
+}
 MODELS = {"linear_layer": nn.Sequential(nn.Flatten(), nn.Linear(1024, 30), nn.ReLU(), nn.Linear(30, 10))}
 """The model on which an attack is checked that cannot read the wide sigmoid LeNet of the others."""
 

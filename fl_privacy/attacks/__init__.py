@@ -2,7 +2,7 @@
 
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack
-from fl_privacy.attacks.gradient import closed_form, grnn, label_recovery, map, peeling
+from fl_privacy.attacks.gradient import closed_form, dlg, grnn, inverting_gradients, label_recovery, map, peeling
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
 
@@ -14,7 +14,9 @@ __all__ = [
     "class_mean",
     "closed_form",
     "decoder",
+    "dlg",
     "grnn",
+    "inverting_gradients",
     "label_recovery",
     "map",
     "peeling",
