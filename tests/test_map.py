@@ -1,5 +1,6 @@
 """MAP: against closed forms where the gradient is linear in the image, under every law of noise, and through a clip."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -12,7 +13,8 @@ from fl_privacy.attacks.gradient.gauss_newton import gauss_newton, linearise, po
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
-from fl_privacy.attacks.gradient.likelihood import likelihood, matcher
+from fl_privacy.attacks.gradient.likelihood import likelihood
+from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori, posterior_draw
 from fl_privacy.data import load
 from fl_privacy.defences import chain
@@ -128,7 +130,7 @@ def test_products_with_the_jacobian_are_those_of_finite_differences():
     model = build_model("lenet_grnn", (1, 16, 16), 10, 0, {"init": "wide"}).double()
     images = torch.rand(2, 1, 1, 16, 16, generator=stream(0), dtype=torch.float64)
     labels = torch.tensor([[3], [5]])
-    match = matcher(observe(model, images, labels))
+    match = matcher_for(observe(model, images, labels))
     targets = nn.functional.one_hot(labels, 10).double()
 
     def residual(u):
@@ -201,7 +203,7 @@ def test_labels_are_read_under_noise(batch, scale, digits):
     given = likelihood(seen := observe(model, images, labels, noise))
     drawn = priors.power_law((1, 16, 16)).images(torch.randn(16, 256, generator=stream(3))).clamp(0, 1)
     deviation = noise_deviation(seen[0])
-    found = regress_labels(matcher([seen[0]], 16), drawn, given.observed, deviation, 10, batch)
+    found = regress_labels(matcher_for([seen[0]], restarts=16), drawn, given.observed, deviation, 10, batch)
     right = (found == labels.sort(1).values).float().mean()
     assert float(right) >= 0.95
 
@@ -298,3 +300,29 @@ def test_the_public_prior_is_a_need_and_only_then(digits):
 def test_bad_settings_teach(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MaximumAPosteriori(**wrong)
+
+
+def test_updates_of_several_local_steps_are_simulated(digits):
+    """Two steps on halves of a batch: more than the raw update as if it were one gradient tells."""
+    model = build_model("convnet", (1, 16, 16), 10, 0)
+    images, labels = victims(digits, 2, 2)
+    local = LocalTraining(learning_rate=0.5, batch_size=1)
+    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=2, local=local)
+    seen = []
+    for client, (x, y) in enumerate(zip(images, labels, strict=True)):
+        twin = copy.deepcopy(model)
+        for image, label in zip(x, y, strict=True):
+            slope, _ = gradient(twin, image[None], label[None])
+            with torch.no_grad():
+                for name, value in twin.named_parameters():
+                    value -= 0.5 * slope[name]
+        now, then = dict(twin.named_parameters()), dict(model.named_parameters())
+        payload = {name: (now[name] - then[name]).detach() for name in now}
+        seen.append(
+            Observation(channel=ChannelName.UPDATE, payload=payload, spec=spec, round=1, client=client, model=model)
+        )
+    attack = MaximumAPosteriori(learn=0, outer=15, restarts=2)
+    simulated, _ = reached(attack, seen, images, labels)
+    one = dataclasses.replace(spec, local=LocalTraining(learning_rate=1.0))  # two steps of 0.5, taken for one of 1
+    raw, _ = reached(attack, [dataclasses.replace(each, spec=one) for each in seen], images, labels)
+    assert float(simulated.mean()) > float(raw.mean()) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import flwr.serverapp.strategy as flower
@@ -32,6 +33,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Key
 from fl_privacy.strategies.federated.client import local_config
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
@@ -63,10 +65,16 @@ class WeightUpdates:
 
 
 class Server(Adversary):
-    """The server: it holds the model that it sent."""
+    """The server: it holds the model that it sent, and what public images the experiment grants it."""
 
     def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        return frozenset({"model"})
+        return frozenset({"model", *(("public",) if experiment.public else ())})
+
+    def add_knowledge(
+        self, federation: Federation, folder: Path, seen: dict[Key, Observation]
+    ) -> dict[Key, Observation]:
+        public = federation.public()
+        return {key: replace(each, public=public) for key, each in seen.items()}
 
 
 class Batches(Evaluation):
@@ -84,6 +92,7 @@ class GradientRounds(Rounds):
     """Whether clients send running statistics of batch normalisation, so that the server has any to evaluate with."""
 
     def check_federation(self, federation: Federation) -> None:
+        _check_public(federation)
         images = federation.held_out[0][: federation.experiment.batch_size]
         check_matchable(federation.model(), images, federation.spec.classes)
 
@@ -207,6 +216,26 @@ def _check_local(settings: WeightUpdates, experiment: Experiment) -> None:
 
 GRADIENT = Channel(ChannelName.GRADIENT, FedSGD, GradientRounds(), Server(), Batches())
 UPDATE = Channel(ChannelName.UPDATE, WeightUpdates, UpdateRounds(), Server(), Batches())
+
+
+def _check_public(federation: Federation) -> None:
+    """Check that no public image is a client's.
+
+    Raises:
+        ValueError: the adversary owns images that clients train with, or none of that set is there.
+    """
+    experiment, public = federation.experiment, federation.public()
+    settings = experiment.public
+    if public is None or settings["name"] != experiment.dataset["name"] or settings.get("split", "train") != "train":
+        return
+    first = settings.get("first", 0)
+    shared = sum(int(((part >= first) & (part < first + len(public))).sum()) for part in federation.parts)
+    if shared:
+        raise ValueError(
+            f"the adversary's 'public' images are training images {first} to {first + len(public)}, of which clients "
+            f"hold {shared}, and it must never have a victim's: keep the clients to others with 'train_images', or "
+            "set public.first and public.count"
+        )
 
 
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> ClientTask:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,4 +39,5 @@ def noise_deviation(seen: Observation, seed: int = 0) -> Tensor | None:
     own = {n: squares[n] / counts[n] if counts[n] >= ENOUGH else overall for n in shapes}
     first = next(iter(seen.payload.values()))
     parts = [torch.full((shape.numel(),), own[n] ** 0.5, device=first.device) for n, shape in shapes.items()]
-    return torch.cat(parts).clamp_min(1e-3 * overall**0.5) / abs(gradient_unit(seen))
+    of_one: Tensor = torch.cat(parts).clamp_min(1e-3 * overall**0.5) / abs(gradient_unit(seen))
+    return of_one / math.sqrt(len(seen.clients))  # a mean of several messages, each with noise of its own

@@ -9,16 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.gauss_newton import Residual
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
-from fl_privacy.attacks.gradient.matching import (
-    Matcher,
-    adversary_copy,
-    defended,
-    gradient_matcher,
-    observed_gradient,
-)
+from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.matching import Matcher, observed_step
 from fl_privacy.attacks.gradient.priors import Prior
 from fl_privacy.observation import Observation
 from fl_privacy.weights import trainable
@@ -65,11 +59,11 @@ def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:
     """Of the victims `seen`, of one model and defence, all of them once a repeat.
 
     Raises:
-        ValueError: a payload that is no gradient of the model (`matching.observed_gradient`).
+        ValueError: a payload that does not fit the model (`matching.observed_step`).
     """
     first = seen[0]
     assert first.model is not None
-    observed = torch.stack([observed_gradient(each) for each in seen])
+    observed = torch.stack([observed_step(each) for each in seen])
     deviation = noise_deviation(first, 0)
     if deviation is None:
         weight = 1 / _layer_size(observed, [value.numel() for value in trainable(first.model).values()])
@@ -78,24 +72,10 @@ def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:
     return Likelihood(
         observed.repeat(repeats, 1),
         weight.repeat(repeats, 1),
-        matcher(seen, repeats),
+        matcher_for(seen, restarts=repeats),
         first.spec.classes,
         deviation is not None,
     )
-
-
-def matcher(seen: Sequence[Observation], repeats: int = 1) -> Matcher:
-    """What the victims `seen` would have released for guesses, all of them once a repeat.
-
-    Dropout masks that can be read are those of each victim; what is certain of a known defence is applied.
-    """
-    first = seen[0]
-    assert first.model is not None
-    model = adversary_copy(first.model, first.spec.training_mode)
-    model.to(next(iter(first.payload.values())).device)
-    masks = {name: torch.cat([mask] * repeats) for name, mask in read_masks(model, seen).items()}
-    match = gradient_matcher(model, len(seen) * repeats, own=masks)
-    return defended(match, first) if first.defence else match
 
 
 def _layer_size(observed: Tensor, sizes: list[int]) -> Tensor:

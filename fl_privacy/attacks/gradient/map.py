@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar, Literal, Self
 
@@ -17,7 +17,8 @@ from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton, lin
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
-from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood, matcher
+from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
+from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.priors import Prior, Spectrum, power_law, public, public_by_class
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
@@ -174,8 +175,9 @@ def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng
     spec = seen[0].spec
     u = torch.randn(LABEL_IMAGES, prior.mean.numel(), generator=rng)
     images = prior.images(u.to(observed)).clamp(0, 1)
-    single = matcher([seen[0]], LABEL_IMAGES)
-    return regress_labels(single, images, observed, noise_deviation(seen[0], 0), spec.classes, spec.batch_size)
+    one_step = replace(spec, batch_size=1, local=replace(spec.local, epochs=1, steps=0, batch_size=0))
+    single = matcher_for([replace(seen[0], spec=one_step, others=())], restarts=LABEL_IMAGES)
+    return regress_labels(single, images, observed, noise_deviation(seen[0]), spec.classes, spec.batch_size)
 
 
 @torch.no_grad()
