@@ -37,6 +37,12 @@ def markdown(header: list[str], body: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def seeds(name: str) -> str:
+    """How many seeds results/NAME.json has, for a line whose cells are means over them."""
+    count = len({row["seed"] for row in rows(name)})
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
     """One line a condition and attack of these experiments, each value as mean over the seeds; published rows beneath.
 
@@ -48,7 +54,7 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
         for (defence, attack), mine in by_arm(name).items():
             blind = attack.startswith("control")
             label = ["", attack] if blind else [defence, attack]
-            body += summarise_reasons([name, *label, str(len(mine))], cells(mine, columns))
+            body += line([name, *label, str(len(mine))], cells(mine, columns))
             for published in expected if not blind else []:
                 if published["defence"] == defence and published.get("attack", attack) == attack:
                     body.append([name, f"*{defence}*", "*published*", "", *cells([published], columns)])
@@ -56,7 +62,7 @@ def experiments(names: list[str], columns: dict[str, tuple[str, str]]) -> str:
     return markdown(["experiment", "condition", "attack", "seeds", *columns], body)
 
 
-def summarise_reasons(label: list[str], found: list[str]) -> list[list[str]]:
+def line(label: list[str], found: list[str]) -> list[list[str]]:
     """A line of a table; none where it would say nothing."""
     return [[*label, *found]] if any(found) else []
 
@@ -65,7 +71,7 @@ def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
     """What can be read in the private images themselves, for the table's last line, where somebody measured it."""
     by_seed = {row["seed"]: row["class_read_originals"] for row in rows(name) if "class_read_originals" in row}
     found = cells([{"class_read": value} for value in by_seed.values()], columns)
-    return summarise_reasons([name, "", "the private images themselves", str(len(by_seed))], found)
+    return line([name, "", "the private images themselves", str(len(by_seed))], found)
 
 
 def cells(mine: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md and results/README.md from the files in results/; with --check, fail if they differ.
+"""Rewrite the tables of docs/ from the files in results/ and the settings; with --check, fail if they differ.
 
     python -m benchmarks.tables [--check]
 
@@ -10,9 +10,10 @@ import re
 import sys
 from collections.abc import Callable
 
-from benchmarks import tables_activation, tables_gradient, tables_output
+from benchmarks import tables_activation, tables_gradient, tables_output, tables_settings
 from benchmarks.table_parts import ROOT
 
+PAGES = ROOT / "docs"
 TABLES: dict[str, Callable[[], str]] = {
     "grnn_quality": tables_gradient.grnn_quality,
     "attack_speed": tables_gradient.attack_speed,
@@ -43,6 +44,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vicious_adaptive": tables_output.vicious_adaptive,
     "viciousness": tables_output.viciousness,
     "joint_speed": tables_output.joint_speed,
+    "settings_experiment": tables_settings.experiment,
+    "settings_protocols": tables_settings.protocols,
 }
 
 
@@ -59,12 +62,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    for page in (ROOT / "README.md", ROOT / "results" / "README.md"):
+    for page in sorted(PAGES.rglob("*.md")):
         text = page.read_text()
         if not check:
             page.write_text(filled(text))
         elif filled(text) != text:
-            sys.exit(f"{page}: its tables differ from results/: run python -m benchmarks.tables")
+            sys.exit(f"{page}: its tables are not those of results/: run python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The tables of the activation channel: split learning, Titcombe et al., NoPeek."""
 
-from benchmarks.table_parts import experiments, grid, markdown, means, record, rows
+from benchmarks.table_parts import experiments, grid, markdown, means, record, rows, seeds
 
 SPLIT = {
     "accuracy": ("model_accuracy", "{:.2%}"),
@@ -65,13 +65,13 @@ def titcombe_retrained() -> str:
 
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
-    found, blind = [], []
+    found, blind, number = [], [], seeds("titcombe_figure2")
     for (condition, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
         if attack.startswith("control"):
-            blind.append((attack, cell))
+            blind.append((f"{attack} ({number})", cell))
         else:
             weight, scale = condition.split("; serving ")
-            found.append((f"{attack}, trained with {weight}", scale, cell))
+            found.append((f"{attack}, trained with {weight} ({number})", scale, cell))
     scales = dict.fromkeys(scale for _, scale, _ in found)
     return grid("attack", [*found, *((attack, scale, cell) for attack, cell in blind for scale in scales)])
 
@@ -83,7 +83,8 @@ def noise_scales() -> str:
     body = []
     for (condition, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
         weight, scale = condition.split("; serving ")
-        body.append((scale, f"trained with: {weight} (published)", f"{accuracy} ({theirs[condition]})"))
+        line = f"{scale} ({seeds('titcombe_figure4')})"
+        body.append((line, f"trained with: {weight} (published)", f"{accuracy} ({theirs[condition]})"))
     return grid("served with", body)
 
 
@@ -96,7 +97,7 @@ def averaging_short() -> str:
     found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_read")
     scales = list(dict.fromkeys(condition for condition, attack in found if not attack.startswith("control")))
     body = [
-        (attack, scale.removeprefix("serving "), cell)
+        (f"{attack} ({seeds('titcombe_averaging')})", scale.removeprefix("serving "), cell)
         for (condition, attack), cell in found.items()
         for scale in ([condition] if condition in scales else scales)
     ]
@@ -124,6 +125,6 @@ def split_speed() -> str:
             "from {share_least:.2f} to {share_greatest:.2f} in {rounds} rounds",
             "ray_times_faster": "the Ray link is {ray_times_faster:.0f} times faster",
         }
-        summarise_reasons = [form.format(**row) for key, form in ratios.items() if key in row]
-        body.append([row["what"], unit, *(summarise_reasons or [""]), row.get("target", "")])
+        ratio = [form.format(**row) for key, form in ratios.items() if key in row]
+        body.append([row["what"], unit, *(ratio or [""]), row.get("target", "")])
     return markdown(["what", "measured", "ratio", "wanted"], body)

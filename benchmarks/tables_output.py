@@ -1,6 +1,6 @@
 """The tables of the output channel: vicious classifiers, their detection, the speed of their training."""
 
-from benchmarks.table_parts import Row, cells, experiments, grid, markdown, means, rows
+from benchmarks.table_parts import Row, cells, experiments, grid, markdown, means, rows, seeds
 
 VICIOUS = {
     "PSNR": ("psnr", "{:.1f}"),
@@ -28,7 +28,7 @@ def vicious_ratios_short() -> str:
     for data in ("mnist", "fashion", "cifar10", "cifar100"):
         for (condition, attack), decibels in means(f"vicious_table1_{data}", "{:.1f}", "psnr").items():
             for sent in ("none", "softmax"):
-                line = f"{data}, {'logits' if sent == 'none' else sent}"
+                line = f"{data}, {'logits' if sent == 'none' else sent} ({seeds(f'vicious_table1_{data}')})"
                 if attack.startswith("control"):
                     found.append((line, attack.removeprefix("control: "), decibels))
                 elif condition.endswith(f"; {sent}"):
@@ -51,7 +51,8 @@ def vicious_answers_short() -> str:
     found += [
         (condition, attack, cell) for (condition, attack), cell in decibels.items() if not attack.startswith("control")
     ]
-    return grid("what is sent", [(condition.split("; serving ")[1], column, cell) for condition, column, cell in found])
+    lines = {condition: f"{condition.split('; serving ')[1]} ({seeds('vicious_table8')})" for condition, _, _ in found}
+    return grid("what is sent", [(lines[condition], column, cell) for condition, column, cell in found])
 
 
 def vicious_losses() -> str:
@@ -72,7 +73,13 @@ def vicious_tasks() -> str:
         name = condition.removesuffix(" alone")
         together = found["all together"].get(f"model_accuracy of {name}")
         accuracies = [f"{row['model_accuracy']:.2%}", "" if together is None else f"{together:.2%}"]
-        body.append([name, *accuracies, *cells([row], {key: VICIOUS[key] for key in ("PSNR", "SSIM")})])
+        body.append(
+            [
+                f"{name} ({seeds('vicious_table7')})",
+                *accuracies,
+                *cells([row], {key: VICIOUS[key] for key in ("PSNR", "SSIM")}),
+            ]
+        )
     return markdown(["attribute", "accuracy", "accuracy in 'all together'", "PSNR", "SSIM"], body)
 
 

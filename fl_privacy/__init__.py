@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fl_privacy import testing as testing
     from fl_privacy.attacks import ATTACKS as ATTACKS
     from fl_privacy.attacks import Attack as Attack
+    from fl_privacy.attacks import Capabilities as Capabilities
     from fl_privacy.data import DATASETS as DATASETS
     from fl_privacy.data import PARTITIONS as PARTITIONS
     from fl_privacy.data import DataSet as DataSet
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _DOOR = {
-    "attacks": ("ATTACKS", "Attack"),
+    "attacks": ("ATTACKS", "Attack", "Capabilities"),
     "data": ("DATASETS", "DataSet", "PARTITIONS", "from_tensors", "load"),
     "defences": ("Chain", "DEFENCES", "Defence", "chain"),
     "evaluation": ("Score", "Truth", "controls", "evaluate", "score"),
@@ -60,6 +61,7 @@ _MODULE_OF = {name: module for module, names in _DOOR.items() for name in names}
 __all__ = [
     "ATTACKS",
     "Attack",
+    "Capabilities",
     "Chain",
     "ChannelName",
     "DATASETS",

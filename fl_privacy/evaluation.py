@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
-from fl_privacy.metrics import METRICS, label_accuracy
-from fl_privacy.metrics.base import Metric, check_images, check_shapes
+from fl_privacy.metrics import METRICS, Metric, label_accuracy
+from fl_privacy.metrics.base import check_images, check_shapes
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
 from fl_privacy.seeding import stream
 
@@ -47,7 +47,8 @@ class Score:
     """How close one guess came: `images` holds one value an image by metric, in the truth's order.
 
     NaN stands where nothing was recovered: for every image, where the guess has none; for the accuracy of its labels,
-    where it has none, and then `label_correct` is False throughout.
+    where it has none, and then `label_correct` is False throughout. `unmeasured` says of each metric that could not be
+    computed why, such as SSIM of images one pixel high; its values are NaN.
     """
 
     images: Mapping[str, Tensor]
@@ -55,6 +56,7 @@ class Score:
     label_correct: Tensor
     loss_at_guess: float
     loss_at_truth: float
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
 
 def align(guess: Reconstruction, truth: Truth) -> Reconstruction:
@@ -107,13 +109,16 @@ def score(
     truth: Truth,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Score:
-    """Score one guess against its truth on `metrics` (None: every one in the registry), after matching the batch."""
+    """Score one guess against its truth, after matching the batch, on these `metrics` (None: all of the catalogue's).
+
+    A metric that fails costs no other: `Score.unmeasured` has its reason.
+    """
     guess = matched(seen, guess, truth)
-    chosen = METRICS.usable() if metrics is None else metrics
-    if guess.inputs is None:
-        values = {name: torch.full((len(truth.inputs),), math.nan) for name in chosen}
-    else:
-        values = {name: metric(guess.inputs, truth.inputs) for name, metric in chosen.items()}
+    values, unmeasured = {}, {}
+    for name, metric in (METRICS.usable() if metrics is None else metrics).items():
+        values[name], reason = _measured(metric, guess.inputs, truth.inputs)
+        if reason:
+            unmeasured[name] = reason
     if guess.labels is None:
         accuracy, correct = float("nan"), torch.zeros(len(truth.labels), dtype=torch.bool)
     else:
@@ -122,7 +127,22 @@ def score(
             accuracy = float(correct.float().mean())
         else:
             accuracy = label_accuracy(guess.labels, truth.labels, seen.spec.classes)
-    return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels))
+    return Score(values, accuracy, correct, guess.loss, attack.loss(seen, truth.inputs, truth.labels), unmeasured)
+
+
+def _measured(metric: Metric, guess: Tensor | None, truth: Tensor) -> tuple[Tensor, str]:
+    """One value an image, or NaN for each and the reason: the code of a metric may be anybody's."""
+    nothing = torch.full((len(truth),), math.nan)
+    if guess is None:
+        return nothing, ""
+    try:
+        found = metric(guess, truth)
+    except Exception as error:
+        return nothing, f"{type(error).__name__}: {error}"
+    if not isinstance(found, Tensor) or found.shape != (len(truth),):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        return nothing, f"it returned {shape} for {len(truth)} images, and a metric returns one number an image"
+    return found, ""
 
 
 def evaluate(attack: Attack, seen: Sequence[Observation], truths: Sequence[Truth], seed: int) -> list[Score]:

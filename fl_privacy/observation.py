@@ -129,7 +129,7 @@ class Observation:
     messages, the mean over `client` and `others`, each of whom put in as many of the `spec.batch_size` examples.
     `model` is the adversary's own copy at that moment (None for a black box, which may come with `query` instead).
     `labels`, `public` and `defence` are there only where the threat model grants them; `defence` is the law of the
-    chain, never its draws.
+    chain, never its draws. `applied` is the label of the chain that the client says it ran; None where it says nothing.
     """
 
     channel: ChannelName
@@ -143,6 +143,7 @@ class Observation:
     labels: Tensor | None = None
     public: Images | None = None
     defence: KnownDefence | None = None
+    applied: str | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.clients)) < len(self.clients) or self.spec.batch_size % len(self.clients):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from fl_privacy.data import DataSet, ImageSet, class_sample, client_batch, load
@@ -16,6 +18,18 @@ from fl_privacy.simulations.experiment.spec import Experiment
 HELD_OUT = 1000
 SLICE = ("split", "first", "count")
 """Which images of its data set are public, beside that data set's own settings."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which images of a split of the experiment's data set."""
+
+    split: Literal["train", "test"]
+    index: Tensor
+
+    def shared_with(self, other: Positions) -> int:
+        """How many images are in both."""
+        return int(torch.isin(self.index, other.index).sum()) if self.split == other.split else 0
 
 
 @dataclass(frozen=True)
@@ -46,9 +60,19 @@ class Federation:
     @property
     def held_out(self) -> tuple[Tensor, Tensor]:
         """Up to 1,000 test images with their labels, every class with its share: no client has any of them."""
-        test = self.data.test
-        index = class_sample(test.labels, HELD_OUT).sort().values
-        return test.images(index), test.labels[index]
+        held_out = self.images_at(self.held_out_positions)
+        assert held_out.labels is not None
+        return held_out.inputs, held_out.labels
+
+    @property
+    def held_out_positions(self) -> Positions:
+        """Where the `held_out` images are."""
+        return Positions("test", class_sample(self.data.test.labels, HELD_OUT).sort().values)
+
+    def images_at(self, chosen: Positions) -> Images:
+        """The images (N, C, H, W) and labels (N,) at these positions."""
+        images: ImageSet = getattr(self.data, chosen.split)
+        return Images(images.images(chosen.index), images.labels[chosen.index])
 
     def model(self) -> nn.Module:
         """The model with its first weights, on the CPU."""

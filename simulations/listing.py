@@ -15,7 +15,7 @@ from rich.table import Table
 from fl_privacy.attacks import ATTACKS
 from fl_privacy.data import DATASETS, PARTITIONS, available
 from fl_privacy.defences import DEFENCES
-from fl_privacy.metrics import METRICS
+from fl_privacy.metrics import METRICS, SET_METRICS
 from fl_privacy.models import MODELS
 from fl_privacy.registry import Registry
 from fl_privacy.settings import UnknownName
@@ -57,7 +57,14 @@ def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
             {"name": name, "summary": _first_paragraph(channel), "from": OWN, "settings": _settings(channel.protocol)}
             for name, channel in CHANNELS.items()
         ]
-    return [_entry(kind, name, root) for name in REGISTRIES[kind]]
+    found = [_entry(kind, name, root) for name in REGISTRIES[kind]]
+    return found + [_set_metric(name) for name in SET_METRICS] if kind == "metrics" else found
+
+
+def _set_metric(name: str) -> dict[str, Any]:
+    needs = ", ".join(SET_METRICS.facts(name).get("needs", ())).replace("_", " ")
+    told = SET_METRICS.summary(name) + (f" Needs: {needs}." if needs else "")
+    return {"name": name, "summary": told, "from": SET_METRICS.source(name), "settings": {}, "of": "a set"}
 
 
 def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
@@ -65,6 +72,8 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "summary": "", "from": registry.source(name), "settings": {}}
     try:
         entry |= {"summary": registry.summary(name), "settings": _settings(registry[name])}
+        if kind == "metrics":
+            entry["of"] = "an image"
         if kind == "attacks":
             entry["channels"] = sorted(registry[name].channels)
     except Exception as error:  # another package's, which is installed and broken: the others can be listed still
@@ -77,7 +86,7 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
 
 def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
     """The entries as a rich table: each one's settings, profiles and cells stand below its summary."""
-    facts = [key for key in ("channels", "available") if any(key in entry for entry in found)]
+    facts = [key for key in ("of", "channels", "available") if any(key in entry for entry in found)]
     table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("name", _heading(found), *facts, "from"):
         table.add_column(column, overflow="fold")

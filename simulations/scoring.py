@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth, controls, interval, matched, score
-from fl_privacy.metrics import Metric
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
@@ -31,41 +30,47 @@ def score_all(
     seen: Mapping[Key, Observation],
     guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
-    """Score every attack's guesses, then the two controls for the victims of the first condition."""
-    attacks, metrics = federation.experiment.resolved.attacks, federation.experiment.resolved.metrics
+    """Score every attack's guesses, then the two controls for the targets of the undefended condition.
+
+    The controls stand for all conditions, whose targets are the same. Their losses, the first attack's objective, are
+    those of a condition without any defence; NaN where there is none, because a defended message's would not be theirs.
+    """
+    experiment = federation.experiment
     keys = sorted({key for found in guesses.values() for key in found})
     batches = {
         (clients, round): truth_of(channel, federation, clients, round)
         for clients, round in {(seen[key].clients, key.round) for key in keys}
     }
     truths = {key: batches[seen[key].clients, key.round] for key in keys}
+    metrics = experiment.resolved.metrics
+
+    def scored_guess(attack: Attack, key: Key, name: str, defence: str, guess: Reconstruction) -> Scored:
+        found = score(attack, seen[key], guess, truths[key], metrics)
+        return Scored(key, name, defence, matched(seen[key], guess, truths[key]), truths[key], found)
+
     scored = [
-        _scored(
-            attacks[label],
-            key,
-            label,
-            federation.experiment.condition_labels[key.condition],
-            seen[key],
-            guess,
-            truths[key],
-            metrics,
-        )
+        scored_guess(experiment.resolved.attacks[label], key, label, experiment.condition_labels[key.condition], guess)
         for label, found in guesses.items()
         for key, guess in found.items()
     ]
-    attack = next(iter(attacks.values()))
-    first = [key for key in keys if key.condition == min(each.condition for each in keys)]
-    rng = stream(federation.experiment.seed, "controls")
-    control_pool = channel.evaluation.control_pool(federation)
-    made = controls(control_pool, [truths[key] for key in first], federation.spec.classes, rng)
-    for control, blind in made.items():
-        for key, guess in zip(first, blind, strict=True):
+    attack = next(iter(experiment.resolved.attacks.values()))
+    attacked = sorted({key.condition for key in keys})
+    undefended = [condition for condition in attacked if not experiment.chains[condition]]
+    judged = [key for key in keys if key.condition == (undefended or attacked)[0]]
+    for control, blind in _controls(channel, federation, [truths[key] for key in judged]).items():
+        for key, guess in zip(judged, blind, strict=True):
             assert guess.inputs is not None
             assert guess.labels is not None
-            judged = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
-            name = f"{CONTROL}{control}"
-            scored.append(_scored(attack, key, name, UNDEFENDED, seen[key], judged, truths[key], metrics))
+            guess = dataclasses.replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
+            made = scored_guess(attack, key, f"{CONTROL}{control}", UNDEFENDED, guess)
+            scored.append(made if undefended else _without_losses(made))
     return scored
+
+
+def _without_losses(scored: Scored) -> Scored:
+    """The same with no word of an objective that would be that of somebody's defence."""
+    score = dataclasses.replace(scored.score, loss_at_guess=math.nan, loss_at_truth=math.nan)
+    return dataclasses.replace(scored, score=score)
 
 
 def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], round: int) -> Truth:
@@ -73,17 +78,37 @@ def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], r
     return Truth.of_clients([channel.evaluation.truth(federation, client, round) for client in clients])
 
 
-def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:
-    """Why these scores say nothing: undefended payloads that the attacker's copy of the protocol does not give.
+def _controls(channel: Channel, federation: Federation, truths: Sequence[Truth]) -> dict[str, list[Reconstruction]]:
+    """The controls' guesses, from images that nothing here was trained on.
 
-    One sentence for each condition that has any; empty if the scores are valid.
+    Raises:
+        RuntimeError: something was: the controls would know what they are compared with.
+    """
+    pool = channel.evaluation.control_pool(federation)
+    for condition, label in enumerate(federation.experiment.condition_labels):
+        if shared := pool.shared_with(channel.evaluation.trained_on(federation, condition)):
+            raise RuntimeError(f"'{label}' was trained on {shared} of the {len(pool.index)} images of the controls")
+    rng = stream(federation.experiment.seed, "controls")
+    return controls(federation.images_at(pool), truths, federation.spec.classes, rng)
+
+
+def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:
+    """Why these scores say nothing; empty if they are valid.
+
+    Either undefended payloads are not what the attacker's copy of the protocol gives, one sentence for each condition
+    that has any, or the clients ran another chain of defences than the one that the row names.
     """
     truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
+    other = [
+        f"clients say that they ran '{seen[key].applied}' where the table says '{defence}'"
+        for key, (defence, _) in truths.items()
+        if seen[key].applied not in (None, federation.experiment.chains[key.condition].label)
+    ]
     found: dict[str, list[float]] = {}
     for key, (defence, truth) in truths.items():
         if (wrong := mismatch(seen[key], truth)) is not None:
             found.setdefault(defence, []).append(wrong.relative)
-    return [
+    return list(dict.fromkeys(other)) + [
         f"{len(relative)} attacked payloads of '{defence}' are not what the attacker's copy of the protocol makes of "
         f"the private batch (relative mismatch up to {max(relative):.2g}; rounding leaves less than 0.001), without "
         "any defence: the attack was given another protocol than the one that ran, and its scores say nothing "
@@ -91,19 +116,6 @@ def faults(seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[st
         "(train, eval) than at the clients; another model, loss or preprocessing; other data than the run's"
         for defence, relative in found.items()
     ]
-
-
-def _scored(
-    attack: Attack,
-    key: Key,
-    name: str,
-    defence: str,
-    seen: Observation,
-    guess: Reconstruction,
-    truth: Truth,
-    metrics: Mapping[str, Metric],
-) -> Scored:
-    return Scored(key, name, defence, matched(seen, guess, truth), truth, score(attack, seen, guess, truth, metrics))
 
 
 def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any]]:
@@ -167,12 +179,15 @@ def _summary_row(
     }
     low, high = interval(values["psnr"], subseed(seed, "interval"))
     model = {} if attack.startswith(CONTROL) else measured[defence]
+    reasons = {name: reason for each in group for name, reason in each.score.unmeasured.items()}
+    unmeasured = {"unmeasured": reasons} if reasons else {}
     return {
         "attack": attack,
         "defence": defence,
         "images": sum(len(each.truth.inputs) for each in group),
         "recovered": len(values["psnr"]),
-        **{metric: fmean(numbers) if numbers else None for metric, numbers in values.items()},
+        **{metric: _known(fmean(numbers)) if numbers else None for metric, numbers in values.items()},
+        **unmeasured,
         "psnr_low": _known(low),
         "psnr_high": _known(high),
         "psnr_median": median(values["psnr"]) if values["psnr"] else None,

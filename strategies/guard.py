@@ -9,9 +9,12 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+ARRAYS, CONFIG, METRICS, RELEASE = "arrays", "config", "metrics", "release"
+APPLIED = "defences"
+"""The one key of the release record: the label of the chain that the client ran."""
+LONGEST_LABEL = 10_000
 TRAIN_METRICS = frozenset({"num-examples", "client", "train_loss"})
 EVALUATE_METRICS = frozenset({"num-examples", "client", "eval_loss", "eval_accuracy"})
 
@@ -104,12 +107,24 @@ def check_reply(message: Message, schema: Schema) -> None:
     """
     content = message.content
     wanted = {METRICS} if schema.arrays is None else {ARRAYS, METRICS}
-    _check_keys("records", set(content) - ({ARRAYS} if schema.arrays is None else set()), wanted)
+    optional = {RELEASE} | ({ARRAYS} if schema.arrays is None else set())
+    _check_keys("records", set(content) - optional, wanted - optional)
     metrics, arrays = content[METRICS], content[ARRAYS] if ARRAYS in content else ArrayRecord()
     if not isinstance(metrics, MetricRecord) or not isinstance(arrays, ArrayRecord):
         raise KeysMismatch(f"'{ARRAYS}' must be an ArrayRecord and '{METRICS}' a MetricRecord")
+    if RELEASE in content:
+        _check_release(content[RELEASE])
     _check_arrays(arrays, schema)
     _check_metrics(metrics, schema)
+
+
+def _check_release(release: object) -> None:
+    if not isinstance(release, ConfigRecord):
+        raise KeysMismatch(f"'{RELEASE}' must be a ConfigRecord")
+    _check_keys("release", release, {APPLIED})
+    label = release[APPLIED]
+    if not isinstance(label, str) or len(label) > LONGEST_LABEL:
+        raise KeysMismatch(f"'{APPLIED}' is no text of at most {LONGEST_LABEL} characters")
 
 
 def _check_keys(what: str, found: Iterable[str], expected: Iterable[str]) -> None:

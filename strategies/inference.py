@@ -16,7 +16,17 @@ from fl_privacy.joint_training.pair import OUTPUTS, outputs
 from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import one_thread
 from fl_privacy.strategies.mods import TaskOf, defence_mod
-from fl_privacy.strategies.records import ARRAYS, CONFIG, METRICS, Schema, client_of, reply_with, round_of, unpack
+from fl_privacy.strategies.records import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    Schema,
+    applied_in,
+    client_of,
+    reply_with,
+    round_of,
+    unpack,
+)
 
 QUERY = "query.outputs"
 
@@ -97,6 +107,7 @@ class PrivateInference(Strategy):
             client=int(reply.content.metric_records[METRICS]["client"]),  # type: ignore[arg-type]
             model=own,
             query=partial(outputs, own),
+            applied=applied_in(reply.content),
         )
 
     def configure_evaluate(

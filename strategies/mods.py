@@ -10,7 +10,7 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from fl_privacy.federated.client import ClientTask
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import subseed
-from fl_privacy.strategies.records import ARRAYS, client_of, pack, round_of, unpack
+from fl_privacy.strategies.records import ARRAYS, client_of, pack, round_of, state_release, unpack
 from fl_privacy.weights import constant, tied, with_tied
 
 TaskOf = Callable[[Message, Context], ClientTask]
@@ -32,6 +32,7 @@ def defence_mod(task_of: TaskOf) -> Mod:
             return reply
         client_task = task_of(message, context)
         if not (client_task.chain or base):
+            state_release(reply, client_task.chain.label)
             return reply
         seed = subseed(client_task.seed, "release", client_of(context), round_of(message))
         payload = unpack(reply.content.array_records[ARRAYS])
@@ -41,6 +42,7 @@ def defence_mod(task_of: TaskOf) -> Mod:
         payload = payload if model is None else with_tied(payload, tied(model))
         # Flower's averages turn counters into float64, and the guard wants back what was sent
         reply.content[ARRAYS] = pack({n: v.to(base[n].dtype) if n in base else v for n, v in payload.items()})
+        state_release(reply, client_task.chain.label)
         return reply
 
     return mod

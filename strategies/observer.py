@@ -12,7 +12,7 @@ from torch import nn
 
 from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
-from fl_privacy.strategies.records import METRICS, unpack
+from fl_privacy.strategies.records import METRICS, applied_in, unpack
 from fl_privacy.weights import load_weights
 
 
@@ -86,6 +86,7 @@ class HonestButCurious(Strategy):
             spec=spec,
             round=server_round,
             client=self._client(reply),
+            applied=applied_in(reply.content),
         )
 
     def _client(self, reply: Message) -> int:

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fl_privacy.observation import Tensors
 from fl_privacy.strategies.grid import Counts, ValidatingGrid
 from fl_privacy.strategies.guard import (
+    APPLIED,
     ARRAYS,
     CONFIG,
     METRICS,
+    RELEASE,
     BadWeight,
     DtypeMismatch,
     KeysMismatch,
@@ -32,6 +34,9 @@ __all__ = [
     "ARRAYS",
     "CONFIG",
     "METRICS",
+    "RELEASE",
+    "applied_in",
+    "state_release",
     "BadWeight",
     "Counts",
     "DtypeMismatch",
@@ -89,6 +94,17 @@ def condition_of(message: Message) -> int:
 
 def _config(message: Message) -> Mapping[str, Any]:
     return message.content.config_records.get(CONFIG, {})
+
+
+def state_release(reply: Message, label: str) -> None:
+    """Write into a reply which chain of defences its arrays went through."""
+    reply.content[RELEASE] = ConfigRecord({APPLIED: label})
+
+
+def applied_in(content: RecordDict) -> str | None:
+    """The label of the chain that a client says it ran, in a reply's content; None where it says nothing."""
+    record = content.config_records.get(RELEASE)
+    return None if record is None else str(record[APPLIED])
 
 
 def reply_with(message: Message, metrics: Mapping[str, int | float], arrays: Tensors | None = None) -> Message:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from fl_privacy.federated.client import accuracy
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.activation import federation as split_federation
-from fl_privacy.simulations.channels.activation import scores as split_scores
 from fl_privacy.simulations.channels.activation.federation import evaluated, evaluator_holdout, targets
 from fl_privacy.simulations.channels.activation.protocol import trainings
 from fl_privacy.simulations.config.build import federation_of
@@ -73,7 +72,7 @@ def weights(result, name):
 @pytest.fixture(scope="module", autouse=True)
 def _quick_reader():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split_scores, "READER_STEPS", 30)
+        patch.setattr("fl_privacy.metrics.class_recognition.JUDGE_STEPS", 30)
         yield
 
 

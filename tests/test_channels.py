@@ -67,7 +67,12 @@ def test_updates_need_every_client():
 
 def test_every_training_defence_meets_every_serving_one():
     experiment = configure(
-        name="x", training_defences=[[], [NOISE]], inference_defences=[[], [{**NOISE, "scale": 0.2}]]
+        name="x",
+        channel="output",
+        model="vicious_small",
+        attacks=["vicious"],
+        training_defences=[[], [NOISE]],
+        inference_defences=[[], [{**NOISE, "scale": 0.2}]],
     )
     assert experiment.condition_labels == (
         "none; serving none",
@@ -127,7 +132,8 @@ def test_every_channel_has_a_kind_and_the_shipped_experiments_name_one():
 def test_one_empty_training_chain_is_left_out_of_the_labels():
     variants = ({"label": "plain"}, {"label": "momentum", "strategy": "FedAvgM"})
     assert reconfigure(UPDATES, protocol={}, variants=variants).condition_labels == ("plain", "momentum")
-    assert reconfigure(UPDATES, inference_defences=([], [NOISE])).condition_labels == (
+    output = configure(name="x", channel="output", model="vicious_small", attacks=["vicious"])
+    assert reconfigure(output, inference_defences=([], [NOISE])).condition_labels == (
         "serving none",
         "serving gaussian_noise(scale=0.1)",
     )

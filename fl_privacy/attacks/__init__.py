@@ -1,7 +1,7 @@
 """Attacks: observations in, reconstructions out."""
 
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
 from fl_privacy.attacks.gradient import closed_form, dlg, grnn, inverting_gradients, label_recovery, map, peeling
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
@@ -9,6 +9,7 @@ from fl_privacy.attacks.output import decoders as vicious
 __all__ = [
     "ATTACKS",
     "Attack",
+    "Capabilities",
     "autoencoder",
     "averaging",
     "class_mean",

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, blank_model
+from fl_privacy.simulations.federation import Federation, Positions, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.records import Schema, ValidatingGrid
 
@@ -145,9 +146,16 @@ class Evaluation(ABC):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         """The private batch behind an observation."""
 
-    def control_pool(self, federation: Federation) -> Images:
-        """Images of the same kind that no victim has, from which the controls guess."""
-        return Images(*federation.held_out)
+    def control_pool(self, federation: Federation) -> Positions:
+        """Images of the same kind from which the controls guess: nobody's target, and no condition was trained on them.
+
+        The scorer checks the latter against `trained_on`.
+        """
+        return federation.held_out_positions
+
+    def trained_on(self, federation: Federation, condition: int) -> Positions:
+        """The images that anything in this condition was trained on: all that are dealt to the clients."""
+        return Positions("train", torch.cat(list(federation.parts)))
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""

@@ -48,6 +48,7 @@ class FedSGD:
     """Gradient sharing; under `secure_aggregation` the server sees the mean over a round's clients and nothing else."""
 
     secure_aggregation: bool = False
+    """Whether the server sees the mean over all clients of a round alone."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,11 @@ class WeightUpdates:
     """
 
     strategy: Literal["FedAvg", "FedAvgM", "FedProx", "FedMedian", "FedTrimmedAvg", "FedAdam", "Krum"] = "FedAvg"
+    """Which of Flower's strategies averages the updates."""
     local: LocalTraining = ONE_STEP
+    """How a client trains between receiving and sending: epochs, batch size, optimiser, momentum, weight decay."""
     secure_aggregation: bool = False
+    """Whether the server sees the mean over all clients of a round alone."""
 
 
 class Server(Adversary):
@@ -90,6 +94,14 @@ class GradientRounds(Rounds):
     channel: ClassVar[ChannelName] = ChannelName.GRADIENT
     statistics_travel: ClassVar[bool] = False
     """Whether clients send running statistics of batch normalisation, so that the server has any to evaluate with."""
+
+    def check(self, experiment: Experiment) -> None:
+        if experiment.inference_defences:
+            raise ValueError(
+                f"'inference_defences' has no meaning on the {self.channel} channel: nothing is served there, the "
+                "messages of training are what leaks, and they would be sent without the training defences that the "
+                "table names. Put these chains into 'training_defences'"
+            )
 
     def check_federation(self, federation: Federation) -> None:
         _check_public(federation)
@@ -163,6 +175,7 @@ class UpdateRounds(GradientRounds):
     statistics_travel: ClassVar[bool] = True
 
     def check(self, experiment: Experiment) -> None:
+        super().check(experiment)
         if experiment.clients_per_round != experiment.clients:
             raise ValueError(
                 f"'clients_per_round' ({experiment.clients_per_round}) must be 'clients' ({experiment.clients}) on the "

@@ -46,7 +46,7 @@ class Condition:
 class Resolved:
     """The objects that an experiment's names stand for: `attacks` by label, `conditions`, the channel's `protocol`.
 
-    `protocol` are its settings without any variant's; `metrics` by name.
+    `protocol` are its settings without any variant's; `metrics` are those of images, by name.
     """
 
     attacks: Mapping[str, Attack]
@@ -69,20 +69,6 @@ def _of_kind(protocol: object, kind: type[P]) -> P:
 class Experiment:
     """One experiment: who shares what with whom, who attacks it, and which defences are compared.
 
-    `training_defences` are chains that run one after another with everything else equal. Each is a *condition*; where
-    `inference_defences` has chains too, what was trained under a defence is served under each of those, and every pair
-    is a condition. `protocol` holds what only this channel knows; `variants` are changes of it, each with a `label`,
-    and multiply the conditions again. `learning_rate` is the step by which shared gradients change the model;
-    `batch_size` images enter one message. The clients hold the training images of `train_images` (first, end; all of
-    them by default), and the adversary may own the `public` ones: a data set with its `split`, `first` and `count`.
-
-    The `attacks` see the first `attacked_clients` replies of each of the `attacked_rounds`; a `label` tells two
-    settings of one attack apart, and its `conditions` list the conditions, or variants, that it is kept to.
-    Images are measured by every registered metric, and by those of the `metrics` that are named as module:function.
-    `timeout` is a round's deadline in seconds; a round with fewer valid replies than `min_replies` is skipped.
-    `show_originals` lets the figure show private images. `published` holds rows of published values; the report prints
-    each beside the measured ones of its `variant`, `training_defence`, `inference_defence` and `attack`.
-
     The constructor checks types alone; `config.load.configure` checks everything and looks the names up, and only what
     it returns has its `resolved` objects and its `conditions`.
 
@@ -91,31 +77,57 @@ class Experiment:
     """
 
     name: str
+    """What the run is called; its folder is named after it."""
     channel: str = "gradient"
+    """What clients share: gradient, update, activation or output."""
     seed: int = 0
+    """From which every random stream of the run is drawn, each by its own name."""
     dataset: Component = field(default_factory=lambda: {"name": "digits"})
+    """The private images: a registered name or `module:function`, with its settings."""
     partition: Component = field(default_factory=lambda: {"name": "iid"})
+    """How the training images are dealt to the clients."""
     model: Component = field(default_factory=lambda: {"name": "lenet_dlg"})
+    """The network: a registered name or `module:function`; `init` says how its weights are drawn."""
     attacks: tuple[Component, ...] = ({"name": "grnn"},)
+    """Who attacks. A `label` tells two settings of one attack apart; its `conditions` keep it to some conditions."""
     training_defences: tuple[tuple[Component, ...], ...] = ((),)
+    """Chains of defences that run one after another with everything else equal; [] is no defence."""
     inference_defences: tuple[tuple[Component, ...], ...] = ()
+    """Chains under which a trained model is served: each with each of the training ones."""
     protocol: Component = field(default_factory=dict)
-    metrics: tuple[str, ...] = ()
+    """The settings that only this channel has; the tables below."""
     variants: tuple[Component, ...] = ()
+    """Changes of the protocol, each with a `label`, which multiply the conditions again."""
     public: Component = field(default_factory=dict)
+    """Images that the adversary owns: a data set with its `split`, `first` and `count`."""
     train_images: tuple[int, ...] = ()
+    """The training images that clients hold (first, end); all of them by default."""
     clients: int = 10
+    """How many clients there are."""
     clients_per_round: int = 10
+    """How many of them take part in a round."""
     rounds: int = 1
+    """Rounds of training, or of questions on the output channel."""
     batch_size: int = 1
+    """Images that enter one message."""
     learning_rate: float = 0.1
+    """The step by which shared gradients or local training change the model."""
     attacked_rounds: tuple[int, ...] = (1,)
+    """The rounds whose messages are attacked."""
     attacked_clients: int = 1
+    """How many replies of each of these rounds are attacked: the first ones."""
     min_replies: int = 1
+    """A round with fewer valid replies is skipped."""
     timeout: float = 600.0
+    """A round's deadline in seconds."""
     device: str = "cpu"
+    """Where attacks and their training run: cpu or cuda."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics of images, `module:function`, beside the catalogue's."""
     show_originals: bool = False
+    """Whether figures may show private images."""
     published: tuple[Component, ...] = ()
+    """Rows of published values, joined to measured ones by variant, defences and attack."""
 
     def __post_init__(self) -> None:
         for key in COMPONENTS:

@@ -43,6 +43,7 @@ class Content:
 
     title: str
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...]
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
     reading: str
@@ -55,10 +56,18 @@ def content(experiment: Experiment, summary: Sequence[Mapping[str, Any]], not_va
     return Content(
         title=f"{experiment.name}: {', '.join(attacks)} on {experiment.dataset['name']}",
         warnings=tuple(f"NOT VALID: {each}." for each in not_valid),
+        remarks=tuple(_unmeasured(summary)),
         headings=tuple(columns),
         lines=tuple(_lines(experiment, summary, list(columns.values()))),
         reading=channel_of(experiment).evaluation.reading(summary),
     )
+
+
+def _unmeasured(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One sentence a metric that could not be computed."""
+    reasons = {name: reason for row in summary for name, reason in row.get("unmeasured", {}).items()}
+    for name, reason in reasons.items():
+        yield f"{name} could not be measured: {reason}."
 
 
 def in_words(defence: str) -> str:

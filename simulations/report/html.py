@@ -20,7 +20,7 @@ def as_html(content: Content, figures: Sequence[Path], folder: Path) -> str:
     return (
         f'<div class="fl-privacy-result"><p><strong>{escape(content.title)}</strong></p>{warnings}'
         f'<div style="overflow-x: auto">{table_block(content)}</div>'
-        f'<p style="max-width: 60em"><small>{escape(content.reading)}</small></p>'
+        f'<p style="max-width: 60em"><small>{escape(" ".join([*content.remarks, content.reading]))}</small></p>'
         f'<ul style="overflow-wrap: anywhere">{files}<li>folder: <code>{escape(str(folder))}</code></li></ul></div>'
     )
 

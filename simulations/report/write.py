@@ -37,7 +37,7 @@ def write(
         "summary": averages,
         "published": beside(federation.experiment),
         "digests": _digests(samples, scored, payloads),
-        "not_valid": faults(seen, scored),
+        "not_valid": faults(federation, seen, scored),
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
     draw(federation, folder, seen, scored, averages, originals)

@@ -35,6 +35,7 @@ def save_observation(folder: Path, condition: int, seen: Observation) -> Key:
         "names": list(seen.payload),
         "model": _weights(key) if seen.model is not None else None,
         "training": None if seen.model is None else [name for name, m in seen.model.named_modules() if m.training],
+        "applied": seen.applied,
         "sha256": digest(seen.payload),
     }
     write_json(folder / f"{key.stem}.json", facts)
@@ -79,6 +80,7 @@ def load_observations(
             others=tuple(facts.get("others", ())),
             model=None if weights is None else models[weights],
             defence=chains[key.condition],
+            applied=facts.get("applied"),
         )
     return dict(sorted(observations.items()))
 

@@ -12,7 +12,7 @@ from fl_privacy.federated.client import accuracy
 from fl_privacy.seeding import one_thread, subseed
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import ACTIVATION, ClientSegment, segments
-from fl_privacy.strategies.records import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
+from fl_privacy.strategies.records import ARRAYS, CONFIG, client_of, reply_with, round_of, state_release, unpack
 from fl_privacy.strategies.split.client_messages import LABELS, OUTPUTS, ClientMessages
 
 TaskOf = Callable[[Message, Context], SplitClientTask]
@@ -84,7 +84,9 @@ def _released(message: Message, context: Context, client_task: SplitClientTask) 
     config: Any = message.content.config_records[CONFIG]
     if config.get("labels") and client_task.rules.labels == "server":
         arrays[LABELS] = y
-    return reply_with(message, {"client": client, "num-examples": len(y)}, arrays)
+    reply = reply_with(message, {"client": client, "num-examples": len(y)}, arrays)
+    state_release(reply, client_task.serving.label)
+    return reply
 
 
 def _scored(message: Message, context: Context, client_task: SplitClientTask) -> Message:

@@ -18,7 +18,7 @@ from fl_privacy.seeding import stream
 from fl_privacy.split.loop import mean_loss, turns
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ACTIVATION, BlackBox, ClientSegment, segments
-from fl_privacy.strategies.records import ARRAYS, METRICS, pack, unpack
+from fl_privacy.strategies.records import ARRAYS, METRICS, applied_in, pack, unpack
 from fl_privacy.strategies.split.client import split_app
 from fl_privacy.strategies.split.evaluation import evaluate
 from fl_privacy.strategies.split.link import ServerTransport
@@ -168,7 +168,8 @@ class SplitLearning(Strategy):
         seen = []
         for client, content in replies.items():
             released = unpack(content.array_records[ARRAYS])[ACTIVATION]
-            seen.append(self._observation(released, state, server_round, client, training=False))
+            made = self._observation(released, state, server_round, client, training=False)
+            seen.append(replace(made, applied=applied_in(content)))
         for observation in seen if self.sink is not None else ():
             self.sink(observation)  # type: ignore[misc]
         return seen

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
+from fl_privacy.metrics.correlations import correlations
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import one_thread, stream, subseed
 from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.simulations.channels.activation.cache import entry, identity, keep, recall
 from fl_privacy.simulations.channels.activation.federation import evaluated
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, trainings
-from fl_privacy.simulations.channels.activation.scores import correlations
 from fl_privacy.simulations.channels.base import Row, RunContext, Sink
 from fl_privacy.simulations.channels.round_log import round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone

@@ -12,7 +12,7 @@ from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, batch_size
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.federation import Federation, Positions
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import ServerSegment, client_step, segments
 
@@ -55,8 +55,14 @@ def evaluated(federation: Federation) -> tuple[Tensor, Tensor]:
 
 def evaluator_holdout(federation: Federation) -> tuple[Tensor, Tensor]:
     """Test images (N, C, H, W) and labels (N,) that the evaluator alone has: the adversary's own are left out."""
-    index = _unowned(federation, "test")
-    return federation.data.test.images(index), federation.data.test.labels[index]
+    found = federation.images_at(holdout_positions(federation))
+    assert found.labels is not None
+    return found.inputs, found.labels
+
+
+def holdout_positions(federation: Federation) -> Positions:
+    """Where the images of `evaluator_holdout` are."""
+    return Positions("test", _unowned(federation, "test"))
 
 
 def _unowned(federation: Federation, split: Literal["train", "test"]) -> Tensor:

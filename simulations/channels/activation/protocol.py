@@ -31,42 +31,48 @@ Source: Titcombe et al. 2021, appendix A.
 class SplitProtocol:
     """Split learning for `rounds` rounds: in each, every client of the round trains one epoch over its images.
 
-    `cut`, `labels`, `optimiser`, `penalise`: as `SplitRules` has them; the step is the experiment's `learning_rate`.
-    `batch_nopeek`: the batch of conditions that train with NoPeek (0: the experiment's). `shuffle=False` takes the
-    images in their order, as published. `parallel=False` hands the segment from client to client; True averages the
-    segments (SplitFed), `together` clients at a time. `link` carries the mini-batches; 'auto' is a Ray actor on the
-    Ray backend, a local object in one process, and messages anywhere else.
-
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
-    serving chain. Then every client releases its slice of the training images `targets` (first, end), `queries` times,
-    each with fresh noise; by default 32 a client, never the adversary's, and nobody trains with them where enough
-    others are left. Accuracy is that on the test images `evaluated` (first, end; by default 1,000) under the serving
-    chain. What is not named is drawn within every class, the same for every seed. The distance correlation of images
-    with activations is the mean over batches of `dcor_rows` of them, as its value and its floor depend on that number.
-
-    `adversary`: which of the three parties of Titcombe et al., appendix A; `white_box` hands it the segment's weights.
-    `preset` ('as-published' or 'paper') only checks that the experiment is that of Titcombe et al. but for its length.
-    Trained models are kept in the folder `cache`, by all that decides their bits, for other experiments to share.
+    serving chain. Then every client releases its slice of the training images `targets`, `queries` times, each with
+    fresh noise. What is not named is drawn within every class, the same for every seed. The step is the experiment's
+    `learning_rate`.
     """
 
     cut: tuple[str, ...] = ("fc1",)
+    """The stages after which the model is cut: one, or two for U-shaped training."""
     labels: Literal["server", "client"] = "server"
+    """Who computes the loss: the server, or (U-shape) the client."""
     optimiser: Literal["adam", "sgd"] = "adam"
+    """Of both segments."""
     penalise: Literal["clean", "released"] = "clean"
+    """Whether NoPeek's term looks at the activation before or after the defences."""
     batch_nopeek: int = 0
+    """The batch of conditions that train with NoPeek; 0 is the experiment's."""
     shuffle: bool = False
+    """Whether epochs draw an order; False takes the images as they lie, as published."""
     parallel: bool = False
+    """Whether clients train at once and their segments are averaged (SplitFed); False hands the segment on."""
     together: int = 1
+    """How many parallel clients at a time."""
     link: Literal["auto", "ray", "messages", "local"] = "auto"
+    """What carries mini-batches; auto is a Ray actor on Ray, a local object in one process, else messages."""
     server_epochs: int = 0
+    """Epochs in which the server segment alone trains on."""
     targets: tuple[int, ...] = ()
+    """The attacked training images (first, end); by default 32 a client, never the adversary's."""
     evaluated: tuple[int, ...] = ()
+    """The test images (first, end) of the accuracy; by default 1,000."""
     queries: int = 1
+    """How often every client releases its inputs."""
     dcor_rows: int = 32
+    """Rows of one distance correlation, on which its value and its floor depend."""
     adversary: Adversary = "server and data owner"
+    """Which of the three parties of Titcombe et al., appendix A."""
     white_box: bool = False
+    """Whether the adversary holds the client segment's weights too."""
     preset: Literal["", "as-published", "paper"] = ""
+    """Checks that the experiment is that of Titcombe et al. but for its length."""
     cache: str = ""
+    """A folder in which trained models are kept, by all that decides their bits, for other experiments."""
 
     def __post_init__(self) -> None:
         for key in ("targets", "evaluated"):

@@ -22,7 +22,7 @@ from fl_privacy.federated.client import ClientTask
 from fl_privacy.joint_training import load_pair, outputs
 from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.joint_training.scores import targets
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import subseed
 from fl_privacy.simulations.channels.base import (
     Adversary,
@@ -36,17 +36,17 @@ from fl_privacy.simulations.channels.base import (
     Sink,
     Tried,
 )
-from fl_privacy.simulations.channels.output.pairs import pair_of, relevant, sizes, split, train_pairs
+from fl_privacy.simulations.channels.output.pairs import pair_of, positions, relevant, sizes, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import leak, suspicion, use
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
-from fl_privacy.simulations.federation import Federation, blank_model
+from fl_privacy.simulations.federation import Federation, Positions, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack
 
-STRANGERS = 1000
+CONTROL_POOL = 1000
 
 
 class InferenceRounds(Rounds):
@@ -78,6 +78,11 @@ class InferenceRounds(Rounds):
     def check_federation(self, federation: Federation) -> None:
         for condition in federation.experiment.conditions:
             sizes(federation, condition.settings(JointServer))
+        if not len(OutputEvaluation().control_pool(federation).index):
+            raise ValueError(
+                "some condition trains on every validation image of another, so that no image is left from which the "
+                "controls could guess blindly: give the variants the same 'images' and 'validation', or smaller ones"
+            )
 
     def prepare(self, federation: Federation, run_context: RunContext) -> None:
         train_pairs(federation, run_context)
@@ -198,11 +203,16 @@ class OutputEvaluation(Evaluation):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*federation.batch(client, round))
 
-    def control_pool(self, federation: Federation) -> Images:
-        """Validation images of the server: no client has one of them, and no decoder was trained on them."""
-        own = split(federation, federation.experiment.resolved.settings(JointServer)).validation
-        index = class_sample(own.labels, STRANGERS).sort().values
-        return Images(own.images(index), own.labels[index])
+    def control_pool(self, federation: Federation) -> Positions:
+        """Validation images of the server that no condition's pair was trained on; no client has one of them."""
+        free = positions(federation, federation.experiment.resolved.settings(JointServer))[1].index
+        for condition in range(len(federation.experiment.conditions)):
+            free = free[~torch.isin(free, self.trained_on(federation, condition).index)]
+        chosen = class_sample(federation.data.train.labels[free], CONTROL_POOL).sort().values
+        return Positions("train", free[chosen])
+
+    def trained_on(self, federation: Federation, condition: int) -> Positions:
+        return positions(federation, federation.experiment.conditions[condition].settings(JointServer))[0]
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         row = leak(federation, group)

@@ -17,7 +17,7 @@ from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.channels.base import RunContext
 from fl_privacy.simulations.channels.output.protocol import JointServer
-from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.federation import Federation, Positions
 from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.results.files import path_inside, read_json, slug, write_json
 
@@ -52,11 +52,15 @@ def sizes(federation: Federation, rules: JointServer) -> tuple[int, int]:
 
 def split(federation: Federation, rules: JointServer) -> Split:
     """The server's part of the training images; raises as `sizes` does."""
-    data, (images, validation) = federation.data.train, sizes(federation, rules)
-    count = len(data)
+    data = federation.data.train
+    return Split(*(relevant(federation, rules, data.chosen(each.index)) for each in positions(federation, rules)))
+
+
+def positions(federation: Federation, rules: JointServer) -> tuple[Positions, Positions]:
+    """Where the images are that a server trains on, and those of its validation; raises as `sizes` does."""
+    count, (images, validation) = len(federation.data.train), sizes(federation, rules)
     order = torch.randperm(count, generator=stream(0, "validation")) if rules.shuffled else torch.arange(count)
-    chosen = order[:images], order[count - validation :]
-    return Split(*(relevant(federation, rules, data.chosen(each)) for each in chosen))
+    return Positions("train", order[:images]), Positions("train", order[count - validation :])
 
 
 def relevant(federation: Federation, rules: JointServer, images: ImageSet) -> ImageSet:

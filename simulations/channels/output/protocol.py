@@ -19,45 +19,54 @@ NOTHING = Chain()
 class JointServer:
     """A server that trains the experiment's `model`, and with beta_r > 0 a `decoder` of its outputs beside it.
 
-    `beta_r` and `beta_c` weigh reconstruction and classification (1/0 is a pure autoencoder, 0/1 an honest server,
-    which trains no decoder); `gamma_h`, `gamma_s` and `delta` as in `JointLoss`. `task` 'attributes' has one output for
-    each of the data set's binary `attributes` (all of them unless some are named). The decoder is trained through the
-    experiment's `training_defences`, so it is adapted to them; `inference_defences` puts others in the place of those
-    when clients answer.
-
-    The last `validation` training images (a tenth of all by default) choose the best epoch, and the first `images` of
-    the rest (all by default) are trained on; `shuffled` draws them at random first, the same ones for every seed,
-    because many sets are sorted. `epochs`, `pair_batch`, `pair_learning_rate`, `schedule`, `augment`, `selection` and
-    `compiled` as in `JointSettings`. Trained pairs are kept in `cache`, by all that decides their bits, for other
-    experiments to share; without it, in the run's own folder.
-
-    With `labelled` images (of the validation images, every class with its share) a user fine-tunes the classifier by
-    the claimed loss to see whether it is vicious; 0 leaves that out.
+    The decoder is trained through the experiment's `training_defences`, so it is adapted to them; `inference_defences`
+    puts others in the place of those when clients answer. 1/0 is a pure autoencoder; 0/1 an honest server, which trains
+    no decoder.
 
     Raises:
         UnknownName: no such decoder or setting. ValueError: a value that does not fit.
     """
 
     decoder: Mapping[str, Any] | str = "small"
+    """The network that rebuilds an input from the outputs, with its settings."""
     beta_c: float = 1.0
+    """The weight of classification."""
     beta_r: float = 3.0
+    """The weight of reconstruction; 0 is an honest server."""
     gamma_h: float = 5.0
+    """The Huber term's share of the reconstruction loss."""
     gamma_s: float = 1.0
+    """The SSIM term's share of the reconstruction loss."""
     delta: float = 1.0
+    """Huber's delta."""
     task: Literal["categorical", "attributes"] = "categorical"
+    """Classes that exclude each other, or binary attributes."""
     attributes: tuple[str, ...] = ()
+    """Which attributes have an output; all of them unless some are named."""
     images: int = 0
+    """How many training images are trained on; all that are left by default."""
     validation: int = 0
+    """The last training images, which choose the best epoch; a tenth by default."""
     shuffled: bool = True
+    """Whether both are drawn at random first, the same ones for every seed: many sets are sorted."""
     epochs: int = 50
+    """Epochs of joint training."""
     pair_batch: int = 250
+    """Its mini-batch."""
     pair_learning_rate: float = 1e-3
+    """Its step."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """Of the step."""
     augment: bool = False
+    """Whether training images are augmented."""
     selection: Literal["paper", "code"] = "paper"
+    """By which score the best epoch is chosen: the paper's, or its code's."""
     compiled: bool = False
+    """Whether the pair is compiled first."""
     labelled: int = 0
+    """Labelled images of a user who fine-tunes the classifier to see whether it is vicious; 0 leaves that out."""
     cache: str = ""
+    """A folder in which trained pairs are kept, by all that decides their bits, for other experiments."""
 
     def __post_init__(self) -> None:
         decoder = {"name": self.decoder} if isinstance(self.decoder, str) else self.decoder

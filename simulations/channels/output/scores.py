@@ -16,7 +16,7 @@ from fl_privacy.defences import Chain
 from fl_privacy.defences.outputs import ArgMax, Rounding, Softmax
 from fl_privacy.joint_training.detection import FineTuning, viciousness
 from fl_privacy.joint_training.losses import JointLoss, hits
-from fl_privacy.metrics import Factorisation, factorise, reconstruction_risk
+from fl_privacy.metrics import Factorisation, MatchedSet, factorise, pooled_psnr, risk_of_set
 from fl_privacy.metrics.entropy_bound import entropy_bound, rounded_entropy_bound
 from fl_privacy.simulations.channels.output.pairs import split
 from fl_privacy.simulations.channels.output.protocol import JointServer
@@ -85,14 +85,13 @@ def suspicion(federation: Federation, rules: JointServer, classifier: nn.Module)
 
 def leak(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
     """The pooled PSNR that the paper prints, and R twice, over all images of a group of guesses."""
-    guess = torch.cat([each.images for each in group])
-    truth = torch.cat([each.truth.inputs for each in group])
-    error = float((guess - truth).double().square().mean())
-    row: dict[str, Any] = {"pooled_psnr": -10 * math.log10(max(error, 1e-10))}
-    for name, factors in measures(federation).items():
-        risk = reconstruction_risk(factors, guess, truth)
-        row |= {name: risk.mean, f"{name}_median": risk.median, f"{name}_exact": risk.exact, f"{name}_cut": risk.label}
-    return row
+    matched = MatchedSet(
+        guesses=torch.cat([each.images for each in group]),
+        truth=torch.cat([each.truth.inputs for each in group]),
+        labels=torch.cat([each.truth.labels for each in group]),
+        geometry=measures(federation),
+    )
+    return pooled_psnr(matched) | risk_of_set(matched)
 
 
 @lru_cache(maxsize=1)
