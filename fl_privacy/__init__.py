@@ -12,6 +12,7 @@ is first used, so that importing takes no time.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ if TYPE_CHECKING:
     from fl_privacy.seeding import stream as stream
 
 __version__ = "0.1.0"
+
+for _folder in ("strategies", "simulations"):
+    if find_spec(f"{__name__}.{_folder}") is None:
+        raise ImportError(
+            f"fl_privacy.{_folder} is missing: in the repository it is a symbolic link to ../{_folder}, and the "
+            "checkout that Python found here, or that was installed, has none. On Windows, turn the Developer "
+            "Mode on, then: git config core.symlinks true && git checkout -- fl_privacy; from a zip archive, unpack it "
+            "with a program that makes links, or clone instead"
+        )
 
 _DOOR = {
     "attacks": ("ATTACKS", "Attack", "Capabilities"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +50,33 @@ def root_of(tmp_path: Path, data_root: Callable[[str], Path]) -> Callable[[str],
         return tmp_path
 
     return root
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [str(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def flower_home(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Flower of our own, whose daemons are stopped afterwards, by their ids."""
+    home = tmp_path / "flower"
+    names = ("FLWR_LOCAL_CONTROL_API_PORT", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))  # else it would talk to another test's Flower
+    quieted = {name: "0" for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")}
+    off = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # flwr starts programs by name
+    yield {**os.environ, **path, **ports, **quieted, **off, "FLWR_HOME": str(home)}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = str(home) in (process / "environ").read_text(errors="replace")
+        except OSError:
+            continue
+        if ours and int(process.name) != os.getpid():
+            os.kill(int(process.name), signal.SIGTERM)

@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -331,36 +327,6 @@ def test_ray_with_one_and_two_workers_and_this_process_give_the_same_digests(tin
     for workers in (1, 2):
         result = simulate(TINY, out=tmp_path / str(workers), backend="ray", workers=workers, note=quiet)
         assert result.digests == tiny.digests
-
-
-def free_ports(count):
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-@pytest.fixture
-def flower_home(tmp_path):
-    """A Flower of our own, whose daemons are stopped afterwards, by their ids."""
-    home = tmp_path / "flower"
-    names = ("FLWR_LOCAL_CONTROL_API_PORT", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))  # else it would talk to another test's Flower
-    quieted = {name: "0" for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")}
-    off = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # flwr starts programs by name
-    yield {**os.environ, **path, **ports, **quieted, **off, "FLWR_HOME": str(home)}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = str(home) in (process / "environ").read_text(errors="replace")
-        except OSError:
-            continue
-        if ours and int(process.name) != os.getpid():
-            os.kill(int(process.name), signal.SIGTERM)
 
 
 @pytest.mark.ray
