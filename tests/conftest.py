@@ -18,6 +18,7 @@ from fl_privacy import data
 KNOWN_BY_CHECKSUM = ("cifar10", "cifar100")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `pytest -n 2 --dist loadgroup` a file's tests share a process, and those that start Ray share one.
 
