@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fl_privacy.models import build_model as build_model
     from fl_privacy.observation import ChannelName as ChannelName
     from fl_privacy.observation import Images as Images
+    from fl_privacy.observation import LocalTraining as LocalTraining
     from fl_privacy.observation import Observation as Observation
     from fl_privacy.observation import Reconstruction as Reconstruction
     from fl_privacy.observation import Spec as Spec
@@ -63,7 +64,7 @@ _DOOR = {
     "evaluation": ("Score", "Truth", "controls", "evaluate", "score"),
     "metrics": ("METRICS",),
     "models": ("MODELS", "build_model"),
-    "observation": ("ChannelName", "Images", "Observation", "Reconstruction", "Spec"),
+    "observation": ("ChannelName", "Images", "LocalTraining", "Observation", "Reconstruction", "Spec"),
     "seeding": ("stream",),
 }
 _MODULE_OF = {name: module for module, names in _DOOR.items() for name in names}
@@ -79,6 +80,7 @@ __all__ = [
     "DataSet",
     "Defence",
     "Images",
+    "LocalTraining",
     "METRICS",
     "MODELS",
     "Observation",
