@@ -233,3 +233,24 @@ def test_cifar_files_with_other_bytes_are_refused(tmp_path):
         (folder / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(data.MissingData, match="corrupted"):
         data.load("cifar10", tmp_path, {})
+
+
+def test_arrays_orders_and_missing_pixels_are_each_named():
+    labels = torch.tensor([0, 1])
+    good = (torch.zeros(2, 3, 8, 8), labels)
+    for bad, words in (
+        ((torch.zeros(2, 8, 8, 3), labels), r"\(N, H, W, C\).*permute\(0, 3, 1, 2\)"),
+        ((torch.zeros(2, 8, 8, 1), labels), r"\(N, H, W, C\)"),
+        ((torch.full((2, 3, 8, 8), float("nan")), labels), "some pixels are NaN"),
+        ((torch.full((2, 3, 8, 8), 255.0), labels), "divide bytes by 255"),
+        ((torch.zeros(2, 3, 8, 8).numpy(), labels), "images must be a torch tensor, not ndarray"),
+        ((torch.zeros(2, 3, 8, 8), [0, 1]), "labels must be a torch tensor, not list"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            data.from_tensors("mine", bad, good, 2)
+    with pytest.raises(ValueError, match=r"pixels must be a torch tensor.*torch\.from_numpy"):
+        data.ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8).numpy(), labels)
+    line = (torch.zeros(2, 1, 1, 32), labels)
+    assert data.from_tensors("line", line, line, 2).image_shape == (1, 1, 32)
+    narrow = (torch.zeros(2, 16, 100, 1), labels)  # sixteen channels of a signal
+    assert data.from_tensors("signal", narrow, narrow, 2).image_shape == (16, 100, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from fl_privacy.defences import Defence, chain
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment
 from fl_privacy.simulations.config.preflight import preflight
+from fl_privacy.simulations.report.divergence import diverged
 from fl_privacy.simulations.run.pipeline import plan, simulate
 
 BASE = {
@@ -120,8 +122,11 @@ def test_a_model_that_cannot_be_cut_is_told_before_anything_starts(settings, wor
 
 def test_a_softmax_head_is_warned_of_when_the_run_starts(tmp_path):
     said: list[str] = []
-    simulate(configure(**BASE, model=f"{ME}:softmax_head"), out=tmp_path / "run", backend="local", note=said.append)
+    result = simulate(
+        configure(**BASE, model=f"{ME}:softmax_head"), out=tmp_path / "run", backend="local", note=said.append
+    )
     assert [each for each in said if "warning: the model" in each and "ends in a softmax" in each]
+    assert ["ends in a softmax" in each for each in result.warnings] == [True]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "split_quickstart", "vicious_quickstart"])
@@ -175,3 +180,45 @@ def test_a_class_that_is_no_defence_is_told_how_to_become_one(name, words):
 def test_a_class_that_is_no_attack_is_told_how_to_become_one(name, words):
     with pytest.raises(ValueError, match=words):
         configure(**{**BASE, "attack": {"name": f"{ME}:{name}"}})
+
+
+def rounds(defence, *losses):
+    """The rounds of a condition as results.json has them."""
+    return {
+        "defence": defence,
+        "rounds": [{"round": i, "evaluate_metrics_serverapp": {"loss": loss}} for i, loss in enumerate(losses)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ((2.3, 1.9), None),
+        ((2.3, 9.0, 3.0), None),
+        ((0.01, 0.5), None),
+        ((2.3, 4.1e8), r"grew from 2\.3 to 4\.1e\+08 after round 1"),
+        ((2.3, 5.0, None), "to no number after round 2"),
+        ((2.3, float("nan")), "to no number"),
+        ((2.3,), None),
+        ((None, None), None),
+    ],
+)
+def test_divergence_is_a_loss_that_is_no_number_or_ten_times_the_first(losses, words):
+    found = diverged([rounds("none", *losses), rounds("clip", 2.3, 2.0)], 0.1)
+    assert len(found) == (words is not None)
+    assert all(re.search(words, each) and "'none'" in each for each in found)
+
+
+def test_divergence_is_none_where_nothing_is_measured():
+    assert diverged([{"defence": "none", "rounds": [{"round": 0, "evaluate_metrics_serverapp": None}]}], 0.1) == []
+
+
+def test_a_learning_rate_of_a_thousand_million_is_told_in_the_table(tmp_path, capsys):
+    experiment = configure(**BASE, learning_rate=1e9, rounds=2)
+    result = simulate(experiment, out=tmp_path / "run", backend="local", note=lambda text: None)
+    assert len(result.warnings) == 1
+    result.show()
+    assert "WARNING: training diverged under 'none'" in " ".join(capsys.readouterr().out.split())
+    assert "WARNING: training diverged" in result._repr_html_()
+    calm = simulate(configure(**BASE), out=tmp_path / "calm", backend="local", note=lambda text: None)
+    assert list(calm.warnings) == []

@@ -30,8 +30,16 @@ class ImageSet:
     attributes: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("pixels", self.pixels), ("labels", self.labels)):
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{name} must be a torch tensor, not {type(value).__name__}: see torch.from_numpy")
         if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4:
             raise ValueError(f"pixels must be uint8 (N, C, H, W), not {_described(self.pixels)}: see data.from_tensors")
+        if _channels_last(self.pixels.shape):
+            raise ValueError(
+                f"pixels of shape {tuple(self.pixels.shape)} look like images (N, H, W, C), and they are (N, C, H, W) "
+                "here: pass images.permute(0, 3, 1, 2)"
+            )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
             raise ValueError(f"labels must be int64 ({len(self.pixels)},), not {_described(self.labels)}")
         extra = self.attributes
@@ -50,6 +58,12 @@ class ImageSet:
         return ImageSet(
             self.pixels[index], self.labels[index], None if self.attributes is None else self.attributes[index]
         )
+
+
+def _channels_last(shape: torch.Size) -> bool:
+    """Whether a shape of four sizes is that of colour images, or square grey ones, with their channels last."""
+    _, first, second, last = shape
+    return min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second))
 
 
 @dataclass(frozen=True)

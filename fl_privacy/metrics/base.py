@@ -41,7 +41,15 @@ def check_shapes(guess: Tensor, truth: Tensor) -> None:
     Raises:
         ValueError: they have two.
     """
+    for name, images in (("guess", guess), ("truth", truth)):
+        if not isinstance(images, Tensor):
+            raise ValueError(f"the {name} must be a torch tensor, not {type(images).__name__}: see torch.from_numpy")
     if guess.shape != truth.shape:
+        if truth.dim() == 4 and guess.shape == truth.permute(0, 3, 1, 2).shape:
+            raise ValueError(
+                f"the truth has images (N, H, W, C), {tuple(truth.shape)}, and they are (N, C, H, W) here: pass "
+                "images.permute(0, 3, 1, 2)"
+            )
         raise ValueError(
             f"the guess has shape {tuple(guess.shape)} and the truth {tuple(truth.shape)}: match them image by image, "
             "in one size, before they are compared"

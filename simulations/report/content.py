@@ -49,14 +49,19 @@ class Content:
     reading: str
 
 
-def content(experiment: Experiment, summary: Sequence[Mapping[str, Any]], not_valid: Sequence[str]) -> Content:
+def content(
+    experiment: Experiment,
+    summary: Sequence[Mapping[str, Any]],
+    not_valid: Sequence[str],
+    doubts: Sequence[str] = (),
+) -> Content:
     """The table of a run's summary, with the published values that the experiment names beside its own."""
     attacks = list(experiment.resolved.attacks)
     columns = _columns(experiment, summary)
     return Content(
         title=f"{experiment.name}: {', '.join(attacks)} on {experiment.dataset['name']}",
         warnings=tuple(f"NOT VALID: {each}." for each in not_valid),
-        remarks=tuple(_unmeasured(summary)),
+        remarks=(*(f"WARNING: {each}." for each in doubts), *_unmeasured(summary)),
         headings=tuple(columns),
         lines=tuple(_lines(experiment, summary, list(columns.values()))),
         reading=channel_of(experiment).evaluation.reading(summary),

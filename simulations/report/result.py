@@ -17,6 +17,7 @@ from rich.table import Table
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.content import content
+from fl_privacy.simulations.report.divergence import diverged
 from fl_privacy.simulations.report.html import as_html
 from fl_privacy.simulations.report.table import as_table, show
 from fl_privacy.simulations.results import files
@@ -46,6 +47,8 @@ class Result:
     digests: Mapping[str, Any]
     not_valid: Sequence[str] = ()
     """Why the table says nothing, where the attack was given another protocol than the one that ran."""
+    warnings: Sequence[str] = ()
+    """What was found odd about the model before the run, and where training diverged."""
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str], trust: bool = False) -> Result:
@@ -62,6 +65,8 @@ class Result:
     def of(cls, folder: Path, experiment: Experiment) -> Result:
         """The result in the folder of a run of this experiment."""
         results = files.read_json(folder / files.RESULTS)
+        config = folder / files.CONFIG
+        told = files.read_json(config).get("warnings", ()) if config.exists() else ()
         return cls(
             folder,
             experiment,
@@ -69,6 +74,7 @@ class Result:
             results["summary"],
             results["digests"],
             results.get("not_valid", ()),
+            [*told, *diverged(results["conditions"], experiment.learning_rate)],
         )
 
     @property
@@ -114,7 +120,7 @@ class Result:
 
     def table(self) -> Table:
         """The summary as a rich table: `rich.print(result.table())`."""
-        return as_table(content(self.experiment, self.summary, self.not_valid))
+        return as_table(content(self.experiment, self.summary, self.not_valid, self.warnings))
 
     def show(self) -> None:
         """Print the table, and where the figures and files are, as the command line does."""
@@ -122,7 +128,8 @@ class Result:
 
     def _repr_html_(self) -> str:
         """What a notebook shows of a result that ends a cell."""
-        return as_html(content(self.experiment, self.summary, self.not_valid), self.figures, self.folder)
+        found = content(self.experiment, self.summary, self.not_valid, self.warnings)
+        return as_html(found, self.figures, self.folder)
 
     def _rows(self, rows: Rows) -> Sequence[Mapping[str, Any]]:
         """The rows of that name.

@@ -99,7 +99,7 @@ def execute(checked: Plan, note: Note = print) -> Result:
     """
     prepare_process()
     federation, out = checked.federation, checked.out
-    write_config(federation, out, backend=checked.backend, workers=checked.workers)
+    write_config(federation, out, backend=checked.backend, workers=checked.workers, warnings=list(checked.warnings))
     note(f"run folder: {out}")
     for warning in checked.warnings:
         note(f"warning: {warning}")
