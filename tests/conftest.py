@@ -18,17 +18,6 @@ from fl_privacy import data
 KNOWN_BY_CHECKSUM = ("cifar10", "cifar100")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n 2 --dist loadgroup` a file's tests share a process, and those that start Ray share one.
-
-    A file's tests share its expensive fixtures, and two Rays at once would starve each other of processors.
-    """
-    for item in items:
-        starts_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.path.stem))
-
-
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """One thread, as the clients and attacks compute: more change the last bits. Importing dcor (numba) sets two."""
