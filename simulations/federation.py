@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,9 +28,10 @@ class Positions:
     split: Literal["train", "test"]
     index: Tensor
 
-    def shared_with(self, other: Positions) -> int:
-        """How many images are in both."""
-        return int(torch.isin(self.index, other.index).sum()) if self.split == other.split else 0
+    def without(self, others: Sequence[Positions]) -> Positions:
+        """Those of these images that are in none of the `others`, in their order."""
+        taken = [each.index for each in others if each.split == self.split]
+        return Positions(self.split, self.index[~torch.isin(self.index, torch.cat(taken))]) if taken else self
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,28 @@ class Federation:
     @property
     def held_out(self) -> tuple[Tensor, Tensor]:
         """Up to 1,000 test images with their labels, every class with its share: no client has any of them."""
-        held_out = self.images_at(self.held_out_positions)
+        held_out = self.images_at(self.sampled(self.every("test")))
         assert held_out.labels is not None
         return held_out.inputs, held_out.labels
 
+    def every(self, split: Literal["train", "test"]) -> Positions:
+        """All images of a split of the data set."""
+        return Positions(split, torch.arange(len(getattr(self.data, split))))
+
+    def sampled(self, pool: Positions, count: int = HELD_OUT) -> Positions:
+        """At most `count` of these images in the order in which they stand, every class with its share."""
+        labels = getattr(self.data, pool.split).labels[pool.index]
+        return Positions(pool.split, pool.index[class_sample(labels, count).sort().values])
+
     @property
-    def held_out_positions(self) -> Positions:
-        """Where the `held_out` images are."""
-        return Positions("test", class_sample(self.data.test.labels, HELD_OUT).sort().values)
+    def public_positions(self) -> tuple[Positions, ...]:
+        """Which images of the experiment's own data set the adversary has; none where its images are another set's."""
+        public = self.experiment.public
+        if not public or public["name"] != self.experiment.dataset["name"]:
+            return ()
+        owned = self.every("test" if public.get("split") == "test" else "train")
+        first = public.get("first", 0)
+        return (Positions(owned.split, owned.index[first : first + public.get("count", len(owned.index))]),)
 
     def images_at(self, chosen: Positions) -> Images:
         """The images (N, C, H, W) and labels (N,) at these positions."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
@@ -14,7 +14,8 @@ from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.simulations.channels.base import Channel
-from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.federation import Federation, Positions
 from fl_privacy.simulations.results.records import Key, Scored
 
 UNDEFENDED = "none"
@@ -30,10 +31,10 @@ def score_all(
     seen: Mapping[Key, Observation],
     guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
-    """Score every attack's guesses, then the two controls for the targets of the undefended condition.
+    """Score every attack's guesses, then, once for all conditions, the two controls.
 
-    The controls stand for all conditions, whose targets are the same. Their losses, the first attack's objective, are
-    those of a condition without any defence; NaN where there is none, because a defended message's would not be theirs.
+    The targets are the same in every condition, and a control sees no message of any. Its losses are the first attack's
+    objective on the messages of the first condition without any defence; NaN where no condition is undefended.
     """
     experiment = federation.experiment
     keys = sorted({key for found in guesses.values() for key in found})
@@ -54,23 +55,30 @@ def score_all(
         for key, guess in found.items()
     ]
     attack = next(iter(experiment.resolved.attacks.values()))
-    attacked = sorted({key.condition for key in keys})
-    undefended = [condition for condition in attacked if not experiment.chains[condition]]
-    judged = [key for key in keys if key.condition == (undefended or attacked)[0]]
+    undefended = _of_first_condition([key for key in keys if _undefended(experiment, key.condition)])
+    judged = undefended or _of_first_condition(keys)
     for control, blind in _controls(channel, federation, [truths[key] for key in judged]).items():
         for key, guess in zip(judged, blind, strict=True):
             assert guess.inputs is not None
             assert guess.labels is not None
-            guess = dataclasses.replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
+            guess = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
             made = scored_guess(attack, key, f"{CONTROL}{control}", UNDEFENDED, guess)
             scored.append(made if undefended else _without_losses(made))
     return scored
 
 
+def _of_first_condition(keys: Sequence[Key]) -> list[Key]:
+    return [key for key in keys if key.condition == keys[0].condition]
+
+
+def _undefended(experiment: Experiment, condition: int) -> bool:
+    chosen = experiment.conditions[condition]
+    return not (chosen.trained or chosen.released)
+
+
 def _without_losses(scored: Scored) -> Scored:
     """The same with no word of an objective that would be that of somebody's defence."""
-    score = dataclasses.replace(scored.score, loss_at_guess=math.nan, loss_at_truth=math.nan)
-    return dataclasses.replace(scored, score=score)
+    return replace(scored, score=replace(scored.score, loss_at_guess=math.nan, loss_at_truth=math.nan))
 
 
 def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], round: int) -> Truth:
@@ -79,36 +87,52 @@ def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], r
 
 
 def _controls(channel: Channel, federation: Federation, truths: Sequence[Truth]) -> dict[str, list[Reconstruction]]:
-    """The controls' guesses, from images that nothing here was trained on.
-
-    Raises:
-        RuntimeError: something was: the controls would know what they are compared with.
-    """
-    pool = channel.evaluation.control_pool(federation)
-    for condition, label in enumerate(federation.experiment.condition_labels):
-        if shared := pool.shared_with(channel.evaluation.trained_on(federation, condition)):
-            raise RuntimeError(f"'{label}' was trained on {shared} of the {len(pool.index)} images of the controls")
+    pool = blind_pool(channel, federation)
     rng = stream(federation.experiment.seed, "controls")
     return controls(federation.images_at(pool), truths, federation.spec.classes, rng)
+
+
+def blind_pool(channel: Channel, federation: Federation) -> Positions:
+    """The images from which the controls guess, after a check that nothing in any condition was trained on one.
+
+    Raises:
+        ValueError: no image is left for them. AssertionError: some model or attack was trained on theirs, so that the
+            controls would be compared with what has seen their images.
+    """
+    pool = channel.evaluation.control_pool(federation)
+    if not len(pool.index):
+        raise ValueError(
+            "no image is left from which the controls could guess blindly: in every image of their pool something was "
+            "trained, a condition's model or the adversary with its 'public' images. Leave some to them: set "
+            "public.count, or give variants the same, or smaller, 'images' and 'validation'"
+        )
+    for condition, label in enumerate(federation.experiment.condition_labels):
+        left = pool.without(channel.evaluation.trained_on(federation, condition))
+        shared = len(pool.index) - len(left.index)
+        if shared:
+            raise AssertionError(f"'{label}' was trained on {shared} of the {len(pool.index)} images of the controls")
+    return pool
 
 
 def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]) -> list[str]:
     """Why these scores say nothing; empty if they are valid.
 
-    Either undefended payloads are not what the attacker's copy of the protocol gives, one sentence for each condition
-    that has any, or the clients ran another chain of defences than the one that the row names.
+    Either clients released through another chain of defences than their row names, or undefended payloads are not what
+    the attacker's copy of the protocol gives: one sentence for each condition that has any.
     """
+    chains = federation.experiment.chains
     truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
-    other = [
-        f"clients say that they ran '{seen[key].applied}' where the table says '{defence}'"
+    other = {
+        f"'{defence}' names the defences '{chains[key.condition].label}', and its clients say that they ran "
+        f"'{seen[key].applied}': no row may name a defence that was not run"
         for key, (defence, _) in truths.items()
-        if seen[key].applied not in (None, federation.experiment.chains[key.condition].label)
-    ]
+        if seen[key].applied not in (None, chains[key.condition].label)
+    }
     found: dict[str, list[float]] = {}
     for key, (defence, truth) in truths.items():
         if (wrong := mismatch(seen[key], truth)) is not None:
             found.setdefault(defence, []).append(wrong.relative)
-    return list(dict.fromkeys(other)) + [
+    return sorted(other) + [
         f"{len(relative)} attacked payloads of '{defence}' are not what the attacker's copy of the protocol makes of "
         f"the private batch (relative mismatch up to {max(relative):.2g}; rounding leaves less than 0.001), without "
         "any defence: the attack was given another protocol than the one that ran, and its scores say nothing "
@@ -152,7 +176,9 @@ def summary(
 ) -> list[dict[str, Any]]:
     """One row an attack and condition, then one a control: means over images, PSNR with its 95 % bootstrap interval.
 
-    `recovered` of the `images` came back, over which the means of image metrics go: None for no image at all.
+    `recovered` of the `images` came back, over which the means of image metrics go: None for no image at all, or for a
+    metric that could not be computed, and then `unmeasured` says why. `applied`: what the clients of a row say that
+    they ran. `losses_of`: the undefended condition on whose messages a control's losses are; None where there is none.
     `measured`: by condition, what the server measured after the last round, such as its model's accuracy.
     """
     groups: dict[tuple[str, str], list[Scored]] = {}
@@ -161,7 +187,7 @@ def summary(
     table = []
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
-        row = _summary_row(federation.experiment.seed, attack, defence, group, measured)
+        row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
         table.append(row | (channel.evaluation.extras(federation, seen, came_back) if came_back else {}))
     return table
 
@@ -170,24 +196,39 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def _of_messages(
+    experiment: Experiment, control: bool, group: Sequence[Scored], seen: Mapping[Key, Observation]
+) -> dict[str, str | None]:
+    """The chain that the clients of a row say they ran; of a control, on whose messages its losses are."""
+    condition = group[0].key.condition
+    if control:
+        return {"losses_of": experiment.condition_labels[condition] if _undefended(experiment, condition) else None}
+    told = {seen[each.key].applied for each in group} - {None}
+    return {"applied": " or ".join(sorted(map(str, told))) or None}
+
+
 def _summary_row(
-    seed: int, attack: str, defence: str, group: Sequence[Scored], measured: Mapping[str, Mapping[str, float]]
+    experiment: Experiment,
+    attack: str,
+    defence: str,
+    group: Sequence[Scored],
+    seen: Mapping[Key, Observation],
+    measured: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
+    control = attack.startswith(CONTROL)
     came_back = [each for each in group if each.guess.inputs is not None]
-    values = {
-        metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in group[0].score.images
-    }
-    low, high = interval(values["psnr"], subseed(seed, "interval"))
-    model = {} if attack.startswith(CONTROL) else measured[defence]
-    reasons = {name: reason for each in group for name, reason in each.score.unmeasured.items()}
-    unmeasured = {"unmeasured": reasons} if reasons else {}
+    metrics = list(group[0].score.images)
+    values = {metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in metrics}
+    low, high = interval(values["psnr"], subseed(experiment.seed, "interval"))
+    model = {} if control else measured[defence]
+    unmeasured = {name: reason for each in group for name, reason in each.score.unmeasured.items()}
     return {
         "attack": attack,
         "defence": defence,
         "images": sum(len(each.truth.inputs) for each in group),
         "recovered": len(values["psnr"]),
         **{metric: _known(fmean(numbers)) if numbers else None for metric, numbers in values.items()},
-        **unmeasured,
+        **({"unmeasured": unmeasured} if unmeasured else {}),
         "psnr_low": _known(low),
         "psnr_high": _known(high),
         "psnr_median": median(values["psnr"]) if values["psnr"] else None,
@@ -195,5 +236,6 @@ def _summary_row(
         "loss_at_guess": fmean(each.score.loss_at_guess for each in group),
         "loss_at_truth": fmean(each.score.loss_at_truth for each in group),
         "model_accuracy": None,
+        **_of_messages(experiment, control, group, seen),
         **{f"model_{key}": value for key, value in model.items()},
     }

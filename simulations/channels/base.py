@@ -147,15 +147,18 @@ class Evaluation(ABC):
         """The private batch behind an observation."""
 
     def control_pool(self, federation: Federation) -> Positions:
-        """Images of the same kind from which the controls guess: nobody's target, and no condition was trained on them.
+        """Images of the same kind from which the controls guess: nobody's target, and nothing was trained on them.
 
         The scorer checks the latter against `trained_on`.
         """
-        return federation.held_out_positions
+        return federation.sampled(federation.every("test").without(federation.public_positions))
 
-    def trained_on(self, federation: Federation, condition: int) -> Positions:
-        """The images that anything in this condition was trained on: all that are dealt to the clients."""
-        return Positions("train", torch.cat(list(federation.parts)))
+    def trained_on(self, federation: Federation, condition: int) -> tuple[Positions, ...]:
+        """The images that any model or attack of this condition was trained on: the clients', and the adversary's own.
+
+        The evaluator's classifier that reads classes is no part of a condition.
+        """
+        return Positions("train", torch.cat(list(federation.parts))), *federation.public_positions
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         """Further columns of one row of the summary: scores of a whole set of images."""

@@ -61,7 +61,7 @@ def content(
     return Content(
         title=f"{experiment.name}: {', '.join(attacks)} on {experiment.dataset['name']}",
         warnings=tuple(f"NOT VALID: {each}." for each in not_valid),
-        remarks=(*(f"WARNING: {each}." for each in doubts), *_unmeasured(summary)),
+        remarks=(*(f"WARNING: {each}." for each in doubts), *_unmeasured(summary), *_of_controls(experiment, summary)),
         headings=tuple(columns),
         lines=tuple(_lines(experiment, summary, list(columns.values()))),
         reading=channel_of(experiment).evaluation.reading(summary),
@@ -73,6 +73,19 @@ def _unmeasured(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     reasons = {name: reason for row in summary for name, reason in row.get("unmeasured", {}).items()}
     for name, reason in reasons.items():
         yield f"{name} could not be measured: {reason}."
+
+
+def _of_controls(experiment: Experiment, summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """On whose messages the losses of the controls are, where that does not go without saying."""
+    said = {row["losses_of"] for row in summary if "losses_of" in row}
+    if len(experiment.conditions) == 1 and None not in said:
+        return
+    for condition in said:
+        yield (
+            "Controls have no losses, because no condition is without a defence."
+            if condition is None
+            else f"Controls stand for every condition; their losses are on the messages of '{condition}'."
+        )
 
 
 def in_words(defence: str) -> str:

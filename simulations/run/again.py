@@ -28,6 +28,7 @@ from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
 from fl_privacy.simulations.run.stages import finish, observed, redraw, write_config
+from fl_privacy.simulations.scoring import blind_pool
 
 CHANGEABLE = ("attack", "attacks", "attacked_clients", "public")
 """What can be another for a saved run: who attacks it, with what."""
@@ -69,6 +70,7 @@ def plan_again(
     experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
     federation = federation_of(experiment.to_json(), find_root(data_root))
     channel_of(experiment).rounds.check_federation(federation)
+    blind_pool(channel_of(experiment), federation)
     contents.check(federation, source)
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
     return Replan(federation, source, files.new_folder(Path(out) if out else below))

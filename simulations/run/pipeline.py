@@ -27,6 +27,7 @@ from fl_privacy.simulations.results import files
 from fl_privacy.simulations.run.attack import run_here, run_on_ray
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.stages import finish, write_config
+from fl_privacy.simulations.scoring import blind_pool
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def plan(
     federation = federation_of(experiment.to_json(), root)
     warnings = preflight(federation)
     channel_of(experiment).rounds.check_federation(federation)
+    blind_pool(channel_of(experiment), federation)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
     return Plan(federation, root, folder, backend, chosen, keep_originals, warnings)
 

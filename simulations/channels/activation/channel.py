@@ -13,14 +13,12 @@ from flwr.clientapp import ClientApp
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.activation.decoder import DecoderAsPublished, LearnedDecoder, check_count
-from fl_privacy.data import class_sample
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.simulations.channels.activation.collection import collect, weights_file
 from fl_privacy.simulations.channels.activation.federation import (
     check_images,
     client_task,
-    holdout_positions,
     released_shape,
     targets,
 )
@@ -38,14 +36,13 @@ from fl_privacy.simulations.channels.base import (
     Sink,
 )
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, Positions
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import BlackBox, segments
 from fl_privacy.strategies.records import CONFIG, Schema, ValidatingGrid, condition_of
 from fl_privacy.strategies.split.strategy import split_app, split_schemas
 
-CONTROL_POOL = 1000
 ASKABLE = frozenset({"query", "model"})
 """What an adversary can hold of the client segment."""
 
@@ -146,11 +143,6 @@ class ActivationEvaluation(Evaluation):
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*targets(federation, client))
-
-    def control_pool(self, federation: Federation) -> Positions:
-        free = holdout_positions(federation)
-        chosen = class_sample(federation.data.test.labels[free.index], CONTROL_POOL).sort().values
-        return Positions("test", free.index[chosen])
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         return of_guesses(federation, group)

@@ -11,8 +11,7 @@ from torch import Tensor
 from fl_privacy.data import class_sample
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, batch_size
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.federation import Federation, Positions
+from fl_privacy.simulations.federation import Federation
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import ServerSegment, client_step, segments
 
@@ -55,28 +54,13 @@ def evaluated(federation: Federation) -> tuple[Tensor, Tensor]:
 
 def evaluator_holdout(federation: Federation) -> tuple[Tensor, Tensor]:
     """Test images (N, C, H, W) and labels (N,) that the evaluator alone has: the adversary's own are left out."""
-    found = federation.images_at(holdout_positions(federation))
-    assert found.labels is not None
-    return found.inputs, found.labels
-
-
-def holdout_positions(federation: Federation) -> Positions:
-    """Where the images of `evaluator_holdout` are."""
-    return Positions("test", _unowned(federation, "test"))
+    index = _unowned(federation, "test")
+    return federation.data.test.images(index), federation.data.test.labels[index]
 
 
 def _unowned(federation: Federation, split: Literal["train", "test"]) -> Tensor:
     """The positions of the images of a split that the adversary does not own."""
-    images, public = getattr(federation.data, split), federation.experiment.public
-    kept = torch.ones(len(images), dtype=torch.bool)
-    if _same_set(federation.experiment) and public.get("split", "train") == split:
-        first = public.get("first", 0)
-        kept[first : first + public.get("count", len(images))] = False
-    return kept.nonzero().flatten()
-
-
-def _same_set(experiment: Experiment) -> bool:
-    return bool(experiment.public) and experiment.public["name"] == experiment.dataset["name"]
+    return federation.every(split).without(federation.public_positions).index
 
 
 def released_shape(federation: Federation, condition: int) -> tuple[int, ...]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.output.decoders import Vicious
-from fl_privacy.data import class_sample
 from fl_privacy.defences.outputs import ArgMax, Softmax
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask
@@ -45,8 +44,6 @@ from fl_privacy.simulations.federation import Federation, Positions, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack
-
-CONTROL_POOL = 1000
 
 
 class InferenceRounds(Rounds):
@@ -78,11 +75,6 @@ class InferenceRounds(Rounds):
     def check_federation(self, federation: Federation) -> None:
         for condition in federation.experiment.conditions:
             sizes(federation, condition.settings(JointServer))
-        if not len(OutputEvaluation().control_pool(federation).index):
-            raise ValueError(
-                "some condition trains on every validation image of another, so that no image is left from which the "
-                "controls could guess blindly: give the variants the same 'images' and 'validation', or smaller ones"
-            )
 
     def prepare(self, federation: Federation, run_context: RunContext) -> None:
         train_pairs(federation, run_context)
@@ -205,14 +197,14 @@ class OutputEvaluation(Evaluation):
 
     def control_pool(self, federation: Federation) -> Positions:
         """Validation images of the server that no condition's pair was trained on; no client has one of them."""
-        free = positions(federation, federation.experiment.resolved.settings(JointServer))[1].index
+        _, free = positions(federation, federation.experiment.resolved.settings(JointServer))
         for condition in range(len(federation.experiment.conditions)):
-            free = free[~torch.isin(free, self.trained_on(federation, condition).index)]
-        chosen = class_sample(federation.data.train.labels[free], CONTROL_POOL).sort().values
-        return Positions("train", free[chosen])
+            free = free.without(self.trained_on(federation, condition))
+        return federation.sampled(free)
 
-    def trained_on(self, federation: Federation, condition: int) -> Positions:
-        return positions(federation, federation.experiment.conditions[condition].settings(JointServer))[0]
+    def trained_on(self, federation: Federation, condition: int) -> tuple[Positions, ...]:
+        trained, _ = positions(federation, federation.experiment.conditions[condition].settings(JointServer))
+        return trained, *federation.public_positions
 
     def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
         row = leak(federation, group)
