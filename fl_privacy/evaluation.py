@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from fl_privacy.attacks.base import Attack
-from fl_privacy.metrics import METRICS, Metric, label_accuracy
+from fl_privacy.metrics import METRICS, MatchedSet, Metric, SetMetric, label_accuracy
 from fl_privacy.metrics.base import check_images, check_shapes
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction
 from fl_privacy.seeding import stream
@@ -143,6 +144,20 @@ def _measured(metric: Metric, guess: Tensor | None, truth: Tensor) -> tuple[Tens
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         return nothing, f"it returned {shape} for {len(truth)} images, and a metric returns one number an image"
     return found, ""
+
+
+def score_set(
+    matched_set: MatchedSet, metrics: Mapping[str, SetMetric]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The columns that each metric of a set gives, by its name, and of each that could not be computed why."""
+    columns: dict[str, dict[str, Any]] = {}
+    unmeasured = {}
+    for name, metric in metrics.items():
+        try:
+            columns[name] = dict(metric(matched_set))
+        except Exception as error:  # the code of a metric may be anybody's, and the work is done
+            unmeasured[name] = f"{type(error).__name__}: {error}"
+    return columns, unmeasured
 
 
 def evaluate(attack: Attack, seen: Sequence[Observation], truths: Sequence[Truth], seed: int) -> list[Score]:

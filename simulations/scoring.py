@@ -9,10 +9,10 @@ from statistics import fmean, median
 from typing import Any
 
 from fl_privacy.attacks import Attack
-from fl_privacy.evaluation import Truth, controls, interval, matched, score
+from fl_privacy.evaluation import Truth, controls, interval, matched, score, score_set
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
-from fl_privacy.seeding import stream, subseed
+from fl_privacy.seeding import one_thread, stream, subseed
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
@@ -122,17 +122,17 @@ def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequ
     """
     chains = federation.experiment.chains
     truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
-    other = {
+    other = [
         f"'{defence}' names the defences '{chains[key.condition].label}', and its clients say that they ran "
         f"'{seen[key].applied}': no row may name a defence that was not run"
         for key, (defence, _) in truths.items()
         if seen[key].applied not in (None, chains[key.condition].label)
-    }
+    ]
     found: dict[str, list[float]] = {}
     for key, (defence, truth) in truths.items():
         if (wrong := mismatch(seen[key], truth)) is not None:
             found.setdefault(defence, []).append(wrong.relative)
-    return sorted(other) + [
+    return list(dict.fromkeys(other)) + [
         f"{len(relative)} attacked payloads of '{defence}' are not what the attacker's copy of the protocol makes of "
         f"the private batch (relative mismatch up to {max(relative):.2g}; rounding leaves less than 0.001), without "
         "any defence: the attack was given another protocol than the one that ran, and its scores say nothing "
@@ -188,8 +188,28 @@ def summary(
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
         row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
-        table.append(row | (channel.evaluation.extras(federation, seen, came_back) if came_back else {}))
+        row |= dict.fromkeys(channel.evaluation.says_nothing(federation, group[0].key.condition))
+        table.append(_with_set_metrics(channel, federation, row, came_back) if came_back else row)
     return table
+
+
+def _with_set_metrics(
+    channel: Channel, federation: Federation, row: dict[str, Any], came_back: Sequence[Scored]
+) -> dict[str, Any]:
+    """The row with a column for each value of each metric of its whole set; `asked_for` are those of 'metrics'."""
+    experiment = federation.experiment
+    matched_set = channel.evaluation.matched_set(federation, came_back)
+    with one_thread():
+        columns, unmeasured = score_set(matched_set, experiment.resolved.set_metrics)
+    asked_for = []
+    for name, values in columns.items():
+        if taken := sorted(values.keys() & row.keys()):
+            unmeasured[name] = f"it gives {', '.join(taken)}, and a column of that name is there already"
+            continue
+        row |= values
+        asked_for += [] if name in channel.evaluation.set_metrics else list(values)
+    unmeasured = row.get("unmeasured", {}) | unmeasured
+    return row | ({"asked_for": asked_for} if asked_for else {}) | ({"unmeasured": unmeasured} if unmeasured else {})
 
 
 def _known(value: float) -> float | None:

@@ -124,6 +124,8 @@ def _examples(reply: Message) -> int:
 def summed(seen: Sequence[Observation]) -> Observation:
     """One observation of the mean over clients that got one model: what secure aggregation leaves to see.
 
+    Where they ran several chains of defences, `applied` names them all.
+
     Raises:
         ValueError: the clients' numbers of examples differ.
     """
@@ -133,8 +135,10 @@ def summed(seen: Sequence[Observation]) -> Observation:
             "a mean over clients with unequal numbers of examples weighs them unequally, which an observation cannot "
             "hold yet: give every client as many"
         )
+    applied = sorted({each.applied or "unsaid" for each in seen})
     return replace(
         first,
+        applied=first.applied if len(applied) == 1 else " or ".join(applied),
         payload=weighted_mean([each.payload for each in seen], [1.0] * len(seen)),
         others=tuple(each.client for each in rest),
         spec=replace(first.spec, batch_size=len(seen) * first.spec.batch_size),

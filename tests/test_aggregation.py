@@ -67,6 +67,9 @@ def test_a_mean_over_clients_is_simulated_client_by_client(name, channel, defenc
     """Each client normalises with its own batch and clips its own message; the mean of both is what is seen."""
     seen, _ = federated(KNOWN[name], channel, defences, rounds=1, count=2)
     together = summed(seen)
+    told = [dataclasses.replace(each, applied=label) for each, label in zip(seen, ("clip", "none"), strict=False)]
+    assert summed(told).applied == "clip or none", "one client's word does not stand for another's"
+    assert summed([dataclasses.replace(each, applied="clip") for each in seen]).applied == "clip"
     truth = Truth.of_clients([Truth(*batch_of(2)(each.client, each.round)) for each in seen])
     assert together.clients == (0, 1)
     assert len(truth.inputs) == together.spec.batch_size == 4

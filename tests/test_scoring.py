@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import fl_privacy as flp
 from fl_privacy.metrics import METRICS, SET_METRICS
+from fl_privacy.settings import UnknownName
 from fl_privacy.simulations import configure, reconfigure, simulate
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.cli import app
@@ -134,6 +135,12 @@ def flat(image_shape, classes):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * height * width, classes))
 
 
+def two_layers(image_shape, classes):
+    channels, height, width = image_shape
+    first = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * height * width, 16), torch.nn.ReLU())
+    return torch.nn.Sequential(first, torch.nn.Linear(16, classes))
+
+
 def broken(guess, truth):
     raise KeyError("nobody wrote this part")
 
@@ -160,6 +167,96 @@ def test_a_metric_that_cannot_be_computed_costs_no_other(tmp_path):
     shown = CliRunner().invoke(app, ["report", str(result.folder), "--trust"]).output
     assert "darkness" in shown
     assert "ssim could not be measured" in shown.replace("\n", " ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """The share of pixels whose error is above `limit`."""
+
+    limit: float = 0.5
+
+    def __call__(self, guess, truth):
+        return ((guess - truth).abs() > self.limit).float().flatten(1).mean(1)
+
+
+def spread(matched):
+    return {"spread": float(matched.guesses.std()), "images_seen": len(matched.guesses)}
+
+
+def takes_a_column(matched):
+    return {"psnr": 99.0}
+
+
+def test_own_metrics_reach_the_rows_and_the_table(tmp_path):
+    own = ({"name": "test_scoring:Above", "limit": 0.0}, "test_scoring:spread", "pooled_psnr", "label_accuracy")
+    result = local(reconfigure(GRADIENT, metrics=own), tmp_path / "run")
+    for row in result.summary:
+        assert row["test_scoring:Above"] > 0.5, "the limit is 0, and not the class's own 0.5"
+        assert row["images_seen"] == row["images"]
+        assert row["pooled_psnr"] <= row["psnr"], "the PSNR of a mean error is below the mean PSNR"
+        assert row["asked_for"] == ["spread", "images_seen", "pooled_psnr"]
+    assert all("test_scoring:Above" in sample for sample in result.samples)
+    headings = {column.header.replace("\n", " ") for column in result.table().columns}
+    assert {"test scoring: Above", "spread", "images seen", "pooled psnr"} <= headings
+
+
+def test_a_metric_of_sets_that_fails_costs_no_other(tmp_path):
+    own = ("test_scoring:takes_a_column", "test_scoring:spread")
+    result = local(reconfigure(GRADIENT, metrics=own), tmp_path / "run")
+    for row in result.summary:
+        assert row["psnr"] < 99
+        assert row["spread"] > 0
+        assert list(row["unmeasured"]) == ["test_scoring:takes_a_column"]
+        assert "psnr" in row["unmeasured"]["test_scoring:takes_a_column"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (("psn",), "Did you mean 'psnr'"),
+        (("distance_corelation",), "Did you mean 'distance_correlation'"),
+        (("reconstruction_risk",), "needs geometry, which the evaluator of this channel does not have"),
+        (("test_scoring:darkness", "test_scoring:darkness"), "names one twice"),
+        (({"name": "test_scoring:darkness", "limit": 1},), "no settings"),
+        (({"name": "test_scoring:Above", "limmit": 1},), "Did you mean 'limit'"),
+        (("test_scoring:GRADIENT",), "cannot be called"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_refused_at_once(metrics, words):
+    with pytest.raises((ValueError, UnknownName), match=words):
+        reconfigure(GRADIENT, metrics=metrics)
+
+
+def test_a_run_folder_that_names_a_metric_is_data(tmp_path):
+    result = local(reconfigure(GRADIENT, metrics=("test_scoring:darkness",)), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"test_scoring:darkness.*--trust"):
+        type(result).read(result.folder)
+
+
+def untaught(federation):
+    raise RuntimeError("nobody taught it")
+
+
+def test_split_learning_on_a_line_of_pixels_ends_in_a_table_whatever_cannot_judge_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("fl_privacy.simulations.channels.activation.channel.judge", untaught)
+    experiment = configure(
+        name="line",
+        channel="activation",
+        dataset={"name": "test_scoring:line"},
+        model="test_scoring:two_layers",
+        protocol={"cut": ["0"], "targets": [0, 4], "white_box": True},
+        attacks=({"name": "rmle", "iterations": 3},),
+        clients=2,
+        clients_per_round=2,
+        attacked_clients=2,
+        batch_size=4,
+    )
+    result = local(experiment, tmp_path / "run")
+    for row in result.summary:
+        assert row["psnr"] > 0
+        assert list(row["unmeasured"]) == ["ssim", "class_recognition"]
+        assert "nobody taught it" in row["unmeasured"]["class_recognition"]
+    assert "class_recognition could not be measured" in " ".join(str(result.table().caption).split())
 
 
 def test_every_metric_is_listed_with_what_it_is_of():

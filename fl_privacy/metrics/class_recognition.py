@@ -21,9 +21,10 @@ def class_recognised(matched: MatchedSet) -> dict[str, Any]:
     'class_read' and 'class_read_originals', both in [0, 1].
     """
     assert matched.judge is not None
+    judge = matched.judge()
     return {
-        "class_read": _right(matched.judge, matched.guesses, matched.labels),
-        "class_read_originals": _right(matched.judge, matched.truth, matched.labels),
+        "class_read": _right(judge, matched.guesses, matched.labels),
+        "class_read_originals": _right(judge, matched.truth, matched.labels),
     }
 
 

@@ -16,7 +16,7 @@ def risk_of_set(matched: MatchedSet) -> dict[str, Any]:
     """
     assert matched.geometry is not None
     row: dict[str, Any] = {}
-    for name, factors in matched.geometry.items():
+    for name, factors in matched.geometry().items():
         risk = reconstruction_risk(factors, matched.guesses, matched.truth)
         row |= {name: risk.mean, f"{name}_median": risk.median, f"{name}_exact": risk.exact, f"{name}_cut": risk.label}
     return row

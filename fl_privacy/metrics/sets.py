@@ -19,8 +19,8 @@ class MatchedSet:
     """Guesses (N, C, H, W) in the order of their truths (N, C, H, W), with the true labels (N,).
 
     Beside them what some metrics need, None where nobody has it: `guessed_labels` (N,) of `classes` classes; a `judge`,
-    which is a classifier of the evaluator's own; `geometry`, by name, of images of the same kind. `seed`: of the
-    shuffles that give a floor.
+    which is a classifier of the evaluator's own; `geometry`, by name, of images of the same kind. The latter two are
+    made when a metric asks for them. `seed`: of the shuffles that give a floor.
     """
 
     guesses: Tensor
@@ -28,13 +28,16 @@ class MatchedSet:
     labels: Tensor
     guessed_labels: Tensor | None = None
     classes: int = 0
-    judge: nn.Module | None = None
-    geometry: Mapping[str, Factorisation] | None = None
+    judge: Callable[[], nn.Module] | None = None
+    geometry: Callable[[], Mapping[str, Factorisation]] | None = None
     seed: int = 0
 
 
 SetMetric = Callable[[MatchedSet], dict[str, Any]]
-"""A matched set to columns of one row; {} where the set is too small for it. Entered with what it `needs`."""
+"""A matched set to columns of one row; {} where the set is too small for it. Entered with what it `needs` of the set.
+
+`in_every_row=True`: a row has it whether or not anybody asks for it.
+"""
 
 SET_METRICS: Registry[SetMetric] = Registry("set metric")
 
@@ -46,7 +49,7 @@ def pooled_psnr(matched: MatchedSet) -> dict[str, Any]:
     return {"pooled_psnr": -10 * math.log10(max(error, 1e-10))}
 
 
-@SET_METRICS.register("label_accuracy", needs=("guessed_labels",))
+@SET_METRICS.register("label_accuracy", needs=("guessed_labels",), in_every_row=True)
 def labels_right(matched: MatchedSet) -> dict[str, Any]:
     """The share of labels that an attack read rightly, as a multiset: 'label_accuracy'."""
     assert matched.guessed_labels is not None

@@ -15,6 +15,7 @@ from torch import nn
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
+from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions, blank_model
@@ -136,11 +137,14 @@ class Evaluation(ABC):
     """What the evaluator alone knows, and what the report adds.
 
     `columns`: what the report shows beside the common columns, heading to (key, format); `unshown`: keys of common
-    columns that say nothing in this channel.
+    columns that say nothing in this channel. `set_metrics`: the metrics of sets that every row has; `provides`: what
+    `matched_set` has of that which metrics of sets may need.
     """
 
     columns: Mapping[str, tuple[str, str]] = {}
     unshown: frozenset[str] = frozenset()
+    set_metrics: tuple[str, ...] = ()
+    provides: frozenset[str] = frozenset()
 
     @abstractmethod
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
@@ -160,9 +164,21 @@ class Evaluation(ABC):
         """
         return Positions("train", torch.cat(list(federation.parts))), *federation.public_positions
 
-    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
-        """Further columns of one row of the summary: scores of a whole set of images."""
-        return {}
+    def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
+        """The images of one row of the summary that came back, with what the evaluator has to judge them."""
+        labels = [each.guess.labels for each in group if each.guess.labels is not None]
+        return MatchedSet(
+            guesses=torch.cat([each.images for each in group]),
+            truth=torch.cat([each.truth.inputs for each in group]),
+            labels=torch.cat([each.truth.labels for each in group]),
+            guessed_labels=torch.cat(labels) if len(labels) == len(group) else None,
+            classes=federation.spec.classes,
+            seed=federation.experiment.seed,
+        )
+
+    def says_nothing(self, federation: Federation, condition: int) -> frozenset[str]:
+        """Keys of a row that have no meaning in this condition."""
+        return frozenset()
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
         """How to read the table of this summary: what stands below it."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.defences import Chain, chain
-from fl_privacy.metrics import METRICS
-from fl_privacy.settings import check_settings
+from fl_privacy.metrics import METRICS, SET_METRICS, Metric, SetMetric
+from fl_privacy.settings import check_settings, no_such
 from fl_privacy.simulations.channels import CHANNELS
-from fl_privacy.simulations.channels.base import Channel
+from fl_privacy.simulations.channels.base import Channel, Evaluation
 from fl_privacy.simulations.config.early import check_channel
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Condition, Experiment, Resolved
@@ -33,8 +35,66 @@ def resolve(experiment: Experiment) -> Resolved:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
     attacks = {label_of(each): _attack(each) for each in experiment.attacks}
-    metrics = METRICS.usable() | {name: METRICS[name] for name in experiment.metrics}
-    return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol), metrics)
+    return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol), *_metrics(experiment))
+
+
+def _metrics(experiment: Experiment) -> tuple[dict[str, Metric], dict[str, SetMetric]]:
+    """The metrics of images and of sets: those that every table of the channel has, and those that are asked for."""
+    evaluation = channel_of(experiment).evaluation
+    of_images = METRICS.usable()
+    of_sets = {name: SET_METRICS[name] for name in evaluation.set_metrics}
+    asked = [each["name"] for each in experiment.metrics]
+    if len(set(asked)) < len(asked):
+        raise ValueError(f"'metrics' names one twice: {', '.join(asked)}. Their names are their columns")
+    for chosen in experiment.metrics:
+        name = chosen["name"]
+        if SET_METRICS.facts(name).get("in_every_row"):
+            continue
+        if name in SET_METRICS:
+            _check_needs(name, evaluation)
+            of_sets[name] = SET_METRICS[name]
+        elif name in METRICS or ":" in name:
+            metric = _metric(chosen)
+            if _takes_a_set(metric):
+                of_sets[name] = metric
+            else:
+                of_images[name] = metric
+        else:
+            raise no_such("metric", name, sorted({*METRICS, *SET_METRICS}))
+    return of_images, of_sets
+
+
+def _check_needs(name: str, evaluation: Evaluation) -> None:
+    needs = frozenset(SET_METRICS.facts(name).get("needs", ()))
+    if missing := needs - evaluation.provides:
+        raise ValueError(
+            f"the metric '{name}' needs {' and '.join(sorted(missing))}, which the evaluator of this channel does not "
+            "have: leave it out of 'metrics'"
+        )
+
+
+def _metric(chosen: Component) -> Any:
+    """A function as it is, an object of a class with its settings."""
+    name, settings = chosen["name"], settings_of(chosen)
+    entry: Any = METRICS[name]
+    if isinstance(entry, type) and dataclasses.is_dataclass(entry):
+        entry = METRICS.configure(name, settings)
+    elif settings:
+        raise ValueError(f"the metric '{name}' has no settings, because it is no dataclass, and gets {settings}")
+    elif isinstance(entry, type):
+        entry = entry()
+    if not callable(entry):
+        raise ValueError(f"the metric '{name}' cannot be called: a function, or a class with __call__(guess, truth)")
+    return entry
+
+
+def _takes_a_set(metric: Callable[..., Any]) -> bool:
+    """Whether one argument is all that it wants, a `MatchedSet`, where a metric of images takes guess and truth."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except (TypeError, ValueError):  # something built in
+        return False
+    return sum(each.default is each.empty and each.kind < each.VAR_POSITIONAL for each in parameters) == 1
 
 
 def _conditions(experiment: Experiment) -> tuple[Condition, ...]:

@@ -13,7 +13,7 @@ from fl_privacy.simulations.experiment.components import Component, chains, comp
 if TYPE_CHECKING:  # torch, which takes seconds to import, and plain values can be checked without
     from fl_privacy.attacks import Attack
     from fl_privacy.defences import Chain
-    from fl_privacy.metrics import Metric
+    from fl_privacy.metrics import Metric, SetMetric
 
 P = TypeVar("P")
 COMPONENTS = ("dataset", "partition", "model")
@@ -46,13 +46,15 @@ class Condition:
 class Resolved:
     """The objects that an experiment's names stand for: `attacks` by label, `conditions`, the channel's `protocol`.
 
-    `protocol` are its settings without any variant's; `metrics` are those of images, by name.
+    `protocol` are its settings without any variant's; `metrics` are those of images, `set_metrics` those of sets, by
+    name.
     """
 
     attacks: Mapping[str, Attack]
     conditions: tuple[Condition, ...]
     protocol: object
     metrics: Mapping[str, Metric]
+    set_metrics: Mapping[str, SetMetric]
 
     def settings(self, kind: type[P]) -> P:
         """The protocol's settings without any variant's; raises as `Condition.settings` does."""
@@ -122,8 +124,8 @@ class Experiment:
     """A round's deadline in seconds."""
     device: str = "cpu"
     """Where attacks and their training run: cpu or cuda."""
-    metrics: tuple[str, ...] = ()
-    """Further metrics of images, `module:function`, beside the catalogue's."""
+    metrics: tuple[Component, ...] = ()
+    """Metrics beside those that every table has: one of sets, or your own `module:function` or `module:Class`."""
     show_originals: bool = False
     """Whether figures may show private images."""
     published: tuple[Component, ...] = ()
@@ -135,6 +137,7 @@ class Experiment:
         object.__setattr__(self, "public", component("public", self.public) if self.public else {})
         object.__setattr__(self, "attacks", components("attacks", self.attacks))
         object.__setattr__(self, "training_defences", chains("training_defences", self.training_defences))
+        object.__setattr__(self, "metrics", components("metrics", self.metrics) if self.metrics else ())
         serving = chains("inference_defences", self.inference_defences) if self.inference_defences else ()
         object.__setattr__(self, "inference_defences", serving)
         for key, value in check_settings("the experiment", type(self), dict(vars(self))).items():

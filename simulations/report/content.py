@@ -101,7 +101,8 @@ def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[
     How many images were recovered is told where some were not.
     """
     evaluation = channel_of(experiment).evaluation
-    others = (name for name in experiment.resolved.metrics if name not in ("psnr", "ssim", "mse"))
+    others = [name for name in experiment.resolved.metrics if name not in ("psnr", "ssim", "mse")]
+    others += dict.fromkeys(name for row in rows for name in row.get("asked_for", ()))
     added = {name.replace(":", ":\n").replace("_", "\n"): (name, "{:.3f}") for name in others}
     common = {heading: each for heading, each in (FIRST | added | LAST).items() if each[0] not in evaluation.unshown}
     whole = all(row.get("recovered", row["images"]) == row["images"] for row in rows)

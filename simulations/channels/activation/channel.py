@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flwr.clientapp import ClientApp
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.activation.decoder import DecoderAsPublished, LearnedDecoder, check_count
 from fl_privacy.evaluation import Truth
+from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.simulations.channels.activation.collection import collect, weights_file
 from fl_privacy.simulations.channels.activation.federation import (
@@ -23,7 +25,7 @@ from fl_privacy.simulations.channels.activation.federation import (
     targets,
 )
 from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, check_protocol, training_of, trainings
-from fl_privacy.simulations.channels.activation.scores import of_guesses
+from fl_privacy.simulations.channels.activation.scores import judge
 from fl_privacy.simulations.channels.base import (
     Adversary,
     Channel,
@@ -134,6 +136,8 @@ class ActivationEvaluation(Evaluation):
     """The targets behind what clients release; distance correlations, and whether the class can be read."""
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
+    set_metrics = ("distance_correlation", "class_recognition")
+    provides = frozenset({"judge"})
     columns: Mapping[str, tuple[str, str]] = {
         "dCor\nx, z": ("model_dcor", "{:.3f}"),
         "its\nfloor": ("model_dcor_floor", "{:.2f}"),
@@ -144,11 +148,11 @@ class ActivationEvaluation(Evaluation):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*targets(federation, client))
 
-    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
-        return of_guesses(federation, group)
+    def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
+        return replace(super().matched_set(federation, group), judge=partial(judge, federation))
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
-        readable = next((row["class_read_originals"] for row in summary), 0.0)
+        readable = next((row["class_read_originals"] for row in summary if "class_read_originals" in row), 0.0)
         n, guesses = (
             next((n for row in summary if (n := row.get(key))), 0) for key in ("model_dcor_n", "dcor_guess_n")
         )

@@ -21,6 +21,7 @@ from fl_privacy.federated.client import ClientTask
 from fl_privacy.joint_training import load_pair, outputs
 from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.joint_training.scores import targets
+from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import subseed
 from fl_privacy.simulations.channels.base import (
@@ -37,7 +38,7 @@ from fl_privacy.simulations.channels.base import (
 )
 from fl_privacy.simulations.channels.output.pairs import pair_of, positions, relevant, sizes, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
-from fl_privacy.simulations.channels.output.scores import leak, suspicion, use
+from fl_privacy.simulations.channels.output.scores import measures, suspicion, use
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
 from fl_privacy.simulations.federation import Federation, Positions, blank_model
@@ -183,6 +184,8 @@ class OutputEvaluation(Evaluation):
     """The images behind the answers; the reconstruction risk R and the pooled PSNR of the paper."""
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
+    set_metrics = ("pooled_psnr", "reconstruction_risk")
+    provides = frozenset({"geometry"})
     columns: Mapping[str, tuple[str, str]] = {
         "PSNR\npooled": ("pooled_psnr", "{:.2f}"),
         "R pub-\nlished": ("risk_published", "{:.3f}"),
@@ -206,14 +209,18 @@ class OutputEvaluation(Evaluation):
         trained, _ = positions(federation, federation.experiment.conditions[condition].settings(JointServer))
         return trained, *federation.public_positions
 
-    def extras(self, federation: Federation, seen: Mapping[Key, Observation], group: Sequence[Scored]) -> Row:
-        row = leak(federation, group)
-        if federation.experiment.conditions[group[0].key.condition].settings(JointServer).task == "attributes":
-            row["label_accuracy"] = None  # an attribute is no label: accuracy is the model's column
-        return row
+    def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
+        return dataclasses.replace(super().matched_set(federation, group), geometry=partial(measures, federation))
+
+    def says_nothing(self, federation: Federation, condition: int) -> frozenset[str]:
+        """An attribute is no label: accuracy is the model's column."""
+        task = federation.experiment.conditions[condition].settings(JointServer).task
+        return frozenset({"label_accuracy"}) if task == "attributes" else frozenset()
 
     def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
-        cuts = [f"R {name.replace('_', '-')}: {summary[0][f'risk_{name}_cut']}" for name in ("published", "well_posed")]
+        row = next((row for row in summary if "risk_published_cut" in row), {})
+        names = [name for name in ("published", "well_posed") if row]
+        cuts = [f"R {name.replace('_', '-')}: {row[f'risk_{name}_cut']}" for name in names] or ["not measured"]
         return (
             "PSNR: higher means that more of the image leaked; at the controls' level it is no better than a blind "
             "guess. Pooled: of the mean error over all images, as the paper prints it. R: 1 is as near as the data's "

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,11 @@ from fl_privacy.defences import Chain
 from fl_privacy.defences.outputs import ArgMax, Rounding, Softmax
 from fl_privacy.joint_training.detection import FineTuning, viciousness
 from fl_privacy.joint_training.losses import JointLoss, hits
-from fl_privacy.metrics import Factorisation, MatchedSet, factorise, pooled_psnr, risk_of_set
+from fl_privacy.metrics import Factorisation, factorise
 from fl_privacy.metrics.entropy_bound import entropy_bound, rounded_entropy_bound
 from fl_privacy.simulations.channels.output.pairs import split
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.results.records import Scored
 
 WELL_POSED = 1e-3
 """The cut of the second R: directions with less than a thousandth of the largest variance count for nothing."""
@@ -81,17 +79,6 @@ def suspicion(federation: Federation, rules: JointServer, classifier: nn.Module)
     claimed = JointLoss(task=rules.task, beta_r=0)
     test = federation.held.images()
     return {"viciousness": viciousness(classifier, labelled, test, FineTuning(), federation.experiment.seed, claimed)}
-
-
-def leak(federation: Federation, group: Sequence[Scored]) -> dict[str, Any]:
-    """The pooled PSNR that the paper prints, and R twice, over all images of a group of guesses."""
-    matched = MatchedSet(
-        guesses=torch.cat([each.images for each in group]),
-        truth=torch.cat([each.truth.inputs for each in group]),
-        labels=torch.cat([each.truth.labels for each in group]),
-        geometry=measures(federation),
-    )
-    return pooled_psnr(matched) | risk_of_set(matched)
 
 
 @lru_cache(maxsize=1)
