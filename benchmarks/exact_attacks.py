@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -175,27 +176,30 @@ def main() -> None:
         print({key: value for key, value in row.items() if key != "psnr"}, flush=True)
         write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
 
-    for seed in arguments.seeds:
-        weights = subseed(seed, "weights")
-        for name, defence in (*PEELED, *BEYOND):
-            count = arguments.gradients if (name, defence) in PEELED else arguments.beyond
-            seen, truths = observed(MODELS[name](weights), images, labels, 1, count, seed)
+    # what is exact first, for all weights: a run that is cut short still has that
+    for name, defence, count in (
+        *((*case, arguments.gradients) for case in PEELED),
+        *((*case, arguments.beyond) for case in BEYOND),
+    ):
+        for seed in arguments.seeds:
+            model = MODELS[name](subseed(seed, "weights"))
+            seen, truths = observed(model, images, labels, 1, count, seed)
             shared = {"attack": "peeling", "model": name, "batch": 1, "seed": seed, "defence": defence}
-            known = defended(seen, DEFENCES[defence], seed)
-            add(shared | images_row(Peeling(), known, truths, seed))
+            add(shared | images_row(Peeling(), defended(seen, DEFENCES[defence], seed), truths, seed))
             if (name, defence) == PEELED[0]:
                 for row in control_rows(public.inputs, truths, seed):
                     add({"batch": 1, "seed": seed} | row)
-        for batch in (1, 2, 4, 8, 16):
-            seen, truths = observed(MODELS["perceptron"](weights), images, labels, batch, arguments.batches, seed)
-            shared = {"attack": "linear_layer", "model": "perceptron", "batch": batch, "seed": seed}
-            add(shared | images_row(LinearLayer(), seen, truths, seed))
-        for name in ("lenet_dlg", "convnet"):
-            for batch in (1, 8, 32, 128):
-                seen, truths = observed(MODELS[name](weights), images, labels, batch, arguments.batches, seed)
-                for prior, own in (("power law", None), ("public", public)):
-                    shared = {"attack": "label_counts", "model": name, "batch": batch, "seed": seed, "prior": prior}
-                    add(shared | counts_row([replace(each, public=own) for each in seen], truths, seed))
+    for name, batch, seed in product(("lenet_dlg", "convnet"), (1, 8, 32, 128), arguments.seeds):
+        model = MODELS[name](subseed(seed, "weights"))
+        seen, truths = observed(model, images, labels, batch, arguments.batches, seed)
+        for prior, own in (("power law", None), ("public", public)):
+            shared = {"attack": "label_counts", "model": name, "batch": batch, "seed": seed, "prior": prior}
+            add(shared | counts_row([replace(each, public=own) for each in seen], truths, seed))
+    for batch, seed in product((1, 2, 4, 8, 16), arguments.seeds):
+        model = MODELS["perceptron"](subseed(seed, "weights"))
+        seen, truths = observed(model, images, labels, batch, arguments.batches, seed)
+        shared = {"attack": "linear_layer", "model": "perceptron", "batch": batch, "seed": seed}
+        add(shared | images_row(LinearLayer(), seen, truths, seed))
 
 
 if __name__ == "__main__":
