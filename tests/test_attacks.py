@@ -30,6 +30,7 @@ BUDGET = {
     "inverting_gradients": {"iterations": 600},
     # the published prior needs the published 24,000 iterations
     "inverting_gradients_as_published": {"iterations": 600, "restarts": 2, "tv": 1e-3},
+    "low_rank": {"outer": 6, "inner": 10, "starts": 2},
 }
 MODELS = {"linear_layer": nn.Sequential(nn.Flatten(), nn.Linear(1024, 30), nn.ReLU(), nn.Linear(30, 10))}
 """The model on which an attack is checked that cannot read the wide sigmoid LeNet of the others."""

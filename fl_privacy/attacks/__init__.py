@@ -2,7 +2,16 @@
 
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
-from fl_privacy.attacks.gradient import closed_form, dlg, grnn, inverting_gradients, label_recovery, map, peeling
+from fl_privacy.attacks.gradient import (
+    closed_form,
+    dlg,
+    grnn,
+    inverting_gradients,
+    label_recovery,
+    low_rank,
+    map,
+    peeling,
+)
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
 
@@ -19,6 +28,7 @@ __all__ = [
     "grnn",
     "inverting_gradients",
     "label_recovery",
+    "low_rank",
     "map",
     "peeling",
     "rmle",

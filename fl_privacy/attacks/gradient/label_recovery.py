@@ -22,11 +22,16 @@ from fl_privacy.seeding import seeded, stream
 
 @dataclass(frozen=True)
 class Head:
-    """The layer that gives the logits, at the adversary's own images: mean probabilities (C,) and features (F,)."""
+    """The layer that gives the logits, at the adversary's own images: `logits` (N, C), `features` (N, F), float64."""
 
     name: str
-    probabilities: Tensor
+    logits: Tensor
     features: Tensor
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Their mean, (C,)."""
+        return self.logits.softmax(1).mean(0)
 
 
 @ATTACKS.register("label_counts")
@@ -101,7 +106,7 @@ def read_at(seen: Observation, images: Tensor, block: int = 256) -> Head:
         if isinstance(module, nn.Linear) and f"{name}.weight" in seen.payload
     ]
     device = next(model.parameters()).device
-    names, probabilities, features = set[str](), [], []
+    names, given, taken = set[str](), [], []
     with torch.no_grad(), seeded(0, "attack", "forward"):
         for part in torch.split(images, block):
             calls.clear()
@@ -113,11 +118,11 @@ def read_at(seen: Observation, images: Tensor, block: int = 256) -> Head:
                     "the model end in nn.Linear, or use an attack that finds labels by optimisation, such as 'grnn'"
                 )
             names.add(own[-1][0])
-            probabilities.append(logits.double().softmax(1).cpu())
-            features.append(own[-1][1].double().cpu())
+            given.append(logits.double().cpu())
+            taken.append(own[-1][1].double().cpu())
     for hook in hooks:
         hook.remove()
-    return Head(names.pop(), torch.cat(probabilities).mean(0), torch.cat(features).mean(0))
+    return Head(names.pop(), torch.cat(given), torch.cat(taken))
 
 
 def _called(
@@ -161,7 +166,8 @@ def _bias_gradient(head: Head, seen: Observation) -> Tensor:
     unit, bias = gradient_unit(seen), seen.payload.get(f"{head.name}.bias")
     if bias is not None:
         return bias.double().cpu() / unit
-    along = head.features / head.features.square().sum().clamp_min(1e-30)
+    mean = head.features.mean(0)
+    along = mean / mean.square().sum().clamp_min(1e-30)
     return seen.payload[f"{head.name}.weight"].double().cpu() @ along / unit
 
 

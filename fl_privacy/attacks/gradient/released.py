@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.matching import gradient_unit, observed_gradient
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.weights import trainable
 
 Array = NDArray[np.float64]
-
-DRAWS = 4
-"""Draws of a known defence's noise from which its deviation is measured."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,7 @@ class Released:
 def released(seen: Observation) -> Released:
     """The gradient that an observation holds and its error: rounding, and the noise of the defence that is known.
 
-    Rounding counts as the dtype's machine epsilon times a tensor's root mean square; noise as what a few draws of the
-    defence's law differ from what is certain of it.
+    Rounding counts as the dtype's machine epsilon times a tensor's root mean square.
 
     Raises:
         ValueError: as `matching.observed_gradient`, or an update is more than one plain step on all examples.
@@ -52,18 +49,13 @@ def released(seen: Observation) -> Released:
     observed_gradient(seen)  # for its checks
     unit = gradient_unit(seen)
     payload = {name: seen.payload[name].cpu() for name in trainable(seen.model)}
-    noise = dict.fromkeys(payload, 0.0)
-    if seen.defence:
-        certain = seen.defence.without_noise(payload)
-        draws = [seen.defence.on_release(payload, seed) for seed in range(DRAWS)]
-        noise = {
-            name: float(torch.stack([draw[name] - certain[name] for draw in draws]).double().square().mean().sqrt())
-            for name in payload
-        }
+    sizes = [value.numel() for value in payload.values()]
+    noise = noise_deviation(seen)
+    parts = torch.zeros(len(sizes), 1) if noise is None else torch.split(noise.cpu(), sizes)
     deviations = {}
-    for name, value in payload.items():
-        rounding = torch.finfo(value.dtype).eps * float(value.double().square().mean().sqrt())
-        deviations[name] = max(float(np.hypot(rounding, noise[name])) / abs(unit), np.finfo(float).tiny ** 0.25)
+    for (name, value), part in zip(payload.items(), parts, strict=True):
+        rounding = torch.finfo(value.dtype).eps * float(value.double().square().mean().sqrt()) / abs(unit)
+        deviations[name] = max(float(np.hypot(rounding, float(part[0]))), np.finfo(float).tiny ** 0.25)
     return Released({name: value.double().numpy() / unit for name, value in payload.items()}, deviations)
 
 
