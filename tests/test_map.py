@@ -296,7 +296,9 @@ def test_the_public_prior_is_a_need_and_only_then(digits):
         MaximumAPosteriori(prior="public")(seen, stream(0))
 
 
-@pytest.mark.parametrize("wrong", [{"outer": 0}, {"inner": 0}, {"restarts": 0}, {"spread": -1.0}, {"learn": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"outer": 0}, {"inner": 0}, {"restarts": 0}, {"spread": -1.0}, {"learn": -1}, {"bound_probes": -1}]
+)
 def test_bad_settings_teach(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MaximumAPosteriori(**wrong)
@@ -326,3 +328,20 @@ def test_updates_of_several_local_steps_are_simulated(digits):
     one = dataclasses.replace(spec, local=LocalTraining(learning_rate=1.0))  # two steps of 0.5, taken for one of 1
     raw, _ = reached(attack, [dataclasses.replace(each, spec=one) for each in seen], images, labels)
     assert float(simulated.mean()) > float(raw.mean()) + 1
+
+
+def test_a_guess_says_how_far_off_it_expects_itself_to_be():
+    """On images that the prior draws, what MAP expects is what it reaches; louder noise, larger errors."""
+    prior, expected = priors.power_law(SHAPE), []
+    model = build_model("convnet", SHAPE, 10, 0)
+    images = prior.images(torch.randn(60, 1, SIZE, generator=stream(0)))
+    labels = torch.arange(60).view(60, 1) % 10
+    for scale in (0.01, 0.1):
+        seen = observe(model, images, labels, [{"name": "gaussian_noise", "scale": scale}])
+        guesses = MaximumAPosteriori(learn=0, bound_probes=4)(seen, stream(1))
+        expected.append(float(torch.stack([guess.bound for guess in guesses]).mean()))
+        found = torch.stack([guess.inputs for guess in guesses])
+        inside = (images >= 0) & (images <= 1)  # pixels that the cut to [0, 1] did not help
+        error = float((found - images).square()[inside].mean())
+        assert expected[-1] == pytest.approx(error, rel=0.25)
+    assert expected[0] < expected[1]

@@ -19,7 +19,7 @@ from fl_privacy.attacks.gradient.priors import Prior
 
 SINGLE = 1e-14
 """The noise variance of a gradient without known noise: float32 leaves 1e-7 of each layer's size."""
-DENSE = 1024
+DENSE = 256
 """Coordinates of a batch up to which the covariance is computed whole."""
 
 
@@ -34,7 +34,7 @@ def posterior_error(
 ) -> Tensor:
     """The expected squared error a pixel (V, B) of the best estimate of images (V, B, C, H, W) with labels (V, B).
 
-    `prior` is that of these labels. Up to 1,024 coordinates a batch the covariance is computed whole, which is exact
+    `prior` is that of these labels. Up to 256 coordinates a batch the covariance is computed whole, which is exact
     for any noise. Beyond, its trace is estimated by `probes` random vectors, each solved for by at most `steps` of
     conjugate gradients: right under noise of about 0.01 of a layer's size and more, too optimistic under less.
     """

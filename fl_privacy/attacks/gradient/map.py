@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.bound import posterior_error
 from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
@@ -41,7 +42,8 @@ class MaximumAPosteriori(Attack):
     common mean and spectrum, in `learn` rounds of EM (0: left as it is); 'public' has the covariance of the attacker's
     own images, 'public_by_class' one for each class of them. Labels are read from the gradient by regression. At most
     `outer` steps of `inner` products with J and its transpose; of a batch, the best of `restarts` by the attack's own
-    loss, each from `spread` times a random u.
+    loss, each from `spread` times a random u. With `bound_probes` (4 are enough) a guess says how far off it expects
+    itself to be.
 
     The loss is minus the log posterior in nats, up to a constant, before pixels are cut to [0, 1]. Victims of one call
     share the draws and, with 'power_law', what is learned of the prior.
@@ -62,9 +64,12 @@ class MaximumAPosteriori(Attack):
     inner: int = 20
     restarts: int = 3
     spread: float = 0.1
+    bound_probes: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, at_least_one=("outer", "inner", "restarts"), not_negative=("spread", "learn"))
+        check_ranges(
+            self, at_least_one=("outer", "inner", "restarts"), not_negative=("spread", "learn", "bound_probes")
+        )
         if self.prior != "power_law":
             object.__setattr__(self, "needs", self.needs | {"public"})
 
@@ -116,11 +121,15 @@ class MaximumAPosteriori(Attack):
             u, own = self._learn(given, own, labels, u, rng)
         losses = _own_loss(given, given.residual(own, labels), u)
         images = own.images(u).nan_to_num(0.5).clamp(0, 1)
+        bound = None
+        if self.bound_probes:
+            bound = posterior_error(given, own, own.images(u).nan_to_num(0.5), labels, rng, self.bound_probes).cpu()
         seconds = (time.perf_counter() - start) / len(seen)
         return [
             Reconstruction(
                 inputs=images[victim].cpu(),
                 labels=labels[victim].cpu(),
+                bound=None if bound is None else bound[victim],
                 loss=float(losses[victim]),
                 trace=trace[:, victim].cpu(),
                 iterations=len(trace) - 1,
