@@ -24,11 +24,8 @@ app = typer.Typer(
 
 
 @app.callback()
-def _own_code() -> None:
+def _about() -> None:
     """What does your federated-learning setup leak, and which defence is worth its cost?"""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # a user's own module:name lies where they work; last, so that it hides nothing
 
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting, such as attack.iterations=500.")]
@@ -56,6 +53,7 @@ def run(
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
 ) -> None:
     """Run an experiment: collect what clients share, attack it, report what came back."""
+    _search_here()
     with _bad_input():
         from fl_privacy.simulations.config.early import check_backend, check_early
 
@@ -82,6 +80,8 @@ def attack(
     trust: Trust = False,
 ) -> None:
     """Attack a run's saved observations again; nothing is simulated."""
+    if trust or any(":" in text for text in (attack or "", *(changes or ()))):
+        _search_here()
     with _bad_input():
         from fl_privacy.simulations.config.early import check_attack_early, check_run_folder
 
@@ -98,6 +98,8 @@ def attack(
 @app.command()
 def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) -> None:
     """Print a finished run's table and draw its figure again, from its files."""
+    if trust:
+        _search_here()
     with _bad_input():
         from fl_privacy.simulations.config.early import check_run_folder
 
@@ -145,6 +147,17 @@ def doctor(data_root: DataRoot = None) -> None:
     console().print(as_table(found))
     if not all(each.well for each in found):
         raise typer.Exit(FAILED)
+
+
+def _search_here() -> None:
+    """Let the working directory be imported from, where the user's own module:name lies.
+
+    For commands of which the user names code alone: who stands in a stranger's run folder has the stranger's files
+    there, and modules that are looked for in vain elsewhere, and entry points, would be taken from these.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that it hides nothing
 
 
 @contextmanager

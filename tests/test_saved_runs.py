@@ -5,13 +5,16 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import fl_privacy
 from fl_privacy.data import load as load_set
 from fl_privacy.joint_training import JointSettings, load_pair, train
 from fl_privacy.joint_training.pair import PairSpec
@@ -144,6 +147,25 @@ def test_code_in_any_field_of_a_strangers_run_is_refused_and_never_runs(runs, pr
             assert (done.exit_code, "probe:function" in done.output) == (2, True), (at, words, done.output)
         assert not (probe / "ran").exists(), at
     assert "probe" not in sys.modules
+
+
+@pytest.mark.parametrize("words", [["report", "."], ["attack", ".", "--out", "again"]])
+def test_nothing_that_lies_in_a_strangers_folder_is_imported_by_who_stands_in_it(runs, tmp_path, words):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    (run / "left.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\n\ndef probe(*_):\n    return 0.0\n")
+    shutil.copy(run / "left.py", run / "IPython.py")  # one that others look for, and need not find
+    package = run / "left-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: left\nVersion: 1.0\n")
+    groups = ("attacks", "defences", "metrics", "models", "datasets", "partitions")
+    (package / "entry_points.txt").write_text("".join(f"[fl_privacy.{each}]\nleft = left:probe\n" for each in groups))
+    command = [sys.executable, "-P", "-c", "from fl_privacy.simulations.cli import main; main()", *words]
+    path = os.pathsep.join([str(Path(fl_privacy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=run, env={**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_trusted_code_runs_and_names_on_the_command_line_are_the_users_own(runs, probe):
