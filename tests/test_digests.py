@@ -18,7 +18,7 @@ from fl_privacy.simulations.run.pipeline import simulate
 
 RECORDED = Path(__file__).parent / "digests.json"
 SHORT = {
-    "quickstart": ["attack.iterations=5", "rounds=2"],
+    "quickstart": ["attack=grnn", "public={}", "train_images=[]", "attack.iterations=5", "rounds=2"],
     "split_quickstart": ["rounds=1", "attack.steps=10"],
     "vicious_quickstart": ["protocol.epochs=1", "attacks=[{name='vicious'}, {name='output_decoder', steps=10}]"],
 }
