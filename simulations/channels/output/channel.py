@@ -199,15 +199,19 @@ class OutputEvaluation(Evaluation):
         return Truth(*federation.batch(client, round))
 
     def control_pool(self, federation: Federation) -> Positions:
-        """Validation images of the server that no condition's pair was trained on; no client has one of them."""
+        """Validation images of the server that no condition's pair was trained on; no client has one of them.
+
+        Without the adversary's public images where any others are left: it may own all that the server has.
+        """
         _, free = positions(federation, federation.experiment.resolved.settings(JointServer))
         for condition in range(len(federation.experiment.conditions)):
             free = free.without(self.trained_on(federation, condition))
-        return federation.sampled(free)
+        unowned = free.without(federation.public_positions)
+        return federation.sampled(unowned if len(unowned.index) else free)
 
     def trained_on(self, federation: Federation, condition: int) -> tuple[Positions, ...]:
         trained, _ = positions(federation, federation.experiment.conditions[condition].settings(JointServer))
-        return trained, *federation.public_positions
+        return (trained,)
 
     def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
         return dataclasses.replace(super().matched_set(federation, group), geometry=partial(measures, federation))
