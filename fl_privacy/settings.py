@@ -10,6 +10,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+PlainTable = dict[str, Any]
+"""A table of plain values, as TOML and JSON have them."""
+ReadTable = Mapping[str, Any]
+"""Such a table that is only read."""
+
 
 class UnknownName(KeyError):
     """A name or a setting that no registry entry has; the message lists those that exist."""

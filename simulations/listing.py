@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fl_privacy.defences import DEFENCES
 from fl_privacy.metrics import METRICS, SET_METRICS
 from fl_privacy.models import MODELS
 from fl_privacy.registry import Registry
-from fl_privacy.settings import UnknownName
+from fl_privacy.settings import PlainTable, ReadTable, UnknownName
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.config.files import cells, profiles, shipped
 
@@ -33,7 +33,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 OWN = "fl-privacy"
 
 
-def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
+def entries(kind: str, root: Path | None = None) -> list[PlainTable]:
     """The entries of one kind: name, summary, where it comes from, and its settings with their defaults.
 
     Attacks also say their channels, data sets whether they are here, experiments their profiles (the default first) and
@@ -61,15 +61,15 @@ def entries(kind: str, root: Path | None = None) -> list[dict[str, Any]]:
     return found + [_set_metric(name) for name in SET_METRICS] if kind == "metrics" else found
 
 
-def _set_metric(name: str) -> dict[str, Any]:
+def _set_metric(name: str) -> PlainTable:
     needs = ", ".join(SET_METRICS.facts(name).get("needs", ())).replace("_", " ")
     told = SET_METRICS.summary(name) + (f" Needs: {needs}." if needs else "")
     return {"name": name, "summary": told, "from": SET_METRICS.source(name), "settings": {}, "of": "a set"}
 
 
-def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
+def _entry(kind: str, name: str, root: Path | None) -> PlainTable:
     registry = REGISTRIES[kind]
-    entry: dict[str, Any] = {"name": name, "summary": "", "from": registry.source(name), "settings": {}}
+    entry: PlainTable = {"name": name, "summary": "", "from": registry.source(name), "settings": {}}
     try:
         entry |= {"summary": registry.summary(name), "settings": _settings(registry[name])}
         if kind == "metrics":
@@ -84,7 +84,7 @@ def _entry(kind: str, name: str, root: Path | None) -> dict[str, Any]:
     return entry
 
 
-def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
+def as_table(kind: str, found: Sequence[PlainTable]) -> Table:
     """The entries as a rich table: each one's settings, profiles and cells stand below its summary."""
     facts = [key for key in ("of", "channels", "available") if any(key in entry for entry in found)]
     table = Table(title=kind, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -96,13 +96,13 @@ def as_table(kind: str, found: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _heading(found: Sequence[dict[str, Any]]) -> str:
+def _heading(found: Sequence[PlainTable]) -> str:
     if any("cells" in entry for entry in found):
         return "what it is; --profile NAME chooses a profile, NAME/CELL one cell"
     return "what it is, and its settings"
 
 
-def _details(entry: Mapping[str, Any]) -> list[str]:
+def _details(entry: ReadTable) -> list[str]:
     settings = ", ".join(f"{key}={value}" for key, value in entry.get("settings", {}).items())
     lists = [f"{key}: {', '.join(entry[key])}" for key in ("profiles", "cells") if entry.get(key)]
     return [line for line in (settings, *lists) if line]
@@ -114,7 +114,7 @@ def _readable(value: object) -> str:
     return {True: "yes", False: "no", None: "?"}[value] if isinstance(value, bool | None) else str(value)
 
 
-def _settings(entry: Callable[..., Any]) -> dict[str, Any]:
+def _settings(entry: Callable[..., Any]) -> PlainTable:
     if dataclasses.is_dataclass(entry):
         return {each.name: _default(each) for each in dataclasses.fields(entry) if each.init}
     parameters = inspect.signature(entry).parameters.values()

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median
-from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth, controls, interval, matched, score, score_set
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import one_thread, stream, subseed
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
@@ -142,7 +142,7 @@ def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequ
     ]
 
 
-def rows(federation: Federation, scored: Sequence[Scored]) -> list[dict[str, Any]]:
+def rows(federation: Federation, scored: Sequence[Scored]) -> list[PlainTable]:
     """One row an image, as samples.jsonl keeps them."""
     experiment = federation.experiment
     return [
@@ -173,7 +173,7 @@ def summary(
     seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
     measured: Mapping[str, Mapping[str, float]],
-) -> list[dict[str, Any]]:
+) -> list[PlainTable]:
     """One row an attack and condition, then one a control: means over images, PSNR with its 95 % bootstrap interval.
 
     `recovered` of the `images` came back, over which the means of image metrics go: None for no image at all, or for a
@@ -194,8 +194,8 @@ def summary(
 
 
 def _with_set_metrics(
-    channel: Channel, federation: Federation, row: dict[str, Any], came_back: Sequence[Scored]
-) -> dict[str, Any]:
+    channel: Channel, federation: Federation, row: PlainTable, came_back: Sequence[Scored]
+) -> PlainTable:
     """The row with a column for each value of each metric of its whole set; `asked_for` are those of 'metrics'."""
     experiment = federation.experiment
     matched_set = channel.evaluation.matched_set(federation, came_back)
@@ -234,7 +234,7 @@ def _summary_row(
     group: Sequence[Scored],
     seen: Mapping[Key, Observation],
     measured: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
+) -> PlainTable:
     control = attack.startswith(CONTROL)
     came_back = [each for each in group if each.guess.inputs is not None]
     metrics = list(group[0].score.images)

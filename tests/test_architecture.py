@@ -179,3 +179,8 @@ def test_files_and_functions_stay_small():
 
 def test_no_file_has_a_name_that_says_nothing():
     assert not [name for name in modules(ROOT) if re.search(r"\.(utils|helpers|misc|common)$", name)]
+
+
+def test_the_word_any_is_rare_where_the_pieces_are_put_together():
+    found = [line for path in (ROOT / "simulations").rglob("*.py") for line in path.read_text().splitlines()]
+    assert sum(bool(re.search(r"\bAny\b", line)) for line in found) <= 40

@@ -27,14 +27,14 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._contexts = {1000 + i: _context(1000 + i, i, supernodes) for i in range(supernodes)}
 
-    def set_run(self, run: Any) -> None:
+    def set_run(self, run: object) -> None:
         pass
 
     @property
     def run(self) -> Any:
         return None
 
-    def create_message(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def create_message(self, *args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError("build messages with flwr.app.Message(content, dst_node_id=..., message_type=...)")
 
     def get_node_ids(self) -> list[int]:

@@ -8,11 +8,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+
+from fl_privacy.settings import PlainTable
 
 SETTINGS = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -39,7 +40,7 @@ def run_ray(
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     resources = {"num_cpus": 1, "num_gpus": gpus_per_client, "max_restarts": -1, "max_task_retries": 1}
-    init: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    init: PlainTable = {"log_to_driver": False, "logging_level": "error"}
     if workers is not None and "RAY_ADDRESS" not in os.environ:
         init["num_cpus"] = workers
     over = threading.Event()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from flwr.app import Context, Message
@@ -17,6 +17,7 @@ from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
 from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation, Spec
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions, blank_model
 from fl_privacy.simulations.results.records import Key, Scored
@@ -25,7 +26,7 @@ from fl_privacy.strategies.records import Schema, ValidatingGrid
 Sink = Callable[[int, Observation], None]
 """Takes what the adversary saw: the condition, the observation."""
 FederationOf = Callable[[Message, Context], Federation]
-Row = dict[str, Any]
+Row = PlainTable
 READING = (
     "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a blind "
     "guess's. Labels leak separately, and a faint outline can survive a low PSNR: look at the figure. Where PSNR is "
@@ -180,7 +181,7 @@ class Evaluation(ABC):
         """Keys of a row that have no meaning in this condition."""
         return frozenset()
 
-    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+    def reading(self, summary: Sequence[ReadTable]) -> str:
         """How to read the table of this summary: what stands below it."""
         return READING
 

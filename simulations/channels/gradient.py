@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import flwr.serverapp.strategy as flower
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -19,6 +19,7 @@ from fl_privacy.federated.client import ClientTask, accuracy, calibrate
 from fl_privacy.federated.local_training import normalised
 from fl_privacy.observation import ONE_STEP, ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import subseed
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import (
     Adversary,
     Channel,
@@ -164,7 +165,7 @@ class GradientRounds(Rounds):
         """The public facts of this condition's protocol."""
         return federation.spec
 
-    def _config(self, spec: Spec) -> dict[str, Any]:
+    def _config(self, spec: Spec) -> PlainTable:
         return {}
 
 
@@ -203,7 +204,7 @@ class UpdateRounds(GradientRounds):
         local = self._settings(experiment, condition).local
         return replace(federation.spec, local=replace(local, learning_rate=experiment.learning_rate))
 
-    def _config(self, spec: Spec) -> dict[str, Any]:
+    def _config(self, spec: Spec) -> PlainTable:
         return local_config(spec.local)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.results import files, provenance
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 Note = Callable[[str], None]
 
 
-def identity(settings: Mapping[str, Any], parts: Iterable[object] = ()) -> dict[str, Any]:
+def identity(settings: ReadTable, parts: Iterable[object] = ()) -> PlainTable:
     """The settings with the hashes of all code that they reach: this package's, and the user's `module:name`.
 
     `parts` are objects built from the settings (defences), whose modules count too.
@@ -53,7 +54,7 @@ def module_hash(name: str) -> str | None:
     return provenance.digest({_relative(path, roots): path.read_bytes() for path in found})
 
 
-def key(facts: Mapping[str, Any]) -> str:
+def key(facts: ReadTable) -> str:
     """The 16 hex digits by which an entry of this identity is named."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -96,7 +97,7 @@ def load(path: Path) -> tuple[Tensors, Any]:
     return safetensors.torch.load_file(path), record["facts"]
 
 
-def save(path: Path, tensors: Tensors, facts: Mapping[str, Any]) -> None:
+def save(path: Path, tensors: Tensors, facts: ReadTable) -> None:
     """Write the tensors and, beside them, the facts with a digest of both."""
     files.write_tensors(path, tensors)
     plain = json.loads(json.dumps(files.plain(facts)))

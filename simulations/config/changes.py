@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.experiment.components import component
 from fl_privacy.simulations.experiment.spec import COMPONENTS, Experiment
 
 
-def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+def override(settings: ReadTable, changes: Sequence[str]) -> PlainTable:
     """`settings` after `key=value` texts: dotted keys, values as TOML writes them, anything else as plain text.
 
     `model=NAME` (dataset, partition likewise) chooses another component with its own defaults; the name it already has
@@ -31,7 +31,7 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
     return changed
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """A TOML value (500, 0.1, true, "text", [1, 2], {name = "x"}); anything that is not TOML is the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -39,7 +39,7 @@ def parse_value(text: str) -> Any:
         return text.strip()
 
 
-def _change(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
+def _change(settings: PlainTable, head: str, rest: list[str], value: object) -> None:
     if not rest:
         same = head in COMPONENTS and isinstance(value, str) and _name(settings.get(head)) == value
         if not same:
@@ -58,7 +58,7 @@ def _name(value: object) -> object:
     return value.get("name") if isinstance(value, dict) else value
 
 
-def _change_attack(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
+def _change_attack(settings: PlainTable, head: str, rest: list[str], value: object) -> None:
     """`attack=NAME` leaves that one, with the settings it has there; `attack.KEY` changes the first."""
     attacks = [component("attacks", each) for each in settings.get("attacks", Experiment(name="defaults").attacks)]
     if not rest:
@@ -70,7 +70,7 @@ def _change_attack(settings: dict[str, Any], head: str, rest: list[str], value: 
     settings["attacks"] = [{**attacks[0], rest[0]: value}, *attacks[1:]]
 
 
-def _change_defence(settings: dict[str, Any], head: str, rest: list[str], value: Any) -> None:
+def _change_defence(settings: PlainTable, head: str, rest: list[str], value: object) -> None:
     if not rest:
         settings["training_defences"] = [[]] if value == "none" else [[], [component(head, value)]]
         return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fl_privacy.registry import plug_ins
-from fl_privacy.settings import UnknownName, check_settings, no_such
+from fl_privacy.settings import ReadTable, UnknownName, check_settings, no_such
 from fl_privacy.simulations.config.changes import override
 from fl_privacy.simulations.config.files import read
 from fl_privacy.simulations.config.names import registered, settings_of
@@ -104,7 +104,7 @@ def check_listed(kind: str | None) -> None:
         raise no_such("kind of entry to list (nothing lists them all)", kind, list(LISTED))
 
 
-def plain(settings: Mapping[str, Any]) -> Experiment:
+def plain(settings: ReadTable) -> Experiment:
     """The experiment of these settings, as TOML or JSON gives them, with the types of its values checked alone.
 
     Raises:

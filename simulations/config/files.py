@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from fl_privacy.settings import UnknownName, no_such
+from fl_privacy.settings import PlainTable, ReadTable, UnknownName, no_such
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -36,7 +35,7 @@ class Chosen:
     path: Path
     cell: str
     profile: str
-    settings: dict[str, Any]
+    settings: PlainTable
 
     @property
     def address(self) -> str:
@@ -81,7 +80,7 @@ def cells(path: Path) -> list[str]:
     return ["/".join(values) for values in product(*axes.values())] if axes else []
 
 
-def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(under: ReadTable, over: ReadTable) -> PlainTable:
     """`under` with the changes of `over`, table by table."""
     result = dict(under)
     for key, value in over.items():
@@ -96,7 +95,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _another(before: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+def _another(before: ReadTable, value: ReadTable) -> bool:
     """Whether `value` names another component than `before`, whose settings then mean nothing to it."""
     names = before.get("name"), value.get("name")
     return None not in names and names[0] != names[1]
@@ -115,7 +114,7 @@ def _find(source: str, beside: Path = Path()) -> tuple[Path, str]:
     return path, cell
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Path) -> PlainTable:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -135,7 +134,7 @@ def _tables(value: object, depth: int) -> bool:
     return isinstance(value, Mapping) and (depth == 0 or all(_tables(each, depth - 1) for each in value.values()))
 
 
-def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
+def _layers(path: Path, above: Sequence[Path] = ()) -> list[PlainTable]:
     """The tables of a file and of what it stands on, the lowest first; the names below are no affair of this file."""
     if path in above:
         raise ValueError(f"{path} stands on itself: its 'base' leads back to it")
@@ -150,7 +149,7 @@ def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
     return [*({key: value for key, value in each.items() if key != "name"} for each in under), table]
 
 
-def _cell(path: Path, cell: str) -> list[dict[str, Any]]:
+def _cell(path: Path, cell: str) -> list[PlainTable]:
     """The tables of one cell of a file's matrix, one an axis; none where it has no matrix.
 
     Raises:
@@ -167,11 +166,11 @@ def _cell(path: Path, cell: str) -> list[dict[str, Any]]:
     return [axis[value] for axis, value in zip(axes.values(), cell.split("/") if axes else (), strict=True)]
 
 
-def _known(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+def _known(layers: Sequence[ReadTable]) -> list[str]:
     return list(dict.fromkeys(name for layer in layers for name in layer.get("profile", {})))
 
 
-def _profile(path: Path, layers: Sequence[Mapping[str, Any]], asked: str | None) -> tuple[str, str]:
+def _profile(path: Path, layers: Sequence[ReadTable], asked: str | None) -> tuple[str, str]:
     """The profile that is asked for, or else the default one, and the default one; '' where a file has none."""
     known = _known(layers)
     default = next((layer["default_profile"] for layer in reversed(layers) if "default_profile" in layer), "")
@@ -182,9 +181,9 @@ def _profile(path: Path, layers: Sequence[Mapping[str, Any]], asked: str | None)
     return asked or default, default
 
 
-def _settled(layers: Sequence[Mapping[str, Any]], profile: str) -> dict[str, Any]:
+def _settled(layers: Sequence[ReadTable], profile: str) -> PlainTable:
     """One table of the layers, each with its profile over it."""
-    settings: dict[str, Any] = {}
+    settings: PlainTable = {}
     for layer in layers:
         plain = {key: value for key, value in layer.items() if key not in ("profile", "default_profile")}
         settings = merged(merged(settings, plain), layer.get("profile", {}).get(profile, {}))

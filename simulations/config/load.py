@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.changes import override
 from fl_privacy.simulations.config.early import plain
 from fl_privacy.simulations.config.files import read
@@ -68,7 +69,7 @@ def _configured(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def changed(settings: Mapping[str, Any], changes: Sequence[str]) -> Experiment:
+def changed(settings: ReadTable, changes: Sequence[str]) -> Experiment:
     """The experiment of `settings` after `changes`, with the published rows that still stand beside something."""
     settings = override(settings, changes)
     made = configure(**{**settings, "published": []})

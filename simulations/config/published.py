@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fl_privacy.defences import DEFENCES, Chain, Defence
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.config.changes import parse_value
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
 
@@ -20,7 +19,7 @@ UNDEFENDED = "none"
 MEMBER = re.compile(r"(?P<name>[^\s()]+)(\((?P<settings>.*)\))?")
 
 
-def read_published(folder: Path, experiment: str, profile: str = "") -> list[dict[str, Any]]:
+def read_published(folder: Path, experiment: str, profile: str = "") -> list[PlainTable]:
     """The rows for an experiment in the published.csv of a folder; none where there is no such file.
 
     Raises:
@@ -44,7 +43,7 @@ def _cell(key: str, text: str) -> str | float:
     return text if key in COLUMNS else float(text)
 
 
-def check_row(row: Mapping[str, Any]) -> None:
+def check_row(row: ReadTable) -> None:
     """Check that a published row is columns that the join knows, and numbers.
 
     Raises:
@@ -59,7 +58,7 @@ def check_row(row: Mapping[str, Any]) -> None:
             )
 
 
-def fits(row: Mapping[str, Any], condition: Condition, attack: str) -> bool:
+def fits(row: ReadTable, condition: Condition, attack: str) -> bool:
     """Whether a published row stands beside what an attack measured under a condition.
 
     A defence's settings that the row does not name may have any value: `nopeek(weight=0.5)` fits every estimator.
@@ -75,7 +74,7 @@ def fits(row: Mapping[str, Any], condition: Condition, attack: str) -> bool:
     )
 
 
-def beside(experiment: Experiment) -> list[dict[str, Any]]:
+def beside(experiment: Experiment) -> list[PlainTable]:
     """The published rows as measured ones are named: the `defence` and `attack` of each, and the numbers."""
     return [
         {"defence": condition.label, "attack": attack, **{k: v for k, v in row.items() if k not in COLUMNS}}
@@ -87,7 +86,7 @@ def beside(experiment: Experiment) -> list[dict[str, Any]]:
     ]
 
 
-def stands(row: Mapping[str, Any], experiment: Experiment) -> bool:
+def stands(row: ReadTable, experiment: Experiment) -> bool:
     """Whether anything that this experiment measures has this published row beside it."""
     attacks = experiment.resolved.attacks
     return any(fits(row, condition, attack) for condition in experiment.conditions for attack in attacks)
@@ -98,7 +97,7 @@ def _is_chain(text: str, chain: Chain) -> bool:
     return len(members) == len(chain.defences) and all(map(_is_defence, members, chain.defences))
 
 
-def _is_defence(member: tuple[str, Mapping[str, Any]], defence: Defence) -> bool:
+def _is_defence(member: tuple[str, ReadTable], defence: Defence) -> bool:
     name, settings = member
     if name != DEFENCES.name_of(type(defence)):
         return False
@@ -107,7 +106,7 @@ def _is_defence(member: tuple[str, Mapping[str, Any]], defence: Defence) -> bool
     return all(getattr(defence, key) == value for key, value in settings.items())
 
 
-def _member(text: str) -> tuple[str, dict[str, Any]]:
+def _member(text: str) -> tuple[str, PlainTable]:
     """The name and the settings in 'nopeek(weight=0.5, estimator=squared)'."""
     found = MEMBER.fullmatch(text)
     pairs = [each.partition("=") for each in re.split(r", (?=\w+=)", (found and found["settings"]) or "") if each]

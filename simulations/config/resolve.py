@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.defences import Chain, chain
 from fl_privacy.metrics import METRICS, SET_METRICS, Metric, SetMetric
-from fl_privacy.settings import check_settings, no_such
+from fl_privacy.settings import PlainTable, ReadTable, check_settings, no_such
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import Channel, Evaluation
 from fl_privacy.simulations.config.early import check_channel
@@ -127,11 +127,11 @@ def _attack(component: Component) -> Attack:
     return attack
 
 
-def _unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _unlabelled(settings: ReadTable) -> PlainTable:
     return {key: value for key, value in settings.items() if key != "label"}
 
 
-def _protocol(experiment: Experiment, settings: Mapping[str, Any]) -> Any:
+def _protocol(experiment: Experiment, settings: ReadTable) -> Any:
     """The checked settings of the channel's protocol."""
     protocol = channel_of(experiment).protocol
     return protocol(**check_settings(f"the protocol of the {experiment.channel} channel", protocol, settings))

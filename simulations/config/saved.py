@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results import files
@@ -45,7 +45,7 @@ def read_saved(folder: Path, trust: bool = False) -> Saved:
 def named_code(settings: object, where: str = "") -> Iterator[tuple[str, str]]:
     """Every text in an experiment that could name code, with its place: ('dataset.name', 'mine:images').
 
-    Any text with a colon counts, wherever it stands, so that no setting of no component can be forgotten.
+    Every text with a colon counts, wherever it stands, so that no setting of no component can be forgotten.
     """
     if isinstance(settings, Mapping):
         for key, value in settings.items():
@@ -58,7 +58,7 @@ def named_code(settings: object, where: str = "") -> Iterator[tuple[str, str]]:
         yield where, settings
 
 
-def _refuse_code(path: Path, settings: Mapping[str, Any]) -> None:
+def _refuse_code(path: Path, settings: ReadTable) -> None:
     if found := list(named_code(settings)):
         code = ", ".join(f"{where} = {name!r}" for where, name in found)
         raise UntrustedCode(

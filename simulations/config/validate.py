@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fl_privacy.attacks import ATTACKS, Attack
 from fl_privacy.data import DATASETS, PARTITIONS
 from fl_privacy.data.base import keyword_settings
 from fl_privacy.defences import chain
 from fl_privacy.models import MODELS
-from fl_privacy.settings import check_settings
+from fl_privacy.settings import PlainTable, ReadTable, check_settings
 from fl_privacy.simulations.config.early import check_numbers
 from fl_privacy.simulations.config.published import check_row, stands
 from fl_privacy.simulations.config.resolve import channel_of
@@ -64,7 +63,7 @@ def _check_components(experiment: Experiment) -> None:
         _check_unique(key, "chain", [chain(list(each)).label for each in getattr(experiment, key)])
 
 
-def _check_public(public: Mapping[str, Any]) -> None:
+def _check_public(public: ReadTable) -> None:
     if public:
         name, settings = _split(public)
         keyword_settings(f"data set '{name}'", DATASETS[name], {k: v for k, v in settings.items() if k not in SLICE})
@@ -138,5 +137,5 @@ def _check_published(experiment: Experiment) -> None:
             )
 
 
-def _split(chosen: Component) -> tuple[str, dict[str, Any]]:
+def _split(chosen: Component) -> tuple[str, PlainTable]:
     return chosen["name"], settings_of(chosen)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-Component = Mapping[str, Any]
+from fl_privacy.settings import PlainTable, ReadTable
+
+Component = ReadTable
 """A registered name and its settings: {'name': 'grnn', 'iterations': 500}."""
 
 
-def component(key: str, value: object) -> dict[str, Any]:
+def component(key: str, value: object) -> PlainTable:
     """A component as a dict with a name; a bare text is its name.
 
     Raises:
@@ -22,7 +23,7 @@ def component(key: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
-def components(key: str, value: object) -> tuple[dict[str, Any], ...]:
+def components(key: str, value: object) -> tuple[PlainTable, ...]:
     """A list of at least one component.
 
     Raises:
@@ -33,7 +34,7 @@ def components(key: str, value: object) -> tuple[dict[str, Any], ...]:
     return tuple(component(key, each) for each in value)
 
 
-def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
+def chains(key: str, value: object) -> tuple[tuple[PlainTable, ...], ...]:
     """Chains as tuples: a list of lists of defences; the empty chain defends nothing.
 
     Raises:
@@ -48,7 +49,7 @@ def chains(key: str, value: object) -> tuple[tuple[dict[str, Any], ...], ...]:
     return tuple(tuple(component(key, each) for each in chain) for chain in value)
 
 
-def settings_of(chosen: Component) -> dict[str, Any]:
+def settings_of(chosen: Component) -> PlainTable:
     """The settings of a component, without its name."""
     return {key: value for key, value in chosen.items() if key != "name"}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -51,7 +52,7 @@ class Content:
 
 def content(
     experiment: Experiment,
-    summary: Sequence[Mapping[str, Any]],
+    summary: Sequence[ReadTable],
     not_valid: Sequence[str],
     doubts: Sequence[str] = (),
 ) -> Content:
@@ -68,14 +69,14 @@ def content(
     )
 
 
-def _unmeasured(summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _unmeasured(summary: Sequence[ReadTable]) -> Iterator[str]:
     """One sentence a metric that could not be computed."""
     reasons = {name: reason for row in summary for name, reason in row.get("unmeasured", {}).items()}
     for name, reason in reasons.items():
         yield f"{name} could not be measured: {reason}."
 
 
-def _of_controls(experiment: Experiment, summary: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _of_controls(experiment: Experiment, summary: Sequence[ReadTable]) -> Iterator[str]:
     """On whose messages the losses of the controls are, where that does not go without saying."""
     said = {row["losses_of"] for row in summary if "losses_of" in row}
     if len(experiment.conditions) == 1 and None not in said:
@@ -95,7 +96,7 @@ def in_words(defence: str) -> str:
     return "; ".join(parts).replace("_", " ").replace("(", ", ").replace(")", "")
 
 
-def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+def _columns(experiment: Experiment, rows: Sequence[ReadTable]) -> dict[str, tuple[str, str]]:
     """The columns in which some row has a value: an attack without an objective, say, has no losses to show.
 
     How many images were recovered is told where some were not.
@@ -114,9 +115,7 @@ def _columns(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def _lines(
-    experiment: Experiment, summary: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]
-) -> Iterator[Line]:
+def _lines(experiment: Experiment, summary: Sequence[ReadTable], columns: Sequence[tuple[str, str]]) -> Iterator[Line]:
     several, expected = len(experiment.resolved.attacks) > 1, beside(experiment)
     for row in summary:
         control = row["attack"].startswith(CONTROL)
@@ -127,7 +126,7 @@ def _lines(
                 yield Line("published", _cells(published, columns), "published")
 
 
-def _cells(row: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+def _cells(row: ReadTable, columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     low, high = row.get("psnr_low"), row.get("psnr_high")
     known = {**row, "psnr_interval": None if low is None or high is None else f"{low:.1f}-{high:.1f}"}
     if row.get("recovered") == 0:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from fl_privacy.settings import ReadTable
 
 GROWTH = 10.0
 """How many times the first loss a last one may be before training counts as diverged."""
 
 
-def diverged(conditions: Sequence[Mapping[str, Any]], learning_rate: float) -> list[str]:
+def diverged(conditions: Sequence[ReadTable], learning_rate: float) -> list[str]:
     """A sentence for each condition whose loss on held-out images is no number in the end, or ten times the first.
 
     `conditions` as in results.json, where null stands for a loss that is NaN or infinite.

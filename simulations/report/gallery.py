@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fl_privacy.observation import Observation
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.report.content import in_words
@@ -36,7 +36,7 @@ def draw(
     folder: Path,
     seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
-    averages: Sequence[Mapping[str, Any]],
+    averages: Sequence[ReadTable],
     originals: bool,
 ) -> None:
     """Draw the first attacked round's images and, where there are two defences or more, leakage against utility.

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.content import content
@@ -42,9 +43,9 @@ class Result:
 
     folder: Path
     experiment: Experiment
-    conditions: Sequence[Mapping[str, Any]]
-    summary: Sequence[Mapping[str, Any]]
-    digests: Mapping[str, Any]
+    conditions: Sequence[ReadTable]
+    summary: Sequence[ReadTable]
+    digests: ReadTable
     not_valid: Sequence[str] = ()
     """Why the table says nothing, where the attack was given another protocol than the one that ran."""
     warnings: Sequence[str] = ()
@@ -78,7 +79,7 @@ class Result:
         )
 
     @property
-    def samples(self) -> list[dict[str, Any]]:
+    def samples(self) -> list[PlainTable]:
         """One row an attacked image."""
         lines = (self.folder / files.SAMPLES).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
@@ -131,7 +132,7 @@ class Result:
         found = content(self.experiment, self.summary, self.not_valid, self.warnings)
         return as_html(found, self.figures, self.folder)
 
-    def _rows(self, rows: Rows) -> Sequence[Mapping[str, Any]]:
+    def _rows(self, rows: Rows) -> Sequence[ReadTable]:
         """The rows of that name.
 
         Raises:

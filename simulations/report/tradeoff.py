@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.figures import save
 from fl_privacy.simulations.report.labels import Box, place
@@ -46,13 +46,13 @@ class Point:
     utility: Estimate
 
 
-def points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
+def points(rows: Sequence[ReadTable]) -> list[Point]:
     """A point an attack and condition of a run's summary, or of the summaries of several seeds, each row with its seed.
 
     Rows without a PSNR or an accuracy give no point.
     """
     known = [row for row in rows if row["psnr"] is not None and row["model_accuracy"] is not None]
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[ReadTable]] = {}
     for row in known:
         if not row["attack"].startswith(CONTROL):
             groups.setdefault((row["defence"], row["attack"]), []).append(row)
@@ -62,9 +62,9 @@ def points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
     ]
 
 
-def blind_guesses(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+def blind_guesses(rows: Sequence[ReadTable]) -> dict[str, Estimate]:
     """What each control got: nobody needs an observation for that."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[ReadTable]] = {}
     for row in rows:
         if row["attack"].startswith(CONTROL) and row["psnr"] is not None:
             groups.setdefault(row["attack"].removeprefix(CONTROL), []).append(row)
@@ -80,7 +80,7 @@ def strongest(found: Sequence[Point]) -> list[Point]:
     return list(best.values())
 
 
-def _leakage(group: Sequence[Mapping[str, Any]]) -> Estimate:
+def _leakage(group: Sequence[ReadTable]) -> Estimate:
     if len(group) > 1:
         return _over_seeds([row["psnr"] for row in group])
     (row,) = group
@@ -92,7 +92,7 @@ def _over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), min(values), max(values))
 
 
-def draw_tradeoff(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path | None:
+def draw_tradeoff(path: Path, name: str, rows: Sequence[ReadTable]) -> Path | None:
     """Draw the summary of a run, or of several seeds of it, and write a PNG; None where no two defences have a point.
 
     A filled marker is the strongest attack on its defence, which bears the label; a hollow one is a weaker attack.
@@ -180,7 +180,7 @@ def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point
         )
 
 
-def _note(rows: Sequence[Mapping[str, Any]], found: Sequence[Point], best: Sequence[Point]) -> str:
+def _note(rows: Sequence[ReadTable], found: Sequence[Point], best: Sequence[Point]) -> str:
     seeds = {row.get("seed") for row in rows}
     sentences = [
         "Lower right is better: useful, and little leaks. In the grey band the attack got no more than a blind guess.",

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fl_privacy.observation import Observation
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
@@ -22,7 +22,7 @@ from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
 def write(
     federation: Federation,
     folder: Path,
-    conditions: Sequence[Mapping[str, Any]],
+    conditions: Sequence[ReadTable],
     seen: Mapping[Key, Observation],
     scored: Sequence[Scored],
     payloads: Mapping[str, str],
@@ -45,9 +45,7 @@ def write(
     return Result.of(folder, federation.experiment)
 
 
-def _digests(
-    samples: Sequence[Mapping[str, Any]], scored: Sequence[Scored], payloads: Mapping[str, str]
-) -> dict[str, Any]:
+def _digests(samples: Sequence[ReadTable], scored: Sequence[Scored], payloads: Mapping[str, str]) -> PlainTable:
     """SHA-256 of every payload and reconstruction, and of all rows; times are no part of any of them."""
     timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in samples]
     guesses = {

@@ -7,10 +7,10 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.results.provenance import provenance
 
 PACKAGES = ("fl-privacy", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pytorch-msssim")
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> PlainTable:
     """The machine, in a few words."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -46,6 +46,6 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def describe() -> dict[str, Any]:
+def describe() -> PlainTable:
     """Everything above, as config.json keeps it."""
     return {"versions": versions(), "hardware": hardware(), "provenance": provenance(), "command": sys.argv}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fl_privacy.observation import Tensors
+from fl_privacy.settings import ReadTable
 
 CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
 OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
@@ -89,7 +90,7 @@ def write_json(path: Path, value: object) -> Path:
     return write_atomic(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_jsonl(path: Path, rows: Iterable[ReadTable]) -> Path:
     """Write one JSON object a line."""
     lines = [json.dumps(plain(row), allow_nan=False) + "\n" for row in rows]
     return write_atomic(path, "".join(lines).encode())
@@ -109,7 +110,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """The value as JSON holds it: NaN and infinities become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from fl_privacy.settings import PlainTable
 
 PACKAGE = Path(__file__).parents[2]
 EXPERIMENTS = "simulations/experiments/"
@@ -72,7 +73,7 @@ def installed() -> dict[str, str]:
     return hashes(read(PACKAGE))
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> PlainTable:
     """Version, hashes and, in a checkout, the commit of the package that is running."""
     try:
         number = version("fl-privacy")

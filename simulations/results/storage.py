@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from torch import nn
 
 from fl_privacy.defences import Chain
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
-from fl_privacy.settings import check_settings
+from fl_privacy.settings import ReadTable, check_settings
 from fl_privacy.simulations.results.files import digest, read_json, write_json, write_tensors
 from fl_privacy.simulations.results.records import Key
 from fl_privacy.weights import load_weights
@@ -85,7 +84,7 @@ def load_observations(
     return dict(sorted(observations.items()))
 
 
-def _spec(facts: Mapping[str, Any]) -> Spec:
+def _spec(facts: ReadTable) -> Spec:
     """The public facts that a file holds; those of an older version told one kind of local training alone."""
     local = facts.get("local")
     if local is None:
@@ -142,7 +141,7 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
     return dict(sorted(guesses.items()))
 
 
-def _key(path: Path, facts: Mapping[str, Any]) -> Key:
+def _key(path: Path, facts: ReadTable) -> Key:
     key = Key(facts["condition"], facts["round"], facts["client"])
     if not all(type(part) is int and part >= 0 for part in asdict(key).values()) or key.stem != path.stem:
         raise ValueError(f"{path} is damaged: it says that it is {key}")

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
@@ -28,7 +28,7 @@ class ProtocolMismatch(RuntimeError):
     """Without any defence, the gradient at the truth is not the one that was released: the scores mean nothing."""
 
 
-def write_config(federation: Federation, folder: Path, **facts: Any) -> None:
+def write_config(federation: Federation, folder: Path, **facts: object) -> None:
     """Write config.json: the resolved experiment, and what it runs on."""
     experiment = dataclasses.asdict(federation.experiment)
     content = {"experiment": experiment, "seed": federation.experiment.seed, **facts, **environment.describe()}
@@ -92,7 +92,7 @@ def _guesses(folder: Path, labels: Iterable[str]) -> dict[str, dict[Key, Reconst
     return {label: storage.load_guesses(files.guesses_folder(folder, label)) for label in labels}
 
 
-def _check_observed(conditions: Sequence[Mapping[str, Any]], seen: Mapping[Key, Observation]) -> None:
+def _check_observed(conditions: Sequence[ReadTable], seen: Mapping[Key, Observation]) -> None:
     for index, condition in enumerate(conditions):
         if not any(key.condition == index for key in seen):
             counts = [row["counts"] for row in condition["rounds"] if row["counts"]]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.channels.activation.protocol import TRAINING, SplitProtocol, batch_size
 from fl_privacy.simulations.channels.base import Row
@@ -22,7 +23,7 @@ SHARED = (
 )
 
 
-def identity(federation: Federation, training: int) -> dict[str, Any]:
+def identity(federation: Federation, training: int) -> PlainTable:
     """All that decides the bits of a training, and of the accuracies beside it but for the draw of the noise there."""
     experiment = federation.experiment
     condition = experiment.conditions[training]
@@ -42,7 +43,7 @@ def recall(path: Path, note: Note) -> tuple[Tensors, list[Row]] | None:
     return None if found is None else (found[0], found[1]["rows"])
 
 
-def keep(path: Path, facts: dict[str, Any], state: Tensors, rows: Sequence[Row]) -> None:
+def keep(path: Path, facts: PlainTable, state: Tensors, rows: Sequence[Row]) -> None:
     """Keep a training in which every message arrived: what a failure has changed is nobody else's."""
     if all(row["counts"]["received"] == row["counts"]["expected"] for row in rows if row["counts"]):
         training_cache.save(path, state, {"identity": facts, "rows": list(rows)})

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from flwr.app import Context, Message
@@ -17,6 +16,7 @@ from fl_privacy.attacks.activation.decoder import DecoderAsPublished, LearnedDec
 from fl_privacy.evaluation import Truth
 from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.channels.activation.collection import collect, weights_file
 from fl_privacy.simulations.channels.activation.federation import (
     check_images,
@@ -104,7 +104,7 @@ class Wire(Adversary):
     ) -> dict[Key, Observation]:
         """With the client segment as the adversary has it, its public images, and the defence it knows of."""
         experiment, public = federation.experiment, federation.public()
-        held: dict[int, dict[str, Any]] = {}
+        held: dict[int, PlainTable] = {}
         equipped = {}
         for key, each in seen.items():
             training = training_of(experiment, key.condition)
@@ -151,7 +151,7 @@ class ActivationEvaluation(Evaluation):
     def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
         return replace(super().matched_set(federation, group), judge=partial(judge, federation))
 
-    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+    def reading(self, summary: Sequence[ReadTable]) -> str:
         readable = next((row["class_read_originals"] for row in summary if "class_read_originals" in row), 0.0)
         n, guesses = (
             next((n for row in summary if (n := row.get(key))), 0) for key in ("model_dcor_n", "dcor_guess_n")
@@ -180,7 +180,7 @@ def _client_task(message: Message, context: Context, federation_of: FederationOf
     return client_task(federation_of(message, context), condition_of(message), fixed)
 
 
-def _segment(federation: Federation, folder: Path, training: int) -> dict[str, Any]:
+def _segment(federation: Federation, folder: Path, training: int) -> PlainTable:
     """The client segment of a training, as a black box and whole."""
     model = federation.model()
     model.load_state_dict(safetensors.torch.load_file(weights_file(folder, training)))

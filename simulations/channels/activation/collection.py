@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from fl_privacy.defences import Chain
 from fl_privacy.metrics.correlations import correlations
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import one_thread, stream, subseed
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.simulations.channels.activation.cache import entry, identity, keep, recall
 from fl_privacy.simulations.channels.activation.federation import evaluated
@@ -206,7 +206,7 @@ class Collection:
 
 def _inference_row(round: int, scores: dict[str, float], exchanges: Sequence[Counts]) -> Row:
     """The row of the inference rounds, in the schema of `round_rows`."""
-    empty: dict[str, Any] = {"train_metrics": None, "evaluate_metrics_clientapp": None}
+    empty: PlainTable = {"train_metrics": None, "evaluate_metrics_clientapp": None}
     return {"round": round, **empty, "evaluate_metrics_serverapp": scores, "counts": summed(exchanges)}
 
 

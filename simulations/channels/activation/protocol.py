@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fl_privacy.defences.nopeek import NoPeek
 from fl_privacy.metrics.distance_correlation import LEAST_ROWS
@@ -115,7 +115,7 @@ FIXED = ("targets", "evaluated", "dcor_rows")
 
 def trainings(experiment: Experiment) -> dict[int, list[int]]:
     """The conditions of every training: the first condition of each names it."""
-    found: dict[tuple[Any, ...], list[int]] = {}
+    found: dict[tuple[object, ...], list[int]] = {}
     for index, condition in enumerate(experiment.conditions):
         key = (*(getattr(condition.settings(SplitProtocol), name) for name in TRAINING), condition.trained)
         found.setdefault(key, []).append(index)
@@ -165,7 +165,7 @@ def check_protocol(experiment: Experiment) -> None:
 
 def _check_preset(experiment: Experiment, protocol: SplitProtocol) -> None:
     preset = TITCOMBE[protocol.preset]
-    wanted: dict[str, tuple[Any, Any]] = {
+    wanted: dict[str, tuple[object, object]] = {
         "learning_rate": (experiment.learning_rate, preset.rules.learning_rate),
         "batch_size": (experiment.batch_size, preset.batch_size),
         "protocol.batch_nopeek": (protocol.batch_nopeek or experiment.batch_size, preset.batch_size_nopeek),

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -24,6 +23,7 @@ from fl_privacy.joint_training.scores import targets
 from fl_privacy.metrics import MatchedSet
 from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import subseed
+from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.channels.base import (
     Adversary,
     Channel,
@@ -221,7 +221,7 @@ class OutputEvaluation(Evaluation):
         task = federation.experiment.conditions[condition].settings(JointServer).task
         return frozenset({"label_accuracy"}) if task == "attributes" else frozenset()
 
-    def reading(self, summary: Sequence[Mapping[str, Any]]) -> str:
+    def reading(self, summary: Sequence[ReadTable]) -> str:
         row = next((row for row in summary if "risk_published_cut" in row), {})
         names = [name for name in ("published", "well_posed") if row]
         cuts = [f"R {name.replace('_', '-')}: {row[f'risk_{name}_cut']}" for name in names] or ["not measured"]

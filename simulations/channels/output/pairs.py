@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from fl_privacy.defences import Chain
 from fl_privacy.joint_training import EpochReport, load_pair, train
 from fl_privacy.joint_training.scores import targets
 from fl_privacy.seeding import one_thread, stream
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.channels.base import RunContext
 from fl_privacy.simulations.channels.output.protocol import JointServer
@@ -74,7 +74,7 @@ def relevant(federation: Federation, rules: JointServer, images: ImageSet) -> Im
 def train_pairs(federation: Federation, run_context: RunContext) -> None:
     """Train the pair of every condition, each distinct one once, and leave pairs.json in the run folder."""
     experiment = federation.experiment
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, PlainTable] = {}
     rows = []
     for condition in experiment.conditions:
         rules = condition.settings(JointServer)
@@ -88,13 +88,13 @@ def train_pairs(federation: Federation, run_context: RunContext) -> None:
     write_json(run_context.folder / PAIRS, rows)
 
 
-def pair_of(folder: Path, condition: int) -> dict[str, Any]:
+def pair_of(folder: Path, condition: int) -> PlainTable:
     """What is known of the pair of a condition of the run in `folder`: its 'checkpoint', 'identity' and 'epochs'.
 
     Raises:
         ValueError: its checkpoint is no longer where it was.
     """
-    pair: dict[str, Any] = read_json(folder / PAIRS)[condition]
+    pair: PlainTable = read_json(folder / PAIRS)[condition]
     # a run's own models move with its folder
     for path in (folder / pair["checkpoint"], folder / MODELS / Path(pair["checkpoint"]).name):
         if path.is_file():
@@ -102,7 +102,7 @@ def pair_of(folder: Path, condition: int) -> dict[str, Any]:
     raise ValueError(f"the trained pair {pair['checkpoint']} of this run is gone: put it back, or run anew")
 
 
-def identity(federation: Federation, rules: JointServer, law: Chain) -> dict[str, Any]:
+def identity(federation: Federation, rules: JointServer, law: Chain) -> PlainTable:
     """All that decides the bits of a pair; processor and torch version are part of it."""
     experiment = federation.experiment
     settings = {
@@ -119,15 +119,15 @@ def identity(federation: Federation, rules: JointServer, law: Chain) -> dict[str
     return training_cache.identity(settings, law.defences)
 
 
-def _name(federation: Federation, rules: JointServer, facts: dict[str, Any]) -> str:
+def _name(federation: Federation, rules: JointServer, facts: PlainTable) -> str:
     digest = training_cache.key(facts)
     ratio = f"{rules.beta_r:g}to{rules.beta_c:g}"
     return f"{slug(federation.data.name)}_{ratio}_seed{federation.experiment.seed}_{digest}.safetensors"
 
 
 def _train(
-    federation: Federation, rules: JointServer, law: Chain, facts: dict[str, Any], path: Path, note: Note
-) -> dict[str, Any]:
+    federation: Federation, rules: JointServer, law: Chain, facts: PlainTable, path: Path, note: Note
+) -> PlainTable:
     label = f"{rules.beta_r:g}/{rules.beta_c:g}" + (f" through {law.label}" if law else "")
     own = split(federation, rules)
     note(f"training {label} on {len(own.train)} images, {rules.epochs} epochs: {path}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fl_privacy.data import DataSet
 from fl_privacy.defences import Chain
 from fl_privacy.joint_training import JointLoss, JointSettings, PairSpec
 from fl_privacy.models.decoders import DECODERS
-from fl_privacy.settings import check_settings
+from fl_privacy.settings import PlainTable, ReadTable, check_settings
 
 NOTHING = Chain()
 
@@ -27,7 +27,7 @@ class JointServer:
         UnknownName: no such decoder or setting. ValueError: a value that does not fit.
     """
 
-    decoder: Mapping[str, Any] | str = "small"
+    decoder: ReadTable | str = "small"
     """The network that rebuilds an input from the outputs, with its settings."""
     beta_c: float = 1.0
     """The weight of classification."""
@@ -81,7 +81,7 @@ class JointServer:
         _ = self.training  # its numbers are checked where it is made
 
     @property
-    def decoder_settings(self) -> dict[str, Any]:
+    def decoder_settings(self) -> PlainTable:
         assert isinstance(self.decoder, Mapping)
         return {key: value for key, value in self.decoder.items() if key != "name"}
 
@@ -121,7 +121,7 @@ class JointServer:
             raise ValueError(f"'{data.name}' has no attribute {', '.join(unknown) or 'at all'}. Known: {known}.")
         return self.attributes or data.attributes
 
-    def spec(self, data: DataSet, model: Mapping[str, Any]) -> PairSpec:
+    def spec(self, data: DataSet, model: ReadTable) -> PairSpec:
         """The two networks for these data, the classifier being the experiment's `model`."""
         assert isinstance(self.decoder, Mapping)
         return PairSpec(
