@@ -266,6 +266,45 @@ def test_other_weights_are_refused(runs, tmp_path):
         plan_again(run)
 
 
+READ = (
+    "config.json",
+    "contents.json",
+    "results.json",
+    "observations/0_r1_c0.json",
+    "observations/0_r1_c0.safetensors",
+    "observations/0_r1_model.safetensors",
+    "reconstructions/grnn/0_r1_c0.json",
+    "reconstructions/grnn/0_r1_c0.safetensors",
+)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_file_that_is_cut_off_or_gone_is_named(runs, tmp_path, name):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    whole = (run / name).read_bytes()
+    for content in (b"", b"{}", b"[]", b"null", b"\xff\xfe", whole[: len(whole) // 2]):
+        (run / name).write_bytes(content)
+        with pytest.raises(ValueError, match=Path(name).stem):
+            reopen(run)
+    (run / name).unlink()
+    if name not in ("contents.json", "reconstructions/grnn/0_r1_c0.json"):  # nothing says that these must be there
+        with pytest.raises(ValueError, match="0_r1_c0" if name.endswith("c0.json") else Path(name).name):
+            reopen(run)
+
+
+def test_weights_of_another_model_are_told(runs, tmp_path):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    files.write_json(
+        run / "config.json", {**config, "experiment": {**config["experiment"], "model": {"name": "convnet"}}}
+    )
+    done = CliRunner().invoke(app, ["report", str(run)])
+    assert (done.exit_code, "_r1_model.safetensors does not fit the model that config.json names" in done.output) == (
+        2,
+        True,
+    ), done.output
+
+
 def test_a_users_changed_module_is_refused(probe):
     mine = reconfigure(GRADIENT, model={"name": "probe:function"}, attacks=GRADIENT.attacks[:1])
     simulate(mine, out=probe / "run", backend="local", note=quiet)

@@ -65,7 +65,7 @@ class Result:
     @classmethod
     def of(cls, folder: Path, experiment: Experiment) -> Result:
         """The result in the folder of a run of this experiment."""
-        results = files.read_json(folder / files.RESULTS)
+        results = files.read_object(folder / files.RESULTS, "conditions", "summary", "digests")
         config = folder / files.CONFIG
         told = files.read_json(config).get("warnings", ()) if config.exists() else ()
         return cls(

@@ -15,6 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fl_privacy.observation import Tensors
@@ -106,8 +107,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{path.parent} is not a finished run: it has no {path.name}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_object(path: Path, *keys: str) -> ReadTable:
+    """Read a JSON object of a run folder that has these keys.
+
+    Raises:
+        ValueError: the file is not there, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing or not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it has no {', '.join(missing) or 'JSON object'}")
+    return value
 
 
 def plain(value: object) -> object:
@@ -128,6 +142,18 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read a safetensors file of a run folder.
+
+    Raises:
+        ValueError: the file is not there or is no whole safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged or gone ({error})") from error
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:

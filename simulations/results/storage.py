@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import safetensors.torch
+import torch
 from torch import nn
 
 from fl_privacy.defences import Chain
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.settings import ReadTable, check_settings
-from fl_privacy.simulations.results.files import digest, read_json, write_json, write_tensors
+from fl_privacy.simulations.results.files import CONFIG, digest, read_object, read_tensors, write_json, write_tensors
 from fl_privacy.simulations.results.records import Key
 from fl_privacy.weights import load_weights
+
+KEY = tuple(field.name for field in fields(Key))
 
 
 def save_observation(folder: Path, condition: int, seen: Observation) -> Key:
@@ -54,21 +56,21 @@ def load_observations(
     models: dict[str, nn.Module] = {}
     observations: dict[Key, Observation] = {}
     for path in folder.glob("*_r*_c*.json"):
-        facts = read_json(path)
+        facts = read_object(path, "channel", "spec", "names", "model", "sha256", *KEY)
         key = _key(path, facts)
         if key.condition >= len(chains):
             raise ValueError(
                 f"{path} is of condition {key.condition}, and the experiment of this run has {len(chains)} conditions"
             )
         spec = _spec(facts["spec"])
-        loaded = safetensors.torch.load_file(path.with_suffix(".safetensors"))
-        payload = {name: loaded[name] for name in facts["names"]}
+        loaded = read_tensors(path.with_suffix(".safetensors"))
+        payload = {name: loaded[name] for name in facts["names"] if name in loaded}
         if digest(payload) != facts["sha256"]:
             raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
         weights = None if facts["model"] is None else _weights(key)  # never a path that stands in the file
         if weights is not None and weights not in models:
             models[weights] = model = blank(spec)
-            load_weights(model, safetensors.torch.load_file(folder / weights))
+            load_own_weights(model, folder / weights)
             _set_modes(model, facts.get("training"))
         observations[key] = Observation(
             channel=ChannelName(facts["channel"]),
@@ -82,6 +84,20 @@ def load_observations(
             applied=facts.get("applied"),
         )
     return dict(sorted(observations.items()))
+
+
+def load_own_weights(model: nn.Module, path: Path) -> None:
+    """Give the model the weights of its run that a file holds.
+
+    Raises:
+        ValueError: the file is damaged or gone, or holds the weights of another architecture.
+    """
+    try:
+        load_weights(model, read_tensors(path))
+    except RuntimeError as error:  # torch names every tensor that does not fit, each in a line of its own
+        raise ValueError(
+            f"{path} does not fit the model that {CONFIG} names, which is not that of the run: {error}"
+        ) from error
 
 
 def _spec(facts: ReadTable) -> Spec:
@@ -125,14 +141,14 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
     """All saved reconstructions by key."""
     guesses: dict[Key, Reconstruction] = {}
     for path in folder.glob("*_r*_c*.json"):
-        facts = read_json(path)
+        facts = read_object(path, "loss", "iterations", "seconds", *KEY)
         key = _key(path, facts)
-        tensors = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+        tensors = read_tensors(path.with_suffix(".safetensors"))
         guess = Reconstruction(
             inputs=tensors.get("inputs"),
             labels=tensors.get("labels"),
             bound=tensors.get("bound"),
-            trace=tensors["trace"],
+            trace=tensors.get("trace", torch.empty(0)),
             iterations=facts["iterations"],
             seconds=facts["seconds"],
             loss=math.nan if facts["loss"] is None else facts["loss"],

@@ -44,7 +44,7 @@ def check(federation: Federation, folder: Path) -> None:
     """
     if not (folder / CONTENTS).exists():
         return
-    known = files.read_json(folder / CONTENTS)
+    known = files.read_object(folder / CONTENTS, "truths", "weights", "code")
     for name, digest in known["weights"].items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or _bytes(path) != digest:

@@ -115,7 +115,11 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     Private images appear only if the experiment shows them or the run kept them.
     """
     experiment = federation.experiment
-    seen = observed(federation, source)
-    scored = score_all(channel_of(experiment), federation, seen, _guesses(folder, experiment.resolved.attacks))
+    seen, guesses = observed(federation, source), _guesses(folder, experiment.resolved.attacks)
+    if gone := sorted({key.stem for found in guesses.values() for key in found if key not in seen}):
+        raise ValueError(
+            f"{source / files.OBSERVATIONS} is damaged: {', '.join(gone)} were attacked, and are not there"
+        )
+    scored = score_all(channel_of(experiment), federation, seen, guesses)
     originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
     draw(federation, folder, seen, scored, files.read_json(folder / files.RESULTS)["summary"], originals)

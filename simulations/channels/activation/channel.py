@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -40,6 +39,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key, Scored
+from fl_privacy.simulations.results.storage import load_own_weights
 from fl_privacy.split.rules import SplitClientTask
 from fl_privacy.split.segments import BlackBox, segments
 from fl_privacy.strategies.records import CONFIG, Schema, ValidatingGrid, condition_of
@@ -183,6 +183,6 @@ def _client_task(message: Message, context: Context, federation_of: FederationOf
 def _segment(federation: Federation, folder: Path, training: int) -> PlainTable:
     """The client segment of a training, as a black box and whole."""
     model = federation.model()
-    model.load_state_dict(safetensors.torch.load_file(weights_file(folder, training)))
+    load_own_weights(model, weights_file(folder, training))
     client, _ = segments(model, client_task(federation, training).rules)
     return {"query": BlackBox(client.front), "model": client.front.eval()}
