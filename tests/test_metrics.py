@@ -107,6 +107,11 @@ def test_what_no_metric_can_compare_is_an_error_that_says_so(name):
             METRICS[name](wrong, truth)
         with pytest.raises(ValueError, match="the truth has pixels"):
             METRICS[name](guess, wrong)
+    for kind in (torch.uint8, torch.bool, torch.int64):
+        with pytest.raises(ValueError, match=r"the guess is of type .*, and metrics take floating-point images"):
+            METRICS[name](guess.round().to(kind), truth)
+        with pytest.raises(ValueError, match="the truth is of type"):
+            METRICS[name](guess, truth.round().to(kind))
     hair = (truth + 5e-7).clamp(max=1 + 5e-7)
     assert torch.isfinite(METRICS[name](hair, truth)).all(), "what float32 loses is let through"
 

@@ -20,12 +20,18 @@ def check_images(guess: Tensor, truth: Tensor) -> None:
     """Check that guess and truth are images (N, C, H, W) of one shape, in [0, 1].
 
     Raises:
-        ValueError: another shape, two shapes, or a pixel that is NaN, infinite or outside [0, 1].
+        ValueError: another shape, two shapes, no floating-point numbers, or a pixel that is NaN, infinite or outside
+            [0, 1].
     """
     check_shapes(guess, truth)
     if guess.dim() != 4:
         raise ValueError(f"a metric compares images (N, C, H, W), not tensors of shape {tuple(guess.shape)}")
     for name, images in (("guess", guess), ("truth", truth)):
+        if not images.is_floating_point():
+            raise ValueError(
+                f"the {name} is of type {images.dtype}, and metrics take floating-point images in [0, 1]: "
+                "images.float(), divided by 255 where they are bytes"
+            )
         if images.numel():
             low, high = map(float, torch.aminmax(images.detach()))
             if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # false for NaN too
