@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Sequence
 
@@ -32,7 +33,12 @@ def override(settings: ReadTable, changes: Sequence[str]) -> PlainTable:
 
 
 def parse_value(text: str) -> object:
-    """A TOML value (500, 0.1, true, "text", [1, 2], {name = "x"}); anything that is not TOML is the text itself."""
+    """A TOML value (500, 0.1, true, "text", [1, 2], {name = "x"}); anything that is not TOML is the text itself.
+
+    TOML has digits on both sides of a decimal point; `.5` and `5.` are numbers here all the same.
+    """
+    if re.fullmatch(r"\s*[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?\s*", text, re.IGNORECASE | re.ASCII):
+        return float(text)
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
