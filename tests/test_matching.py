@@ -10,8 +10,8 @@ from fl_privacy.attacks.gradient.matching import (
     observed_gradient,
     published_cross_entropy,
     soft_cross_entropy,
-    total_variation,
 )
+from fl_privacy.attacks.gradient.total_variation import absolute_variation, squared_variation
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
@@ -100,7 +100,16 @@ def test_total_variation_equals_the_published_sum():
             down = sum(float((image[:, i + 1] - image[:, i]).square().sum()) for i in range(height - 1))
             across = sum(float((image[:, :, j + 1] - image[:, :, j]).square().sum()) for j in range(width - 1))
             total += 2 / 3 * (down / (channels * (height - 1) * width) + across / (channels * height * (width - 1)))
-        assert float(total_variation(images)[victim]) == pytest.approx(total, rel=1e-5)
+        assert float(squared_variation(images)[victim]) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("variation", [squared_variation, absolute_variation])
+def test_images_of_one_row_or_one_column_vary_along_the_other_alone(variation):
+    row, _ = guesses(2, 3, (3, 1, 6))
+    twice = torch.cat([row, row], dim=-2)  # no more variation: the second row is the first
+    assert torch.equal(variation(row), variation(row.transpose(-2, -1)))
+    assert torch.allclose(variation(row), variation(twice))
+    assert torch.equal(variation(row[..., :1]), torch.zeros(2))
 
 
 @pytest.mark.parametrize("out_channels", [2, 8])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
-from fl_privacy.attacks.gradient.matching import total_variation
+from fl_privacy.attacks.gradient.total_variation import squared_variation
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.split.segments import ACTIVATION
 
@@ -70,7 +70,7 @@ class Rmle(Attack):
 
     def _objective(self, segment: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         misfit = (segment(images) - target).square().flatten(1).mean(1)
-        objective: Tensor = misfit + self.tv * total_variation(images[:, None])
+        objective: Tensor = misfit + self.tv * squared_variation(images[:, None])
         return objective
 
     @torch.no_grad()

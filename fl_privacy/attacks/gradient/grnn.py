@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator
-from fl_privacy.attacks.gradient.matching import published_cross_entropy, soft_cross_entropy, total_variation
+from fl_privacy.attacks.gradient.matching import published_cross_entropy, soft_cross_entropy
 from fl_privacy.attacks.gradient.optimise import Descent, GradientInversion, Guess, Stepper
 from fl_privacy.attacks.gradient.restarts import merge_restarts
+from fl_privacy.attacks.gradient.total_variation import squared_variation
 from fl_privacy.observation import Observation
 
 
@@ -64,7 +65,7 @@ class GRNN(GradientInversion):
 
     def misfit(self, seen: Observation, gradients: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         squared = (gradients - targets).square().sum(1)
-        prior = (self.tv_defended if seen.defence else self.tv) * total_variation(images)
+        prior = (self.tv_defended if seen.defence else self.tv) * squared_variation(images)
         if self.objective == "log":
             return 0.5 * (squared + 1e-12).log() + prior
         return squared + squared.sqrt() + prior

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.gradient.optimise import Descent, GradientInversion, Stepper
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
+from fl_privacy.attacks.gradient.total_variation import absolute_variation
 from fl_privacy.observation import Observation
 
 
@@ -56,9 +57,7 @@ class InvertingGradients(GradientInversion):
         return step
 
     def misfit(self, seen: Observation, gradients: Tensor, targets: Tensor, images: Tensor) -> Tensor:
-        down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((1, 2, 3, 4))
-        across = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3, 4))
-        return 1 - F.cosine_similarity(gradients, targets, dim=1) + self.tv * (down + across)
+        return 1 - F.cosine_similarity(gradients, targets, dim=1) + self.tv * absolute_variation(images)
 
 
 @ATTACKS.register("inverting_gradients_as_published")

@@ -286,15 +286,3 @@ def statistics_change(seen: Observation) -> Callable[[Tensor], Tensors] | None:
         return {name: now[name] - value for name, value in start.items() if value.is_floating_point()}
 
     return change
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Squared anisotropic total variation per victim: (V, B, C, H, W) in [0, 1] to (V,).
-
-    (2/B) (sum of squared vertical differences / C(H-1)W + horizontal ones / CH(W-1)).
-
-    Source: Rand2AI/GRNN, whose weight `tv` this scale belongs to; weights of other libraries do not carry over.
-    """
-    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3, 4))
-    across = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3, 4))
-    return 2 * (down + across)
