@@ -18,6 +18,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "grnn_quality": tables_gradient.grnn_quality,
     "attack_speed": tables_gradient.attack_speed,
     "gradient_noise": tables_gradient.gradient_noise,
+    "map_quality": tables_gradient.map_quality,
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,

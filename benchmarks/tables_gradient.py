@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.table_parts import Row, markdown, rows
+from benchmarks.table_parts import Row, grid, markdown, rows
 
 
 def grnn_quality() -> str:
@@ -79,3 +79,19 @@ def gradient_noise() -> str:
         )
     header = ["defence", "images", "PSNR, by seed", "SSIM", "labels", "loss at guess", "at truth", "model accuracy"]
     return markdown(header, body)
+
+
+def map_quality() -> str:
+    """MAP by prior against noise of known law: mean PSNR over seeds, lowest and highest seed, CPU seconds a victim."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in [*rows("map_quality"), *rows("map_quality_cifar10")]:
+        line = f"{row['dataset']}, {row['law']}: {row['attack']}"
+        groups.setdefault((line, row["deviation"]), []).append(row)
+    found = []
+    for (line, deviation), mine in groups.items():
+        decibels = [row["psnr_mean"] for row in mine]
+        cell = f"{statistics.fmean(decibels):.1f} ({min(decibels):.1f} to {max(decibels):.1f})"
+        seconds = [row["cpu_seconds"] for row in mine if row.get("cpu_seconds")]
+        cell += f", {statistics.fmean(seconds):.2f} s" if seconds else ""
+        found.append((f"{line} ({len(mine)} seeds)", f"deviation {deviation:g}", cell))
+    return grid("victims, law, attack", sorted(found, key=lambda each: float(each[1].split()[1])))
