@@ -19,6 +19,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "attack_speed": tables_gradient.attack_speed,
     "gradient_noise": tables_gradient.gradient_noise,
     "map_quality": tables_gradient.map_quality,
+    "exact_attacks": tables_gradient.exact_attacks,
+    "label_counts": tables_gradient.label_counts,
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,

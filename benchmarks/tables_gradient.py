@@ -95,3 +95,47 @@ def map_quality() -> str:
         cell += f", {statistics.fmean(seconds):.2f} s" if seconds else ""
         found.append((f"{line} ({len(mine)} seeds)", f"deviation {deviation:g}", cell))
     return grid("victims, law, attack", sorted(found, key=lambda each: float(each[1].split()[1])))
+
+
+def exact_attacks() -> str:
+    """Closed forms: one line an attack, network, batch and defence, pooled over the seeds; the controls below."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows("exact_attacks"):
+        if row["attack"] != "label_counts":
+            where = (row.get("model", ""), str(row["batch"]), row.get("defence", "none" if "model" in row else ""))
+            groups.setdefault((row["attack"], *where), []).append(row)
+    body = []
+    for name, mine in groups.items():
+        pooled = [value for row in mine for value in row.get("psnr", [])]
+        middle = statistics.median(pooled) if pooled else statistics.fmean(row["psnr_median"] for row in mine)
+        labels = [row["labels_right"] for row in mine if row.get("labels_right") is not None]
+        seconds = [row["cpu_seconds_a_gradient"] for row in mine if "cpu_seconds_a_gradient" in row]
+        body.append(
+            [
+                *name,
+                f"{sum(row['images'] for row in mine)}, {len(mine)}",
+                f"{middle:.1f}",
+                " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
+                f"{min(row['psnr_worst'] for row in mine):.1f}",
+                f"{statistics.fmean(labels):.0%}" if labels else "",
+                f"{statistics.fmean(seconds):.1f}" if seconds else "",
+            ]
+        )
+    header = ["attack", "victim", "batch", "defence", "images, seeds", "median PSNR", "by seed", "worst", "labels"]
+    return markdown([*header, "CPU s a gradient"], body)
+
+
+def label_counts() -> str:
+    """How many labels of a batch one formula reads rightly: one line a victim and prior, one column a batch."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows("exact_attacks"):
+        if row["attack"] == "label_counts":
+            line = f"{row['model']}, images of the mean answer: {row['prior'] or 'none'}"
+            groups.setdefault((line, str(row["batch"])), []).append(row)
+    found = []
+    for (line, batch), mine in groups.items():
+        right, exact = (statistics.fmean(row[key] for row in mine) for key in ("labels_right", "exact_share"))
+        found.append(
+            (f"{line} ({len(mine)} seeds)", f"batch {batch}", f"{right:.1%} right, {exact:.0%} of batches exact")
+        )
+    return grid("victim", found)

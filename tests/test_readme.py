@@ -95,6 +95,18 @@ def test_its_own_model_and_data_run(folder):
     assert "decoder on mine:images" in done.output
 
 
+def test_gradients_of_its_own_model_run(folder):
+    written(ROOT / "README.md", folder)
+    written(ROOT / "docs" / "own-model.md", folder)
+    done = CliRunner().invoke(app, ["run", "mine_gradient.toml", "--backend", "local"])
+    assert done.exit_code == 0, done.output
+    (results,) = folder.glob("outputs/mine_gradient/*/results.json")
+    rows = {(row["defence"], row["attack"]): row["psnr"] for row in json.loads(results.read_text())["summary"]}
+    mean = rows["none", "control: mean image"]
+    assert rows["none", "map"] > 40 > mean
+    assert rows["gaussian_noise(scale=0.3)", "map"] > mean
+
+
 def test_the_page_on_extending_is_executed(folder):
     written(ROOT / "docs" / "extending.md", folder)
     checked = subprocess.run([sys.executable, "check_mine.py"], capture_output=True, text=True, env=ENVIRONMENT)
