@@ -69,8 +69,10 @@ def line(label: list[str], found: list[str]) -> list[list[str]]:
 
 def ceiling(name: str, columns: dict[str, tuple[str, str]]) -> list[list[str]]:
     """What can be read in the private images themselves, for the table's last line, where somebody measured it."""
-    by_seed = {row["seed"]: row["class_read_originals"] for row in rows(name) if "class_read_originals" in row}
-    found = cells([{"class_read": value} for value in by_seed.values()], columns)
+    by_seed = {
+        row["seed"]: row["class_recognised_originals"] for row in rows(name) if "class_recognised_originals" in row
+    }
+    found = cells([{"class_recognised": value} for value in by_seed.values()], columns)
     return line([name, "", "the private images themselves", str(len(by_seed))], found)
 
 

@@ -12,7 +12,7 @@ SPLIT = {
     "dCor guess (squared)": ("dcor_guess", "{:.3f}"),
     "guess floor": ("dcor_guess_floor", "{:.3f}"),
     "guess n": ("dcor_guess_n", "{:.0f}"),
-    "class read": ("class_read", "{:.1%}"),
+    "class read": ("class_recognised", "{:.1%}"),
 }
 
 
@@ -66,7 +66,9 @@ def titcombe_retrained() -> str:
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
     found, blind, number = [], [], seeds("titcombe_figure2")
-    for (condition, attack), cell in means("titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_read").items():
+    for (condition, attack), cell in means(
+        "titcombe_figure2", "{:.1f} dB, {:.0%} read", "psnr", "class_recognised"
+    ).items():
         if attack.startswith("control"):
             blind.append((f"{attack} ({number})", cell))
         else:
@@ -94,7 +96,7 @@ def averaging() -> str:
 
 def averaging_short() -> str:
     """Of `averaging` the PSNR and the classes read, one line an attack, one column a scale of the noise."""
-    found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_read")
+    found = means("titcombe_averaging", "{:.1f} dB, {:.0%} read", "psnr", "class_recognised")
     scales = list(dict.fromkeys(condition for condition, attack in found if not attack.startswith("control")))
     body = [
         (f"{attack} ({seeds('titcombe_averaging')})", scale.removeprefix("serving "), cell)

@@ -177,8 +177,8 @@ def test_the_reader_is_the_evaluators_own(tiny):
     public = {**DIGITS, "split": "test", "first": 10, "count": 50}
     assert len(evaluator_holdout(federation(reconfigure(TINY, public=public)))[0]) == 310
     controls = {row["attack"]: row for row in tiny.summary if row["attack"].startswith("control")}
-    assert controls["control: random guess"]["class_read"] < 0.35
-    assert all(0 <= row["class_read"] <= 1 for row in tiny.summary)
+    assert controls["control: random guess"]["class_recognised"] < 0.35
+    assert all(0 <= row["class_recognised"] <= 1 for row in tiny.summary)
 
 
 @pytest.mark.parametrize(

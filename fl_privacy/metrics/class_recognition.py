@@ -18,13 +18,13 @@ JUDGE_STEPS, JUDGE_BATCH, JUDGE_STEP = 600, 64, 2e-3
 def class_recognised(matched: MatchedSet) -> dict[str, Any]:
     """How often the judge sees the true class in the guess, and in the image itself, which is its ceiling.
 
-    'class_read' and 'class_read_originals', both in [0, 1].
+    'class_recognised' and 'class_recognised_originals', both in [0, 1].
     """
     assert matched.judge is not None
     judge = matched.judge()
     return {
-        "class_read": _right(judge, matched.guesses, matched.labels),
-        "class_read_originals": _right(judge, matched.truth, matched.labels),
+        "class_recognised": _right(judge, matched.guesses, matched.labels),
+        "class_recognised_originals": _right(judge, matched.truth, matched.labels),
     }
 
 

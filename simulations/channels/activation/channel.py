@@ -142,7 +142,7 @@ class ActivationEvaluation(Evaluation):
         "dCor\nx, z": ("model_dcor", "{:.3f}"),
         "its\nfloor": ("model_dcor_floor", "{:.2f}"),
         "dCor\nguess": ("dcor_guess", "{:.3f}"),
-        "class\nread": ("class_read", "{:.0%}"),
+        "class recog-\nnised": ("class_recognised", "{:.0%}"),
     }
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
@@ -152,7 +152,9 @@ class ActivationEvaluation(Evaluation):
         return replace(super().matched_set(federation, group), judge=partial(judge, federation))
 
     def reading(self, summary: Sequence[ReadTable]) -> str:
-        readable = next((row["class_read_originals"] for row in summary if "class_read_originals" in row), 0.0)
+        readable = next(
+            (row["class_recognised_originals"] for row in summary if "class_recognised_originals" in row), 0.0
+        )
         n, guesses = (
             next((n for row in summary if (n := row.get(key))), 0) for key in ("model_dcor_n", "dcor_guess_n")
         )
