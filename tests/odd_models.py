@@ -58,6 +58,17 @@ class Tied(nn.Module):
         return self.head(torch.tanh(self.l2(torch.tanh(self.l1(torch.tanh(self.l0(x.flatten(1))))))))
 
 
+class Scaled(nn.Module):
+    """Logits by a learnt temperature, a weight without any dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = plain(), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x)
+
+
 class Attention(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -189,6 +200,7 @@ KNOWN: dict[str, Callable[[], nn.Module]] = {
     "unused": Unused,
     "tied": Tied,
     "looking": Looking,
+    "a scalar weight": Scaled,
     "attention": Attention,
     "attention in eval mode": lambda: Attention().eval(),
     "lstm": lambda: Recurrent(nn.LSTM),

@@ -175,7 +175,7 @@ def gradient_matcher(
     def together(images: Tensor, targets: Tensor) -> Tensor:
         with twice_differentiable(model), WrittenOut(), seeded(0, "attack", "forward"):
             sent = per_victim(images, targets, own)
-        return torch.cat([sent[name].flatten(1) for name in weights], 1)
+        return torch.cat([sent[name].reshape(len(images), -1) for name in weights], 1)
 
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
     return one_by_one if victims == 1 or recurrent else _first_that_works(together, one_by_one)
