@@ -76,6 +76,9 @@ def _why(model: nn.Module, images: Tensor, error: Exception) -> str:
             f" in batches of {len(images)}: batch normalisation in training mode needs more than one value a channel. "
             "Raise 'batch_size' above 1, put nn.GroupNorm or nn.LayerNorm in its place, or freeze it with .eval()"
         )
+    if other := {value.dtype for value in model.parameters() if value.is_floating_point()} - {images.dtype}:
+        kinds = ", ".join(sorted(map(str, other)))
+        return f" of type {images.dtype}: it has weights of type {kinds}, so let its factory end with `.float()`"
     if _takes(model, images.permute(0, 2, 3, 1)):
         return (
             ", but (H, W, C): images are (N, C, H, W) here, so let its forward begin with `x = x.permute(0, 2, 3, 1)`"

@@ -71,6 +71,18 @@ def not_in_stages(image_shape, classes):
     return _Of(head(image_shape, classes), lambda out: out)
 
 
+def broken(image_shape, classes):
+    raise RuntimeError("boom")
+
+
+def without_arguments():
+    return head((1, 8, 8), 10)
+
+
+def no_module(image_shape, classes):
+    return lambda images: images
+
+
 ME = __name__
 WRONG = [
     ({"model": f"{ME}:wide_head"}, "100 outputs, more than the 10 classes"),
@@ -79,6 +91,9 @@ WRONG = [
     ({"model": f"{ME}:dictionary"}, "returns a dict"),
     ({"model": f"{ME}:nothing"}, "returns a NoneType"),
     ({"model": "odd_models:pair_of"}, r"returns a tuple.*return self\.net\(x\)\[0\]"),
+    ({"model": f"{ME}:broken"}, r"broken' cannot be built: .*\(1, 8, 8\) and 10 classes.*RuntimeError: boom"),
+    ({"model": f"{ME}:without_arguments"}, r"without_arguments' cannot be built: called with image_shape"),
+    ({"model": f"{ME}:no_module"}, r"no_module' is no torch\.nn\.Module: .* returns a function"),
     ({"model": f"{ME}:flat_norm"}, "batches of 1: batch normalisation"),
     (
         {

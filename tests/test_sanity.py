@@ -57,6 +57,7 @@ WRONG = {
     "frozen": (lambda: all_frozen_of(SHAPE, CLASSES), "every parameter of the model is frozen"),
     "NaN": (lambda: Says(lambda x, net: (net(x) - 1e9).log()), "NaN or infinity"),
     "NaN backwards": (lambda: Says(lambda x, net: net(x) + (net(x) * 0).sqrt()), "gradient of the model is NaN"),
+    "double precision": (lambda: head(CLASSES).double(), r"of type torch\.float32: .*torch\.float64.*\.float\(\)"),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES)), "lazy layers"),
 }
 

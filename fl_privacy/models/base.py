@@ -29,7 +29,7 @@ def build_model(
     from U(-0.5, 0.5), as DLG's and GRNN's code does: gradients of a sigmoid net vanish without it).
 
     Raises:
-        UnknownName: no such model or setting. ValueError: a value that does not fit.
+        UnknownName: no such model or setting. ValueError: a value that does not fit, or a factory that fails.
     """
     factory = MODELS[name]
     chosen = dict(settings or {})
@@ -38,12 +38,29 @@ def build_model(
         raise ValueError(f"model '{name}': 'init' takes 'default' or 'wide', not {init!r}")
     chosen = check_settings(f"model '{name}'", factory, chosen)
     with seeded(seed, "model", name):
-        model = factory(image_shape, classes, **chosen)
+        model = _built(name, factory, image_shape, classes, chosen)
     if init == "wide":
         rng = stream(seed, "model", name, "wide")
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.rand(parameter.shape, generator=rng) - 0.5)
+    return model
+
+
+def _built(
+    name: str, factory: ModelFactory, image_shape: tuple[int, int, int], classes: int, settings: Mapping[str, Any]
+) -> nn.Module:
+    called = f"called with image_shape {tuple(image_shape)} and {classes} classes"
+    try:
+        model: object = factory(image_shape, classes, **settings)
+    except ValueError:
+        raise
+    except Exception as error:  # the user's own code can raise anything
+        raise ValueError(
+            f"the model '{name}' cannot be built: {called}, it fails with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model '{name}' is no torch.nn.Module: {called}, it returns a {type(model).__name__}")
     return model
 
 
