@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fl_privacy.simulations.results.files import write_atomic
 
+COLOURS = (1, 3)  # channels that an image can be drawn with
 ROWS = 5  # images of one column that are drawn
 CELL = 2.1  # inches
 
@@ -32,9 +33,15 @@ class Column:
 
 
 def draw(path: Path, title: str, columns: Sequence[Column], note: str) -> Path:
-    """Draw the columns side by side, the first five rows of each, `note` in small print below, and write a PNG."""
+    """Draw the columns side by side, the first five rows of each, `note` in small print below, and write a PNG.
+
+    Images that are neither grey nor RGB are drawn as the mean over their channels, and the note says so. Names are
+    drawn as they are: a '$' in one begins no formula.
+    """
+    if any(column.images is not None and column.images.shape[1] not in COLOURS for column in columns):
+        note = f"{note}\nWhat is drawn of an image is the mean over its channels."
     rows = min(ROWS, *(len(column.captions) for column in columns))
-    with matplotlib.rc_context({"font.size": 10}):
+    with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(CELL * len(columns) + 0.4, (CELL + 0.15) * rows + 1.9), layout="constrained")
         figure.suptitle(title, fontsize=12)
         grid = figure.subplots(rows, len(columns), squeeze=False)
@@ -49,8 +56,9 @@ def draw(path: Path, title: str, columns: Sequence[Column], note: str) -> Path:
 def _cell(axes: Axes, column: Column, row: int) -> None:
     axes.set(xticks=[], yticks=[], xlabel=column.captions[row])
     if column.images is not None:
-        image = column.images[row].permute(1, 2, 0).squeeze(-1).numpy()
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        image = column.images[row]
+        shown = image if len(image) in COLOURS else image.mean(0, keepdim=True)
+        axes.imshow(shown.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         return
     axes.set(facecolor="0.9", aspect="equal", xlim=(0, 1), ylim=(0, 1))
     axes.text(0.5, 0.5, column.instead, ha="center", va="center", color="0.3")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -92,6 +93,7 @@ def _over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), min(values), max(values))
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a '$' in a name begins no formula
 def draw_tradeoff(path: Path, name: str, rows: Sequence[ReadTable]) -> Path | None:
     """Draw the summary of a run, or of several seeds of it, and write a PNG; None where no two defences have a point.
 

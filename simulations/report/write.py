@@ -40,8 +40,8 @@ def write(
         "not_valid": faults(federation, seen, scored),
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
+    files.write_json(folder / files.RESULTS, results)  # before the figures: `report` can draw these again
     draw(federation, folder, seen, scored, averages, originals)
-    files.write_json(folder / files.RESULTS, results)
     return Result.of(folder, federation.experiment)
 
 
