@@ -117,6 +117,31 @@ def test_a_users_own_loader():
         data.load("test_data:absent", None, {})
 
 
+def broken(root):
+    raise RuntimeError("boom")
+
+
+def without_arguments():
+    return None
+
+
+def pair(root):
+    return torch.zeros(1), torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("broken", r"broken' cannot be loaded: called with the data folder \(None\).*RuntimeError: boom"),
+        ("without_arguments", r"without_arguments' cannot be loaded: .*TypeError"),
+        ("pair", r"pair' is a tuple, and must be a DataSet: .*from_tensors\("),
+    ],
+)
+def test_a_users_loader_that_fails_is_named(name, words):
+    with pytest.raises(ValueError, match=words):
+        data.load(f"{__name__}:{name}", None, {})
+
+
 def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 

@@ -129,7 +129,19 @@ def everything_to_everyone(labels, clients, rng):
     return [torch.arange(len(labels))] * clients
 
 
+def into_arrays(labels, clients, rng):
+    """A user's partition of another form."""
+    return [part.numpy() for part in torch.arange(len(labels)).tensor_split(clients)]
+
+
+def nowhere(labels, clients, rng):
+    """A user's partition that returns nothing."""
+
+
 def test_a_users_faulty_partition_is_caught():
+    for name in ("into_arrays", "nowhere"):
+        with pytest.raises(ValueError, match=f"{name}' must return a list of index tensors, one a client"):
+            partition(f"test_partition:{name}", LABELS, 2, 0, {})
     with pytest.raises(ValueError, match="must deal each of 1000 examples to one of 2 clients"):
         partition("test_partition:everything_to_everyone", LABELS, 2, 0, {})
 

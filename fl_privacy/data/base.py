@@ -115,11 +115,26 @@ def load(name: str, root: Path | None, settings: Mapping[str, Any]) -> DataSet:
 
     Raises:
         UnknownName: no such set, or it has no such setting.
-        ValueError: a setting of the wrong type or out of range.
+        ValueError: a setting of the wrong type or out of range, or a user's function that fails or returns no DataSet.
         MissingData: the set is not in `root`.
     """
     loader = DATASETS[name]
-    return loader(root, **keyword_settings(f"data set '{name}'", loader, settings))
+    checked = keyword_settings(f"data set '{name}'", loader, settings)
+    try:
+        found: object = loader(root, **checked)
+    except (LookupError, OSError, ValueError):
+        raise
+    except Exception as error:  # the user's own code can raise anything
+        raise ValueError(
+            f"the data set '{name}' cannot be loaded: called with the data folder ({root}), it fails with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, DataSet):
+        raise ValueError(
+            f"the data set '{name}' is a {type(found).__name__}, and must be a DataSet: let its function return "
+            "`fl_privacy.from_tensors(name, (images, labels), (test_images, test_labels), classes)`"
+        )
+    return found
 
 
 def keyword_settings(owner: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,15 @@ def partition(name: str, labels: Tensor, clients: int, seed: int, settings: Mapp
         raise ValueError(f"{len(labels)} examples cannot be dealt to {clients} clients: each needs at least one")
     partitioner = PARTITIONS[name]
     checked = keyword_settings(f"partition '{name}'", partitioner, settings)
-    parts = [part.sort().values for part in partitioner(labels, clients, stream(seed, "partition"), **checked)]
+    try:
+        parts = [part.sort().values for part in partitioner(labels, clients, stream(seed, "partition"), **checked)]
+    except ValueError:
+        raise
+    except Exception as error:  # the user's own code can raise anything, and return anything
+        raise ValueError(
+            f"partition '{name}' must return a list of index tensors, one a client; for {len(labels)} labels and "
+            f"{clients} clients it fails with {type(error).__name__}: {error}"
+        ) from error
     dealt = torch.cat(parts).sort().values if parts else labels.new_empty(0)
     if len(parts) != clients or not torch.equal(dealt, torch.arange(len(labels))):
         raise ValueError(
