@@ -17,6 +17,7 @@ from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
 from fl_privacy.simulations.results.records import Key, Scored
+from fl_privacy.strategies.records import LONGEST_LABEL
 
 UNDEFENDED = "none"
 NOT_RECOVERED = "not recovered"
@@ -126,7 +127,7 @@ def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequ
         f"'{defence}' names the defences '{chains[key.condition].label}', and its clients say that they ran "
         f"'{seen[key].applied}': no row may name a defence that was not run"
         for key, (defence, _) in truths.items()
-        if seen[key].applied not in (None, chains[key.condition].label)
+        if seen[key].applied not in (None, chains[key.condition].label[:LONGEST_LABEL])
     ]
     found: dict[str, list[float]] = {}
     for key, (defence, truth) in truths.items():

@@ -14,6 +14,7 @@ from fl_privacy.strategies.guard import (
     APPLIED,
     ARRAYS,
     CONFIG,
+    LONGEST_LABEL,
     METRICS,
     RELEASE,
     BadWeight,
@@ -33,6 +34,7 @@ from fl_privacy.strategies.guard import (
 __all__ = [
     "ARRAYS",
     "CONFIG",
+    "LONGEST_LABEL",
     "METRICS",
     "RELEASE",
     "applied_in",
@@ -97,8 +99,8 @@ def _config(message: Message) -> Mapping[str, Any]:
 
 
 def state_release(reply: Message, label: str) -> None:
-    """Write into a reply which chain of defences its arrays went through."""
-    reply.content[RELEASE] = ConfigRecord({APPLIED: label})
+    """Write into a reply which chain of defences its arrays went through; of a very long label its beginning."""
+    reply.content[RELEASE] = ConfigRecord({APPLIED: label[:LONGEST_LABEL]})
 
 
 def applied_in(content: RecordDict) -> str | None:

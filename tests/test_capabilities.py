@@ -177,9 +177,8 @@ def test_a_run_says_what_was_not_recovered(tmp_path):
         configure(
             name="tiny",
             dataset={"name": "digits", "size": 16},
-            attack={"name": f"{__name__}:LabelsAlone"},
-            also=({"name": f"{__name__}:SometimesAnImage"},),
-            defences=([], [{"name": "gaussian_noise", "scale": 0.1}], [{"name": "clip", "norm": 0.1}]),
+            attacks=({"name": f"{__name__}:LabelsAlone"}, {"name": f"{__name__}:SometimesAnImage"}),
+            training_defences=([], [{"name": "gaussian_noise", "scale": 0.1}], [{"name": "clip", "norm": 0.1}]),
             clients=2,
             clients_per_round=2,
             attacked_clients=2,
