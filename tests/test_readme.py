@@ -37,7 +37,7 @@ def test_it_is_short_and_every_page_is_reached_from_it():
 def test_every_result_says_how_it_was_made():
     for path in (ROOT / "results").glob("*.json"):
         record = json.loads(path.read_text())
-        assert {"command", "seeds", "versions", "hardware", "rows"} <= set(record), path.name
+        assert {"command", "settings", "seeds", "versions", "hardware", "provenance", "rows"} <= set(record), path.name
         assert record["command"].startswith("python -m benchmarks.")
 
 
