@@ -78,6 +78,8 @@ class Registry(Generic[T]):
                 f"cannot import the {self.kind} '{path}'{owner}: {said}. Write it as module:name; the "
                 "command looks in the working directory and among what is installed, Python wherever sys.path says."
             ) from error
+        if not callable(found):
+            raise UnknownName(f"the {self.kind} '{path}' is a {type(found).__name__}: name a function or a class")
         return typing.cast(T, found)
 
     def usable(self) -> dict[str, T]:

@@ -57,7 +57,11 @@ def _parameters(target: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(target):
         hints = typing.get_type_hints(target)
         return {field.name: hints[field.name] for field in dataclasses.fields(target) if field.init}
-    hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
+    hinted: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    try:
+        hints = typing.get_type_hints(hinted)
+    except TypeError:  # a partial function, or an object that can be called, has a signature and no hints of its own
+        hints = {}
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(target).parameters.values()
     return {each.name: hints.get(each.name, Any) for each in parameters if each.kind not in several}
@@ -96,5 +100,10 @@ def _readable(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_readable(part) for part in typing.get_args(hint))
+    if origin is tuple:
+        parts = [_readable(part) for part in typing.get_args(hint) if part is not Ellipsis]
+        return f"a list, each entry {parts[0]}" if len(set(parts)) == 1 else f"a list of {', '.join(parts)}"
+    if origin is Mapping:
+        return "a table"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "nothing"}
     return names.get(hint, str(hint))

@@ -1,3 +1,5 @@
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ class Thing:
     kind: Literal["a", "b"] = "a"
     limit: float | None = None
     shape: tuple[int, ...] = ()
+    pair: tuple[int, str] = (1, "a")
+    tables: tuple[Mapping[str, int], ...] = ()
 
 
 @pytest.fixture
@@ -47,6 +51,8 @@ def test_a_users_own_code_by_path(things):
     assert things["collections:OrderedDict"].__name__ == "OrderedDict"
     with pytest.raises(UnknownName, match=r"Write it as module:name"):
         things["no.such.module:Thing"]
+    with pytest.raises(UnknownName, match="the thing 'math:pi' is a float: name a function or a class"):
+        things["math:pi"]
 
 
 def test_configure_builds(things):
@@ -64,7 +70,10 @@ def test_configure_builds(things):
         ({"scale": float("nan")}, "'scale' takes a number"),
         ({"kind": "c"}, "'kind' takes one of 'a', 'b'"),
         ({"limit": "x"}, "'limit' takes a number or nothing"),
-        ({"shape": ["x"]}, "'shape' takes"),
+        ({"shape": ["x"]}, "'shape' takes a list, each entry a whole number, not"),
+        ({"shape": 1}, "'shape' takes a list, each entry a whole number, not 1"),
+        ({"pair": [1]}, "'pair' takes a list of a whole number, a text, not"),
+        ({"tables": 1}, "'tables' takes a list, each entry a table, not 1"),
     ],
 )
 def test_a_wrong_value_is_named(things, settings, message):
@@ -94,6 +103,20 @@ def test_parameters_without_a_type_hint_and_those_of_a_class_are_settings_too():
     for target, key in ((untyped, "more"), (untyped, "rest"), (Net, "depth"), (Net, "self")):
         with pytest.raises(UnknownName):
             check_settings("model", target, {key: 1})
+
+
+def test_a_partial_function_and_an_object_that_can_be_called_have_settings_too():
+    def net(shape, classes, width: int = 4, depth: int = 2):
+        return width, depth
+
+    class Maker:
+        def __call__(self, shape, classes, width: int = 4):
+            return width
+
+    for target in (functools.partial(net, depth=3), Maker()):
+        assert check_settings("model", target, {"width": 8}) == {"width": 8}
+        with pytest.raises(UnknownName, match="'height'"):
+            check_settings("model", target, {"height": 8})
 
 
 def test_a_functions_parameters_are_settings_too():

@@ -219,7 +219,7 @@ def test_a_metric_of_sets_that_fails_costs_no_other(tmp_path):
         (("test_scoring:darkness", "test_scoring:darkness"), "names one twice"),
         (({"name": "test_scoring:darkness", "limit": 1},), "no settings"),
         (({"name": "test_scoring:Above", "limmit": 1},), "Did you mean 'limit'"),
-        (("test_scoring:GRADIENT",), "cannot be called"),
+        (("test_scoring:GRADIENT",), "is a Experiment: name a function or a class"),
     ],
 )
 def test_a_metric_that_cannot_be_had_is_refused_at_once(metrics, words):
