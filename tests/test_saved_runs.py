@@ -292,6 +292,13 @@ def test_a_file_that_is_cut_off_or_gone_is_named(runs, tmp_path, name):
             reopen(run)
 
 
+def test_a_run_without_its_reconstructions_is_told(runs, tmp_path):
+    run = shutil.copytree(runs / "gradient", tmp_path / "run")
+    shutil.rmtree(run / "reconstructions")
+    with pytest.raises(ValueError, match="reconstructions is damaged or gone"):
+        reopen(run)
+
+
 def test_weights_of_another_model_are_told(runs, tmp_path):
     run = shutil.copytree(runs / "gradient", tmp_path / "run")
     config = json.loads((run / "config.json").read_text())

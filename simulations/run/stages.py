@@ -116,6 +116,8 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     """
     experiment = federation.experiment
     seen, guesses = observed(federation, source), _guesses(folder, experiment.resolved.attacks)
+    if not any(guesses.values()):
+        raise ValueError(f"{folder / files.GUESSES} is damaged or gone: it has nothing of what the attacks made")
     if gone := sorted({key.stem for found in guesses.values() for key in found if key not in seen}):
         raise ValueError(
             f"{source / files.OBSERVATIONS} is damaged: {', '.join(gone)} were attacked, and are not there"
