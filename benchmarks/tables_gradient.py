@@ -10,7 +10,13 @@ def grnn_quality() -> str:
     for model in ("lenet_grnn", "lenet_dlg"):
         for batch in (1, 8):
             found = rows(f"grnn_quality_{model}_b{batch}")
-            for attack in ("grnn_as_published", "grnn", "control: mean image", "control: random guess"):
+            for attack in (
+                "grnn_as_published",
+                "grnn",
+                "control: class mean",
+                "control: mean image",
+                "control: random guess",
+            ):
                 body += grnn_line([row for row in found if row["attack"] == attack])
             longer = rows(f"grnn_quality_{model}_b{batch}_8000")
             body += grnn_line([row for row in longer if row["attack"] == "grnn_as_published"])

@@ -33,7 +33,7 @@ def vicious_ratios_short() -> str:
                     found.append((line, attack.removeprefix("control: "), decibels))
                 elif condition.endswith(f"; {sent}"):
                     found.append((line, condition.split(";")[0], decibels))
-    columns = ["0/1", "1/1", "3/1", "5/1", "1/0", "mean image", "random guess"]
+    columns = ["0/1", "1/1", "3/1", "5/1", "1/0", "class mean", "mean image", "random guess"]
     return grid("data, what is sent", sorted(found, key=lambda cell: columns.index(cell[1])))
 
 

@@ -175,15 +175,22 @@ def evaluate(attack: Attack, seen: Sequence[Observation], truths: Sequence[Truth
 
 
 def controls(
-    public: Images, truths: Sequence[Truth], classes: int, rng: torch.Generator
+    public: Images, truths: Sequence[Truth], classes: int, rng: torch.Generator, class_is_read: bool = False
 ) -> dict[str, list[Reconstruction]]:
     """What an adversary without any observation would guess, one reconstruction a truth.
 
     'random guess': other images of the same kind, with random labels; 'mean image': the mean of such images, with the
-    same labels. `public` must share no image with the victims.
+    same labels. Where `class_is_read`, because labels leak or are sent, 'class mean' is what an attacker knows who read
+    the true labels and nothing else: the mean of such images of the same class, or of all where none is of that class.
+    `public` must share no image with the victims.
+
+    Raises:
+        ValueError: class means of images without labels.
     """
     mean = public.inputs.mean(0, keepdim=True)
     guesses: dict[str, list[Reconstruction]] = {"random guess": [], "mean image": []}
+    if class_is_read:
+        guesses["class mean"] = _class_means(public, truths)
     for truth in truths:
         count = len(truth.inputs)
         labels = torch.randint(classes, (count,), generator=rng)
@@ -191,6 +198,18 @@ def controls(
         guesses["random guess"].append(Reconstruction(inputs=public.inputs[index], labels=labels))
         guesses["mean image"].append(Reconstruction(inputs=mean.expand(count, -1, -1, -1).clone(), labels=labels))
     return guesses
+
+
+def _class_means(public: Images, truths: Sequence[Truth]) -> list[Reconstruction]:
+    if public.labels is None:
+        raise ValueError("the control 'class mean' needs the labels of its images, and these have none")
+    wanted = torch.cat([truth.labels for truth in truths]).unique().tolist() if truths else []
+    members = {label: public.inputs[public.labels == label] for label in wanted}
+    means = {label: (images if len(images) else public.inputs).mean(0) for label, images in members.items()}
+    return [
+        Reconstruction(inputs=torch.stack([means[label] for label in truth.labels.tolist()]), labels=truth.labels)
+        for truth in truths
+    ]
 
 
 def interval(values: Sequence[float], seed: int, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The evaluation stage: every guess and both controls against the truth, as rows."""
+"""The evaluation stage: every guess and the controls against the truth, as rows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ NOT_RECOVERED = "not recovered"
 """What stands where an attack gave no image."""
 CONTROL = "control: "
 """How the controls' names begin, where an attack's name stands."""
+CLASS_MEAN = f"{CONTROL}class mean"
+"""The control that read the label and nothing else."""
 
 
 def score_all(
@@ -32,7 +34,7 @@ def score_all(
     seen: Mapping[Key, Observation],
     guesses: Mapping[str, Mapping[Key, Reconstruction]],
 ) -> list[Scored]:
-    """Score every attack's guesses, then, once for all conditions, the two controls.
+    """Score every attack's guesses, then, once for all conditions, the controls.
 
     The targets are the same in every condition, and a control sees no message of any. Its losses are the first attack's
     objective on the messages of the first condition without any defence; NaN where no condition is undefended.
@@ -90,7 +92,8 @@ def truth_of(channel: Channel, federation: Federation, clients: Sequence[int], r
 def _controls(channel: Channel, federation: Federation, truths: Sequence[Truth]) -> dict[str, list[Reconstruction]]:
     pool = blind_pool(channel, federation)
     rng = stream(federation.experiment.seed, "controls")
-    return controls(federation.images_at(pool), truths, federation.spec.classes, rng)
+    read = channel.evaluation.class_is_read(federation.experiment)
+    return controls(federation.images_at(pool), truths, federation.spec.classes, rng, read)
 
 
 def blind_pool(channel: Channel, federation: Federation) -> Positions:

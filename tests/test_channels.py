@@ -26,6 +26,9 @@ UPDATES = configure(
 )
 
 
+CONTROLS = ["control: random guess", "control: mean image", "control: class mean"]
+
+
 def quiet(text):
     """Progress that nobody reads."""
 
@@ -37,7 +40,7 @@ def updates(tmp_path_factory):
 
 def test_updates_are_attacked_and_the_model_moves(updates):
     rows = {row["attack"]: row for row in updates.summary}
-    assert list(rows) == ["grnn", "longer", "control: random guess", "control: mean image"]
+    assert list(rows) == ["grnn", "longer", *CONTROLS]
     accuracy = [row["evaluate_metrics_serverapp"]["accuracy"] for row in updates.conditions[0]["rounds"]]
     loss = [row["evaluate_metrics_serverapp"]["loss"] for row in updates.conditions[0]["rounds"]]
     assert len(accuracy) == 3

@@ -64,6 +64,7 @@ def test_a_run_ends_in_a_table_and_paths(cli, tmp_path):
         "loss at",
         "accuracy",
         "control: mean image",
+        "control: class mean",
         "control: random guess",
     ):
         assert word in done.output

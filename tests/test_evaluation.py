@@ -85,6 +85,23 @@ def test_controls_never_hold_a_victim():
             assert not any((image == truth.inputs).flatten(1).all(1).any() for truth in truths)
 
 
+def test_the_class_mean_is_that_of_the_true_labels_and_of_all_where_a_class_has_no_image():
+    public = Images(batch(30, seed=3), torch.arange(30) % 3)
+    truths = [Truth(batch(2), torch.tensor([1, 7])), Truth(batch(1), torch.tensor([2]))]
+    made = controls(public, truths, 10, stream(0), class_is_read=True)
+    first, second = made["class mean"]
+    assert torch.allclose(first.inputs[0], public.inputs[1::3].mean(0))
+    assert torch.allclose(first.inputs[1], public.inputs.mean(0)), "no image of class 7"
+    assert torch.allclose(second.inputs[0], public.inputs[2::3].mean(0))
+    assert torch.equal(first.labels, truths[0].labels)
+    blind = controls(public, truths, 10, stream(0))
+    assert set(blind) == {"random guess", "mean image"}
+    for name, guesses in blind.items():
+        assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(guesses, made[name], strict=True)), "the same draws"
+    with pytest.raises(ValueError, match="needs the labels"):
+        controls(Images(public.inputs), truths, 10, stream(0), class_is_read=True)
+
+
 def test_interval_agrees_with_scipy():
     values = torch.randn(40, generator=stream(0, "v"), dtype=torch.float64).tolist()
     low, high = interval(values, seed=0)

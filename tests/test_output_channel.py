@@ -125,6 +125,7 @@ def test_the_table_has_a_row_an_attack_and_arm_and_none_where_there_is_no_decode
     assert {row["attack"] for row in tiny.summary if row["attack"].startswith("control")} == {
         "control: random guess",
         "control: mean image",
+        "control: class mean",
     }
     assert all(row["images"] == 60 for row in tiny.summary)
 

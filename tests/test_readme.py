@@ -107,6 +107,9 @@ def test_gradients_of_its_own_model_run(folder):
     assert rows["gaussian_noise(scale=0.3)", "map"] > mean
 
 
+CONTROLS = ("control: random guess", "control: mean image", "control: class mean")
+
+
 def test_the_page_on_extending_is_executed(folder):
     written(ROOT / "docs" / "extending.md", folder)
     checked = subprocess.run([sys.executable, "check_mine.py"], capture_output=True, text=True, env=ENVIRONMENT)
@@ -115,7 +118,7 @@ def test_the_page_on_extending_is_executed(folder):
     assert done.exit_code == 0, done.output
     (results,) = folder.glob("outputs/mine/*/results.json")
     rows = json.loads(results.read_text())["summary"]
-    assert {row["attack"] for row in rows} == {"mine:MeanOfPublic", "control: random guess", "control: mean image"}
+    assert {row["attack"] for row in rows} == {"mine:MeanOfPublic", *CONTROLS}
     assert {row["defence"] for row in rows} == {"none", "mine:SignOnly(share=1.0)"}
     assert all(0 < row["mine:worst_pixel"] <= 1 for row in rows)
 

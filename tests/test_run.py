@@ -84,7 +84,12 @@ def test_samples_have_one_row_an_image(tiny):
     attacked = [row for row in rows if row["attack"] == "grnn"]
     assert len(attacked) == 2 * 2 * 2 * 2, "conditions x rounds x clients x batch"
     assert {row["defence"] for row in attacked} == {"none", NOISE}
-    assert {row["attack"] for row in rows} == {"grnn", "control: mean image", "control: random guess"}
+    assert {row["attack"] for row in rows} == {
+        "grnn",
+        "control: mean image",
+        "control: class mean",
+        "control: random guess",
+    }
     identity = {(row["attack"], row["defence"], row["round"], row["client"], row["index"]) for row in rows}
     assert len(identity) == len(rows)
     assert all(row["iterations"] == 3 and row["seconds"] > 0 for row in attacked)

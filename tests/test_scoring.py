@@ -14,6 +14,7 @@ from fl_privacy.simulations import configure, reconfigure, simulate
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.cli import app
 from fl_privacy.simulations.config.build import federation_of
+from fl_privacy.simulations.config.load import load_experiment
 from fl_privacy.simulations.federation import Positions
 from fl_privacy.simulations.listing import entries
 from fl_privacy.simulations.results import files, storage
@@ -74,19 +75,33 @@ def test_a_row_that_names_another_defence_than_the_clients_ran_is_not_valid(chan
     (first, *_) = faults(federation, swapped, scored)
     assert "'none'" in first
     assert "its clients say that they ran 'clip(norm=1.0)'" in first
-    assert [row.get("applied") for row in result.summary] == ["none", "gaussian_noise(scale=0.1)", None, None]
+    assert [row.get("applied") for row in result.summary] == ["none", "gaussian_noise(scale=0.1)", None, None, None]
 
 
 def test_the_controls_losses_are_those_of_an_undefended_message_or_none(tmp_path):
     both = local(reconfigure(GRADIENT, training_defences=([NOISE], [])), tmp_path / "both")
     plain = local(GRADIENT, tmp_path / "plain")
     rows = [{row["attack"]: row for row in each.summary} for each in (both, plain)]
-    for name in ("control: random guess", "control: mean image"):
+    for name in ("control: random guess", "control: mean image", "control: class mean"):
         first, second = (each[name] for each in rows)
         assert first["loss_at_truth"] == pytest.approx(second["loss_at_truth"]), "the noise came first in the list"
         assert first["loss_at_truth"] < -5
     defended = local(reconfigure(GRADIENT, training_defences=([NOISE],)), tmp_path / "defended")
     assert all(row["loss_at_truth"] is None for row in defended.summary if row["attack"].startswith("control"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "read"),
+    [
+        (GRADIENT, True),
+        (reconfigure(GRADIENT, channel="update"), True),
+        (OUTPUT, True),
+        (load_experiment("split_quickstart"), True),
+        (load_experiment("split_quickstart", ["protocol.adversary='data owner'"]), False),
+    ],
+)
+def test_the_class_is_read_where_it_leaks_or_is_sent(experiment, read):
+    assert CHANNELS[experiment.channel].evaluation.class_is_read(experiment) is read
 
 
 def overlap(experiment):

@@ -158,6 +158,10 @@ class Evaluation(ABC):
         """
         return federation.sampled(federation.every("test").without(federation.public_positions))
 
+    def class_is_read(self, experiment: Experiment) -> bool:
+        """Whether the adversary of some condition gets the label beside the image, so that a control may know it."""
+        return False
+
     def trained_on(self, federation: Federation, condition: int) -> tuple[Positions, ...]:
         """The images that any model or attack of this condition was trained on: the clients', and the adversary's own.
 

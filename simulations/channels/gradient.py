@@ -88,6 +88,10 @@ class Batches(Evaluation):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*federation.batch(client, round))
 
+    def class_is_read(self, experiment: Experiment) -> bool:
+        """Always: the gradient of the last layer tells the labels of a batch."""
+        return True
+
 
 class GradientRounds(Rounds):
     """A client's batch gradient, each round, to a server that steps on their mean."""

@@ -19,7 +19,7 @@ from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.tradeoff import draw_tradeoff
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Key, Scored
-from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED
+from fl_privacy.simulations.scoring import CLASS_MEAN, CONTROL, NOT_RECOVERED
 
 TITLE = 26  # characters over a column
 MOST = 6  # rebuilt columns of one page
@@ -167,6 +167,7 @@ def _caption(psnr: float) -> str:
 
 def _heading(attack: str, defence: str, several: bool) -> str:
     if attack.startswith(CONTROL):
-        return "control: blind guess,\n" + attack.removeprefix(CONTROL)
+        kind = "guess from the label" if attack == CLASS_MEAN else "blind guess"
+        return f"{CONTROL}{kind},\n{attack.removeprefix(CONTROL)}"
     lines = [f"rebuilt by {attack}," if several else "rebuilt,", *in_words(defence).split("; ")]
     return "\n".join(textwrap.fill(line, TITLE) for line in lines)

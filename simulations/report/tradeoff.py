@@ -16,7 +16,7 @@ from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.figures import save
 from fl_privacy.simulations.report.labels import Box, place
-from fl_privacy.simulations.scoring import CONTROL
+from fl_privacy.simulations.scoring import CLASS_MEAN, CONTROL
 
 WIDTH, HEIGHT = 9.0, 6.6  # inches
 LABELS = (26, 18, 40)  # characters in a line of a label: what is tried
@@ -64,7 +64,7 @@ def points(rows: Sequence[ReadTable]) -> list[Point]:
 
 
 def blind_guesses(rows: Sequence[ReadTable]) -> dict[str, Estimate]:
-    """What each control got: nobody needs an observation for that."""
+    """What each control got: nobody needs an observation for that, or no more of it than the label."""
     groups: dict[str, list[ReadTable]] = {}
     for row in rows:
         if row["attack"].startswith(CONTROL) and row["psnr"] is not None:
@@ -156,7 +156,7 @@ def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[str, Estimate]) ->
 
 
 def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point]) -> None:
-    """Shade all that is no more than the best blind guess, and draw a line for each control with its name.
+    """Shade all that is no more than the best control, and draw a line for each control with its name.
 
     The name stands at that end of the line which has fewer points near it.
     """
@@ -172,7 +172,7 @@ def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point
         axes.text(
             0.005 if left else 0.995,
             each.value,
-            f"blind guess: {name}",
+            f"{'guess from the label' if f'{CONTROL}{name}' == CLASS_MEAN else 'blind guess'}: {name}",
             transform=axes.get_yaxis_transform(),  # x as a share of the width, y in decibels
             va="bottom",
             ha="left" if left else "right",
@@ -185,7 +185,7 @@ def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point
 def _note(rows: Sequence[ReadTable], found: Sequence[Point], best: Sequence[Point]) -> str:
     seeds = {row.get("seed") for row in rows}
     sentences = [
-        "Lower right is better: useful, and little leaks. In the grey band the attack got no more than a blind guess.",
+        "Lower right is better: useful, and little leaks. In the grey band the attack got no more than a control.",
         f"Bars: range over {len(seeds)} seeds."
         if len(seeds) > 1
         else "Vertical bars: 95 % intervals over images. The accuracy is of one training, so it has no interval.",

@@ -148,6 +148,11 @@ class ActivationEvaluation(Evaluation):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*targets(federation, client))
 
+    def class_is_read(self, experiment: Experiment) -> bool:
+        """Where a curious server is sent the labels of the training images that it attacks."""
+        rules = [each.settings(SplitProtocol) for each in experiment.conditions]
+        return any(each.labels == "server" and each.adversary != "data owner" for each in rules)
+
     def matched_set(self, federation: Federation, group: Sequence[Scored]) -> MatchedSet:
         return replace(super().matched_set(federation, group), judge=partial(judge, federation))
 

@@ -198,6 +198,10 @@ class OutputEvaluation(Evaluation):
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*federation.batch(client, round))
 
+    def class_is_read(self, experiment: Experiment) -> bool:
+        """An answer names the class, unless it is of attributes."""
+        return any(each.settings(JointServer).task != "attributes" for each in experiment.conditions)
+
     def control_pool(self, federation: Federation) -> Positions:
         """Validation images of the server that no condition's pair was trained on; no client has one of them.
 
