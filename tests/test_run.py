@@ -190,7 +190,7 @@ def test_the_figure_shows_private_images_only_where_the_experiment_says_so_and_s
     reattack.redraw(federation, tiny.folder, tiny.folder)
     ((columns, note),) = drawn
     assert [column.title.partition(",")[0] for column in columns] == [
-        *("private image", "rebuilt", "rebuilt", "control: blind guess")
+        *("private image", "rebuilt", "rebuilt", "control: blind guess", "control: guess from the label")
     ]
     assert ("Private images are left out: --keep-originals" in note) == (not show)
     assert "Round 1 of the attacked rounds 1, 2." in note
@@ -215,7 +215,7 @@ def test_a_row_of_the_figure_is_one_image_even_where_a_message_was_lost(tiny, mo
     stages.redraw(federation, tiny.folder, tiny.folder)
     lost = [each for each in scored if (each.attack, each.defence, each.key.client) != ("grnn", NOISE, 0)]
     gallery.draw(federation, tmp_path, messages, lost, tiny.summary, originals=True)
-    ((private, clean, noisy, _),) = drawn
+    ((private, clean, noisy, *_),) = drawn
     assert [caption.partition(",")[0] for caption in private.captions] == ["client 0"] * 2 + ["client 2"] * 2
     assert noisy.captions[:2] == ["no message arrived"] * 2
     assert (noisy.images[:2] == 1).all()
