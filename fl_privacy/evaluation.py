@@ -203,7 +203,7 @@ def controls(
 def _class_means(public: Images, truths: Sequence[Truth]) -> list[Reconstruction]:
     if public.labels is None:
         raise ValueError("the control 'class mean' needs the labels of its images, and these have none")
-    wanted = torch.cat([truth.labels for truth in truths]).unique().tolist() if truths else []
+    wanted = {label for truth in truths for label in truth.labels.tolist()}
     members = {label: public.inputs[public.labels == label] for label in wanted}
     means = {label: (images if len(images) else public.inputs).mean(0) for label, images in members.items()}
     return [
