@@ -167,12 +167,17 @@ class Doubt:
 
 
 def check_update(
-    update: Tensors, weights: Tensors, learning_rate: float, steps: int = 1, slope: float | None = None
+    update: Tensors,
+    weights: Tensors,
+    learning_rate: float,
+    steps: int = 1,
+    slope: float | None = None,
+    factor: float = FACTOR,
 ) -> list[Doubt]:
     """What is odd about an update of `weights` by `steps` steps of plain descent at `learning_rate`; empty if nothing.
 
     `slope` is the norm of a gradient of the same model on any images of the same kind, where one is known (see
-    `typical_slope`): the update's norm should then be about steps times rate times that, within a factor of 100.
+    `typical_slope`): the update's norm should then be about steps times rate times that, within `factor`.
 
     Raises:
         ValueError: the update has other names or shapes than the weights, or the rate is not above 0.
@@ -200,13 +205,13 @@ def check_update(
             )
         )
     if slope and not doubts:
-        doubts += _against_rate(norm, learning_rate * steps * slope, learning_rate)
+        doubts += _against_rate(norm, learning_rate * steps * slope, learning_rate, factor)
     return doubts
 
 
-def _against_rate(norm: float, explained: float, rate: float) -> list[Doubt]:
+def _against_rate(norm: float, explained: float, rate: float, factor: float) -> list[Doubt]:
     ratio = norm / explained
-    if 1 / FACTOR < ratio < FACTOR:
+    if 1 / factor < ratio < factor:
         return []
     much = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
     return [

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fl_privacy.simulations.auditing.audit import Audit as Audit
+    from fl_privacy.simulations.auditing.audit import audit as audit
     from fl_privacy.simulations.channels.output.pairs import pair_of as pair_of
     from fl_privacy.simulations.channels.output.pairs import split as server_images
     from fl_privacy.simulations.config.load import configure as configure
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from fl_privacy.simulations.run.pipeline import simulate as simulate
 
 _DOOR = {
+    "Audit": ("auditing.audit", "Audit"),
     "FinishedRun": ("run.again", "FinishedRun"),
     "Result": ("report.result", "Result"),
     "attack_again": ("run.again", "attack_again"),
+    "audit": ("auditing.audit", "audit"),
     "configure": ("config.load", "configure"),
     "load_experiment": ("config.load", "load_experiment"),
     "open_run": ("run.again", "open_run"),
@@ -40,9 +44,11 @@ _DOOR = {
 }
 
 __all__ = [
+    "Audit",
     "FinishedRun",
     "Result",
     "attack_again",
+    "audit",
     "configure",
     "load_experiment",
     "open_run",

@@ -27,7 +27,7 @@ LAYERS = {
         ("channels",),
         ("config", "scoring"),
         ("report",),
-        ("run",),
+        ("run", "auditing"),
         ("flower_app", "listing", "doctor"),
         ("cli",),
     ),

@@ -34,7 +34,7 @@ def resolve(experiment: Experiment) -> Resolved:
     Raises:
         UnknownName: a component or a setting that does not exist. ValueError: a value that does not fit.
     """
-    attacks = {label_of(each): _attack(each) for each in experiment.attacks}
+    attacks = {label_of(each): attack_of(each) for each in experiment.attacks}
     return Resolved(attacks, _conditions(experiment), _protocol(experiment, experiment.protocol), *_metrics(experiment))
 
 
@@ -119,7 +119,12 @@ def _chain(components: Sequence[Component]) -> Chain:
     return chain(list(components))
 
 
-def _attack(component: Component) -> Attack:
+def attack_of(component: Component) -> Attack:
+    """The attack that a component names, with its settings.
+
+    Raises:
+        UnknownName: no such attack or setting. ValueError: a value that does not fit.
+    """
     settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "conditions")}
     attack: object = ATTACKS.configure(component["name"], settings)
     if not isinstance(attack, Attack):

@@ -1,0 +1,1 @@
+"""An update that somebody saved, without any run: looked at, attacked, told."""

@@ -1,0 +1,139 @@
+"""The facts of a protocol that an audit needs: what is missing is asked for at once, and only then is anything read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from fl_privacy.observation import LocalTraining
+from fl_privacy.settings import check_settings
+from fl_privacy.simulations.auditing.weight_files import Weights
+from fl_privacy.simulations.config.changes import parse_value
+from fl_privacy.simulations.config.own import model_factory, own_object
+
+Model = str | nn.Module | Callable[..., Any]
+"""A name (module:name), a model, or what builds one."""
+Local = str | Mapping[str, Any] | LocalTraining
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is public of the protocol, and where the message lies; `new_weights` says that it holds no difference yet.
+
+    `assumed`: what was not given and was taken to be so, a sentence each.
+    """
+
+    weights: Weights
+    message: Weights
+    new_weights: bool
+    model: Callable[..., Any] | nn.Module
+    image_shape: tuple[int, int, int]
+    classes: int
+    images: int
+    local: LocalTraining
+    assumed: tuple[str, ...]
+
+
+def facts(
+    global_weights: Weights | None,
+    update: Weights | None,
+    new_weights: Weights | None,
+    model: Model | None,
+    shape: str | tuple[int, ...] | None,
+    classes: int | None,
+    local: Local | None,
+    images: int | None,
+) -> Facts:
+    """The facts, as the command line or Python gives them.
+
+    Raises:
+        ValueError: some are missing, all of them in one message, or do not fit. UnknownName: no such model or setting.
+    """
+    training = None if local is None else local_training(local)
+    count = images or (training.batch_size if training and training.epochs == 1 and not training.steps else 0)
+    missing = {
+        "--global": (global_weights is None, "the weights that the server sent, such as global.safetensors"),
+        "--update": (
+            update is None and new_weights is None,
+            "what the client changed (new weights minus old ones), or --weights with the weights that it sent back",
+        ),
+        "--model": (model is None, "the model: module:Class of your own, or a name of `fl-privacy list models`"),
+        "--shape": (shape is None, "channels, height and width of one image, such as 3,32,32"),
+        "--classes": (not classes, "how many classes the model tells apart, such as 10"),
+        "--local": (
+            training is None or not training.learning_rate,
+            "how the client trained, such as '{learning_rate=0.1, epochs=1, batch_size=8}', or module:name of a "
+            "LocalTraining; without the learning rate an update says nothing of gradients",
+        ),
+        "--images": (not count, "how many images the update was trained on (Flower's num-examples)"),
+    }
+    asked = [f"  {option}: {words}" for option, (absent, words) in missing.items() if absent]
+    if asked:
+        raise ValueError(
+            "the audit needs what a server knows of its own protocol, and lacks (from Python the arguments of the same "
+            "names, global_weights and new_weights for the first two):\n" + "\n".join(asked)
+        )
+    if update is not None and new_weights is not None:
+        raise ValueError("give --update or --weights, not both: they say the same in two ways")
+    assert global_weights is not None
+    assert model is not None
+    assert shape is not None
+    assert classes is not None
+    assert training is not None
+    assumed = []
+    if not images:
+        assumed.append(f"one mini-batch of {count} images, because --images was not given")
+    message = update if update is not None else new_weights
+    assert message is not None
+    if training.batch_size > count:
+        assumed.append(f"mini-batches of {count}, because there are no more images, in place of {training.batch_size}")
+        training = replace(training, batch_size=count)
+    return Facts(
+        weights=global_weights,
+        message=message,
+        new_weights=update is None,
+        model=model_factory(model) if isinstance(model, str) else model,
+        image_shape=image_shape(shape),
+        classes=classes,
+        images=count,
+        local=training,
+        assumed=tuple(assumed),
+    )
+
+
+def local_training(given: Local) -> LocalTraining:
+    """Local training from a TOML table, a mapping, or the object at module:name.
+
+    Raises:
+        ValueError: it is none. UnknownName: it has no such setting.
+    """
+    value: object = parse_value(given) if isinstance(given, str) else given
+    if isinstance(value, str):
+        value = own_object("local training", value)
+    if isinstance(value, Mapping):
+        value = LocalTraining(**check_settings("the local training", LocalTraining, value))
+    if not isinstance(value, LocalTraining):
+        raise ValueError(
+            "the local training is a table such as {learning_rate=0.1, epochs=1, batch_size=8}, or module:name of a "
+            f"fl_privacy.LocalTraining, not {value!r}"
+        )
+    return value
+
+
+def image_shape(given: str | tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W) from '3,32,32' or a tuple.
+
+    Raises:
+        ValueError: it is not three whole numbers above 0.
+    """
+    parts = given.replace("x", ",").split(",") if isinstance(given, str) else given
+    try:
+        channels, height, width = (int(part) for part in parts)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise ValueError(f"--shape is channels, height and width, such as 3,32,32, not {given!r}")
+    return channels, height, width

@@ -1,0 +1,112 @@
+"""The attacks on one message, cheapest and exact first, within a time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+
+from fl_privacy.attacks import Attack
+from fl_privacy.attacks.gradient.mismatch import relative_mismatch
+from fl_privacy.observation import Observation, Reconstruction
+from fl_privacy.seeding import one_thread, stream
+from fl_privacy.simulations.config.resolve import attack_of
+
+ORDER = ("label_counts", "linear_layer", "peeling", "low_rank", "map")
+"""Labels first, then what is solved, then what is searched for."""
+PROBES = 4  # of the bound of 'map'
+
+
+@dataclass(frozen=True)
+class Try:
+    """What became of one attack: `guess` where it recovered anything, else `reason` says why not.
+
+    `unexplained`: the share of the update, as a norm, that the images and labels of the guess do not reproduce; None
+    where that cannot be computed, because they are not all there or the client took several steps.
+    """
+
+    name: str
+    attack: Attack
+    guess: Reconstruction | None
+    reason: str
+    unexplained: float | None
+    seconds: float
+
+
+class OutOfTime(BaseException):  # so that no attack catches it
+    """The time of an audit is over."""
+
+
+def chosen(names: Sequence[str], public: bool) -> dict[str, Attack]:
+    """The attacks of these names, with the settings of an audit.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    ours = {"map": {"bound_probes": PROBES, **({"prior": "public"} if public else {})}}
+    return {name: attack_of({"name": name, **ours.get(name, {})}) for name in names}
+
+
+def tries(
+    seen: Observation, attacks: dict[str, Attack], minutes: float, seed: int, note: Callable[[str], None]
+) -> list[Try]:
+    """Every attack on one message; one that does not apply, or fails, or runs out of time, costs no other."""
+    end, done = time.monotonic() + 60 * minutes, list[Try]()
+    for name, attack in attacks.items():
+        note(f"trying {name}")
+        start = time.monotonic()
+        guess, reason = _tried(attack, seen, end - start, seed)
+        if guess is not None and guess.inputs is None and guess.labels is None:
+            guess, reason = None, "it found nothing that it could be sure of"
+        unexplained = None
+        if guess is not None:
+            guess = replace(guess, inputs=None if guess.inputs is None else guess.inputs.cpu())
+            unexplained = _unexplained(seen, guess)
+        done.append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
+    return done
+
+
+def _tried(attack: Attack, seen: Observation, seconds: float, seed: int) -> tuple[Reconstruction | None, str]:
+    try:
+        with one_thread(), _at_most(seconds):
+            (guess,) = attack.prepare([seen], stream(seed, "prepare"))([seen], stream(seed, "attack"))
+    except OutOfTime:
+        return None, "the time was over: raise --minutes"
+    except ValueError as error:
+        return None, f"it does not apply: {error}"
+    except Exception as error:  # the model may be anybody's, and another attack may take it
+        return None, f"it failed: {type(error).__name__}: {error}"
+    return guess, ""
+
+
+def _unexplained(seen: Observation, guess: Reconstruction) -> float | None:
+    if guess.inputs is None or guess.labels is None or not seen.spec.local.sends_gradient(seen.spec.batch_size):
+        return None
+    return relative_mismatch(seen, guess.inputs, guess.labels)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in the block after that time; where there are no alarms (not the main thread, Windows), at once
+    or never.
+    """
+    if seconds <= 0:
+        raise OutOfTime
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def over(number: int, frame: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

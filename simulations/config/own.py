@@ -1,0 +1,56 @@
+"""What a user names beside an experiment: a model of any constructor, an object of their own, an attack by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fl_privacy.models import MODELS
+from fl_privacy.registry import Registry
+from fl_privacy.seeding import seeded
+
+
+def own_object(what: str, name: str) -> Any:
+    """The object at `package.module:attribute`.
+
+    Raises:
+        ValueError: the text is no such address. UnknownName: it cannot be imported.
+    """
+    if ":" not in name:
+        raise ValueError(f"the {what} is called module:name, such as my_app.task:load_data, not '{name}'")
+    found: Any = Registry[Any](what)[name]
+    return found
+
+
+def model_factory(name: str) -> Callable[..., Any]:
+    """The factory or class of a model: one of the catalogue's, or the user's module:name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    return MODELS[name]
+
+
+def built_models(
+    factory: Callable[..., Any], image_shape: tuple[int, int, int], classes: int
+) -> tuple[list[nn.Module], list[str]]:
+    """What a factory (image_shape, classes) -> Module, or a class without arguments, makes, called in either way.
+
+    Both ways may work, and then the weights tell which one is meant. The second list says why a way failed.
+    """
+    ways: dict[str, tuple[Any, ...]] = {"(image_shape, classes)": (image_shape, classes), "()": ()}
+    models, reasons = list[nn.Module](), list[str]()
+    for way, given in ways.items():
+        try:
+            with seeded(0, "audit", "model"):
+                made: object = factory(*given)
+        except Exception as error:  # the user's own code can raise anything
+            reasons.append(f"called as {way} it fails with {type(error).__name__}: {error}")
+            continue
+        if isinstance(made, nn.Module):
+            models.append(made)
+        else:
+            reasons.append(f"called as {way} it returns a {type(made).__name__}")
+    return models, reasons

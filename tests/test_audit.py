@@ -1,0 +1,211 @@
+"""An update that somebody saved: what is odd about it is told with its mend, and what leaks is found."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fl_privacy.models import build_model
+from fl_privacy.seeding import stream
+from fl_privacy.simulations import audit
+from fl_privacy.simulations.cli import app
+
+SHAPE, CLASSES, RATE = (1, 16, 16), 10, 0.1
+FACTS = {"shape": SHAPE, "classes": CLASSES, "local": {"learning_rate": RATE}, "images": 1}
+IMAGE = torch.nn.functional.interpolate(torch.rand(1, 1, 4, 4, generator=stream(0, "audit")), 16, mode="bilinear")
+LABEL = torch.tensor([3])
+
+
+def lenet(shape=SHAPE, classes=CLASSES):
+    return build_model("lenet_dlg", shape, classes, 0, {"init": "wide"})
+
+
+class Plain(nn.Module):
+    """A model as users write it: a constructor without arguments, a functional forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4 * 14 * 14, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x))).flatten(1))
+
+
+def trained(model, images, labels, steps=1):
+    """What plain torch makes of the model's weights: before, and what changed."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimiser = torch.optim.SGD(model.parameters(), lr=RATE)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    return before, {name: value - before[name] for name, value in model.state_dict().items()}
+
+
+BEFORE, UPDATE = trained(lenet(), IMAGE, LABEL)
+AFTER = {name: BEFORE[name] + UPDATE[name] for name in BEFORE}
+
+
+def attacked(tmp_path, update=UPDATE, attacks=("label_counts", "peeling"), **more):
+    return audit(BEFORE, update, **{"model": lenet, **FACTS, "out": tmp_path / "out", "attacks": attacks, **more})
+
+
+def rows(found):
+    return {row["attack"]: row for row in found.report["attacks"]}
+
+
+def test_one_image_of_a_sigmoid_lenet_comes_back(tmp_path):
+    found = attacked(tmp_path, truth=(IMAGE, LABEL))
+    row = rows(found)["peeling"]
+    assert row["scores"]["psnr"][0] > 60 > 30 > found.report["controls"]["grey image"]["psnr"][0]
+    assert row["labels"] == [3] == rows(found)["label_counts"]["labels"]
+    assert row["unexplained"] < 1e-3
+    assert "can be rebuilt" in found.report["verdict"][0]
+    assert found.report["doubts"] == ()
+    written = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert written["attacks"][1]["scores"]["psnr"] == row["scores"]["psnr"]
+    saved = safetensors.torch.load_file(tmp_path / "out" / "peeling.safetensors")["images"]
+    assert torch.equal(saved, found.guesses["peeling"].inputs)
+    assert (tmp_path / "out" / "peeling.png").stat().st_size > 1000
+
+
+def test_without_the_truth_no_score_is_claimed(tmp_path, capsys):
+    found = attacked(tmp_path)
+    assert all(row["scores"] is None for row in found.report["attacks"])
+    assert found.report["controls"] == {}
+    found.show()
+    said = capsys.readouterr().out
+    assert "PSNR (dB)" not in said
+    assert "no PSNR is claimed" in said
+
+
+def test_weights_in_place_of_an_update_are_refused_with_the_mend(tmp_path):
+    with pytest.raises(ValueError, match=r"nearly the global weights themselves.*--weights in place of --update"):
+        attacked(tmp_path, AFTER)
+    assert rows(attacked(tmp_path, None, new_weights=AFTER))["peeling"]["labels"] == [3]
+
+
+def test_an_update_in_place_of_weights_is_refused_with_the_mend(tmp_path):
+    small = {name: 1e-3 * value for name, value in UPDATE.items()}
+    with pytest.raises(ValueError, match=r"an update was given, so name it --update"):
+        attacked(tmp_path, None, new_weights=small)
+
+
+def test_an_update_of_zeros_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="zero everywhere.*did the client train at all"):
+        attacked(tmp_path, {name: torch.zeros_like(value) for name, value in UPDATE.items()})
+
+
+@pytest.mark.parametrize("rate", [RATE / 100, RATE * 100])
+def test_a_rate_that_is_wrong_by_100_is_warned_of(rate, tmp_path):
+    found = attacked(tmp_path, local={"learning_rate": rate}, attacks=["label_counts"])
+    assert any("give the rate and the steps" in doubt for doubt in found.report["doubts"])
+
+
+def test_all_missing_facts_are_asked_for_in_one_message(tmp_path):
+    with pytest.raises(ValueError) as told:
+        audit()
+    assert all(f"--{name}" in str(told.value) for name in "global update model shape classes local images".split())
+    with pytest.raises(ValueError) as told:
+        audit(BEFORE, UPDATE, model=lenet, shape=SHAPE, local={"epochs": 2})
+    assert [
+        each for each in ("--global", "--shape", "--classes", "--local", "--images") if each in str(told.value)
+    ] == [
+        "--classes",
+        "--local",
+        "--images",
+    ]
+
+
+def test_all_that_does_not_fit_is_told_in_one_message(tmp_path):
+    odd = {**UPDATE, "head.weight": torch.zeros(3, 3), "another": torch.zeros(2)}
+    del odd["conv1.0.weight"]
+    with pytest.raises(ValueError) as told:
+        attacked(tmp_path, odd)
+    assert all(name in str(told.value) for name in ("head.weight is (3, 3)", "no another", "lacks the model's conv1.0"))
+
+
+def saved(kind, tensors, path):
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    if kind == "safetensors":
+        safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    elif kind == "npz":
+        np.savez(path, **arrays)
+    elif kind == "numbered.npz":
+        np.savez(path, *arrays.values())
+    else:
+        torch.save({f"module.{name}": value for name, value in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "numbered.npz", "pt"])
+def test_every_kind_of_file_gives_the_same(kind, tmp_path):
+    found = []
+    for each in ("safetensors", kind):
+        files = [saved(each, tensors, tmp_path / f"{name}.{each}") for name, tensors in (("g", BEFORE), ("u", UPDATE))]
+        found.append(audit(*files, model=lenet, **FACTS, out=tmp_path / f"out_{each}", attacks=["peeling"]))
+    assert found[0].report["sha256"] == found[1].report["sha256"]
+    assert torch.equal(*(each.guesses["peeling"].inputs for each in found))
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    torch.save(lenet(), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"--update: .*could run a stranger's code.*state_dict"):
+        attacked(tmp_path, tmp_path / "whole.pt")
+
+
+def test_a_plain_class_with_batch_normalisation(tmp_path):
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, *SHAPE), torch.tensor([1, 1, 5, 7])
+    before, update = trained(Plain(), images, labels)
+    found = audit(before, update, model=Plain, **{**FACTS, "images": 4}, out=tmp_path / "o", attacks=["label_counts"])
+    assert rows(found)["label_counts"]["labels"] == [1, 1, 5, 7]
+    assert any("running statistics" in each for each in found.report["assumed"])
+
+
+def test_a_model_that_cannot_be_built_is_told_in_both_ways(tmp_path):
+    with pytest.raises(ValueError, match=r"called as \(image_shape, classes\) it fails.*called as \(\) it fails"):
+        attacked(tmp_path, model=lambda shape: lenet(shape, 1 / 0))
+
+
+def test_an_attack_that_does_not_apply_says_why_and_costs_no_other(tmp_path):
+    found = attacked(tmp_path, attacks=["linear_layer", "peeling"])
+    assert "does not apply" in rows(found)["linear_layer"]["reason"]
+    assert rows(found)["peeling"]["images"] == 1
+
+
+def test_the_time_is_kept(tmp_path):
+    row = rows(attacked(tmp_path, attacks=["map"], minutes=0.01))["map"]
+    assert "raise --minutes" in row["reason"]
+    assert row["seconds"] < 10
+
+
+def test_the_truth_must_be_the_clients(tmp_path):
+    with pytest.raises(ValueError, match=r"--truth has images \(2, 1, 16, 16\)"):
+        attacked(tmp_path, truth=(IMAGE.repeat(2, 1, 1, 1), LABEL.repeat(2)))
+
+
+def test_the_command_audits_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine_audited.py").write_text(
+        "import safetensors.torch\nfrom fl_privacy import build_model\n"
+        "def net(shape, classes):\n    return build_model('lenet_dlg', shape, classes, 1)\n"
+        "def truth():\n    held = safetensors.torch.load_file('t.safetensors')\n    return held['x'], held['y']\n"
+    )
+    saved("safetensors", {"x": IMAGE, "y": LABEL}, "t.safetensors")
+    files = [saved("safetensors", BEFORE, "g.safetensors"), saved("npz", UPDATE, "u.npz")]
+    words = ["audit", "--global", files[0], "--update", files[1], "--model", "mine_audited:net", "--shape", "1,16,16"]
+    words += ["--classes", "10", "--local", "{learning_rate=0.1, epochs=1, batch_size=1}", "--attack", "peeling"]
+    done = CliRunner().invoke(app, [*words, "--truth", "mine_audited:truth", "--out", "here"])
+    assert done.exit_code == 0, done.output
+    assert "can be rebuilt" in done.output
+    assert "PSNR (dB)" in done.output
+    assert json.loads((tmp_path / "here" / "audit.json").read_text())["attacks"][0]["scores"]["psnr"][0] > 60
+    done = CliRunner().invoke(app, ["audit", "--global", "g.safetensors"])
+    assert done.exit_code == 2
+    assert "--classes" in done.output
