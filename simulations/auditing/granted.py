@@ -60,7 +60,7 @@ def granted_truth(
     if images.shape != (count, *shape) or labels.shape != (count,) or labels.is_floating_point():
         raise ValueError(
             f"--truth has images {tuple(images.shape)} and labels {tuple(labels.shape)} of {labels.dtype}, and the "
-            f"update is of {count} images {shape}: give the ones that the client trained on, no others, or mend --images"
+            f"update is of {count} images {shape}: give those that the client trained on alone, or mend --images"
         )
     if not (float(images.min()) >= 0 and float(images.max()) <= 1):
         raise ValueError("--truth: images lie in [0, 1], before any normalisation: that one goes to --local normalise")
