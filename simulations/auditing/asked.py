@@ -54,10 +54,48 @@ def facts(
     """
     training = None if local is None else local_training(local)
     count = images or (training.batch_size if training and training.epochs == 1 and not training.steps else 0)
+    message = update if update is not None else new_weights
+    _ask_for_missing(global_weights, message, model, shape, classes, training, count)
+    if update is not None and new_weights is not None:
+        raise ValueError("give --update or --weights, not both: they say the same in two ways")
+    assert global_weights is not None
+    assert model is not None
+    assert shape is not None
+    assert classes is not None
+    assert training is not None
+    assumed = []
+    if not images:
+        assumed.append(f"one mini-batch of {count} images, because --images was not given")
+    assert message is not None
+    if training.batch_size > count:
+        assumed.append(f"mini-batches of {count}, because there are no more images, in place of {training.batch_size}")
+        training = replace(training, batch_size=count)
+    return Facts(
+        weights=global_weights,
+        message=message,
+        new_weights=update is None,
+        model=model_factory(model) if isinstance(model, str) else model,
+        image_shape=image_shape(shape),
+        classes=classes,
+        images=count,
+        local=training,
+        assumed=tuple(assumed),
+    )
+
+
+def _ask_for_missing(
+    global_weights: Weights | None,
+    message: Weights | None,
+    model: Model | None,
+    shape: str | tuple[int, ...] | None,
+    classes: int | None,
+    training: LocalTraining | None,
+    count: int,
+) -> None:
     missing = {
         "--global": (global_weights is None, "the weights that the server sent, such as global.safetensors"),
         "--update": (
-            update is None and new_weights is None,
+            message is None,
             "what the client changed (new weights minus old ones), or --weights with the weights that it sent back",
         ),
         "--model": (model is None, "the model: module:Class of your own, or a name of `fl-privacy list models`"),
@@ -76,32 +114,6 @@ def facts(
             "the audit needs what a server knows of its own protocol, and lacks (from Python the arguments of the same "
             "names, global_weights and new_weights for the first two):\n" + "\n".join(asked)
         )
-    if update is not None and new_weights is not None:
-        raise ValueError("give --update or --weights, not both: they say the same in two ways")
-    assert global_weights is not None
-    assert model is not None
-    assert shape is not None
-    assert classes is not None
-    assert training is not None
-    assumed = []
-    if not images:
-        assumed.append(f"one mini-batch of {count} images, because --images was not given")
-    message = update if update is not None else new_weights
-    assert message is not None
-    if training.batch_size > count:
-        assumed.append(f"mini-batches of {count}, because there are no more images, in place of {training.batch_size}")
-        training = replace(training, batch_size=count)
-    return Facts(
-        weights=global_weights,
-        message=message,
-        new_weights=update is None,
-        model=model_factory(model) if isinstance(model, str) else model,
-        image_shape=image_shape(shape),
-        classes=classes,
-        images=count,
-        local=training,
-        assumed=tuple(assumed),
-    )
 
 
 def local_training(given: Local) -> LocalTraining:

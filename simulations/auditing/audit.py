@@ -86,14 +86,9 @@ def audit(
 
         from fl_privacy.simulations import audit
 
-        found = audit(
-            "global.safetensors",
-            "update.safetensors",
-            model="my_app.task:Net",
-            shape=(3, 32, 32),
-            classes=10,
-            local={"learning_rate": 0.1, "epochs": 1, "batch_size": 8},
-        )
+        local = {"learning_rate": 0.1, "epochs": 1, "batch_size": 8}
+        files = "global.safetensors", "update.safetensors"
+        found = audit(*files, model="my_app.task:Net", shape=(3, 32, 32), classes=10, local=local)
         found.show()
 
     `global_weights` are what the server sent; `update` is what changed, or `new_weights` what came back: files
