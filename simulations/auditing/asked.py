@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -14,9 +13,9 @@ from fl_privacy.simulations.auditing.weight_files import Weights
 from fl_privacy.simulations.config.changes import parse_value
 from fl_privacy.simulations.config.own import model_factory, own_object
 
-Model = str | nn.Module | Callable[..., Any]
+Model = str | nn.Module | Callable[..., object]
 """A name (module:name), a model, or what builds one."""
-Local = str | Mapping[str, Any] | LocalTraining
+Local = str | Mapping[str, object] | LocalTraining
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Facts:
     weights: Weights
     message: Weights
     new_weights: bool
-    model: Callable[..., Any] | nn.Module
+    model: Callable[..., object] | nn.Module
     image_shape: tuple[int, int, int]
     classes: int
     images: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from fl_privacy.registry import Registry
 from fl_privacy.seeding import seeded
 
 
-def own_object(what: str, name: str) -> Any:
+def own_object(what: str, name: str) -> object:
     """The object at `package.module:attribute`.
 
     Raises:
@@ -20,11 +19,11 @@ def own_object(what: str, name: str) -> Any:
     """
     if ":" not in name:
         raise ValueError(f"the {what} is called module:name, such as my_app.task:load_data, not '{name}'")
-    found: Any = Registry[Any](what)[name]
+    found: object = Registry[object](what)[name]
     return found
 
 
-def model_factory(name: str) -> Callable[..., Any]:
+def model_factory(name: str) -> Callable[..., object]:
     """The factory or class of a model: one of the catalogue's, or the user's module:name.
 
     Raises:
@@ -34,13 +33,13 @@ def model_factory(name: str) -> Callable[..., Any]:
 
 
 def built_models(
-    factory: Callable[..., Any], image_shape: tuple[int, int, int], classes: int
+    factory: Callable[..., object], image_shape: tuple[int, int, int], classes: int
 ) -> tuple[list[nn.Module], list[str]]:
     """What a factory (image_shape, classes) -> Module, or a class without arguments, makes, called in either way.
 
     Both ways may work, and then the weights tell which one is meant. The second list says why a way failed.
     """
-    ways: dict[str, tuple[Any, ...]] = {"(image_shape, classes)": (image_shape, classes), "()": ()}
+    ways: dict[str, tuple[object, ...]] = {"(image_shape, classes)": (image_shape, classes), "()": ()}
     models, reasons = list[nn.Module](), list[str]()
     for way, given in ways.items():
         try:
