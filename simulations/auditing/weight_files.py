@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -56,15 +55,24 @@ def _read(source: Weights) -> Tensors:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
         if path.suffix in (".pt", ".pth", ".bin"):
-            return _tensors(torch.load(path, map_location="cpu", weights_only=True), str(path))
+            return _tensors(_state_dict(path), str(path))
     except (OSError, SafetensorError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    except pickle.UnpicklingError as error:
+    raise ValueError(f"{path} is of no kind that can be read: save the tensors as {KINDS}")
+
+
+def _state_dict(path: Path) -> object:
+    """What torch.save wrote, of which tensors and plain values alone are read."""
+    try:
+        found: object = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError):
+        raise
+    except Exception as error:  # of the unpickler, whose module is imported nowhere here
         raise ValueError(
-            f"{path} holds more than tensors, and unpickling it could run a stranger's code: save "
+            f"{path} holds more than tensors, and to read it could run a stranger's code: save "
             "`model.state_dict()` in place of the model, or use safetensors"
         ) from error
-    raise ValueError(f"{path} is of no kind that can be read: save the tensors as {KINDS}")
+    return found
 
 
 def _tensors(found: object, owner: str) -> Tensors:
