@@ -184,7 +184,7 @@ class Reconstruction:
     no images, and a closed form has nothing where it cannot be solved. `loss` is the attack's own objective at this
     guess, the only thing by which it may have chosen it; `trace` (T,) that objective over time. `bound` (N,): what
     could be known at best, the expected mean squared error an image of the best estimate, as the attack computes it at
-    its own guess; None where it computes none.
+    its own guess; None where it computes none. `winner`: the attack that made it, of those that one tries.
     """
 
     inputs: Tensor | None = None
@@ -194,3 +194,4 @@ class Reconstruction:
     trace: Tensor = field(default_factory=lambda: torch.empty(0))
     iterations: int = 0
     seconds: float = 0.0
+    winner: str = ""

@@ -90,11 +90,17 @@ def test_a_changed_payload_is_noticed(tmp_path):
         load_observations(tmp_path, model, (Chain(),))
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([2, 0])])
+@pytest.mark.parametrize(("labels", "winner"), [(None, ""), (torch.tensor([2, 0]), "map")])
 @pytest.mark.parametrize("loss", [0.25, float("nan")])
-def test_reconstructions_come_back(tmp_path, labels, loss):
+def test_reconstructions_come_back(tmp_path, labels, winner, loss):
     guess = Reconstruction(
-        inputs=torch.rand(2, 1, 4, 4), labels=labels, loss=loss, trace=torch.rand(5), iterations=5, seconds=1.5
+        inputs=torch.rand(2, 1, 4, 4),
+        labels=labels,
+        loss=loss,
+        trace=torch.rand(5),
+        iterations=5,
+        seconds=1.5,
+        winner=winner,
     )
     save_guess(tmp_path, Key(1, 2, 3), guess)
     ((key, loaded),) = load_guesses(tmp_path).items()
@@ -103,7 +109,7 @@ def test_reconstructions_come_back(tmp_path, labels, loss):
     assert (loaded.labels is None) == (labels is None)
     assert guess_digest(loaded) == guess_digest(guess)
     assert torch.equal(loaded.trace, guess.trace)
-    assert (loaded.iterations, loaded.seconds) == (5, 1.5)
+    assert (loaded.iterations, loaded.seconds, loaded.winner) == (5, 1.5, winner)
     assert loaded.loss == loss or (math.isnan(loaded.loss) and math.isnan(loss))
 
 

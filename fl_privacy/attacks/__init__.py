@@ -3,6 +3,7 @@
 from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
 from fl_privacy.attacks.gradient import (
+    best,
     closed_form,
     dlg,
     grnn,
@@ -21,6 +22,7 @@ __all__ = [
     "Capabilities",
     "autoencoder",
     "averaging",
+    "best",
     "class_mean",
     "closed_form",
     "decoder",

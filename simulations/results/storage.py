@@ -128,6 +128,7 @@ def save_guess(folder: Path, key: Key, guess: Reconstruction) -> None:
     tensors = {name: value for name, value in recovered.items() if value is not None}
     write_tensors(folder / f"{key.stem}.safetensors", {**tensors, "trace": guess.trace})
     facts = {**asdict(key), "loss": guess.loss, "iterations": guess.iterations, "seconds": guess.seconds}
+    facts |= {"winner": guess.winner} if guess.winner else {}
     write_json(folder / f"{key.stem}.json", {**facts, "sha256": guess_digest(guess)})
 
 
@@ -152,6 +153,7 @@ def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
             iterations=facts["iterations"],
             seconds=facts["seconds"],
             loss=math.nan if facts["loss"] is None else facts["loss"],
+            winner=facts.get("winner", ""),
         )
         guesses[key] = guess
     return dict(sorted(guesses.items()))

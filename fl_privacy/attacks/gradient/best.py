@@ -1,0 +1,191 @@
+"""Best: what a determined attacker does, every attack that applies, and the guess that explains best what was seen."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.closed_form import LinearLayer
+from fl_privacy.attacks.gradient.grnn import GRNN
+from fl_privacy.attacks.gradient.label_recovery import LabelCounts, read_at
+from fl_privacy.attacks.gradient.low_rank import LowRank
+from fl_privacy.attacks.gradient.map import MaximumAPosteriori
+from fl_privacy.attacks.gradient.matching import gradient_unit
+from fl_privacy.attacks.gradient.mismatch import relative_mismatch
+from fl_privacy.attacks.gradient.peeling import Peeling
+from fl_privacy.observation import ChannelName, Observation, Reconstruction
+
+Member = Literal["label_counts", "linear_layer", "peeling", "low_rank", "map", "grnn"]
+EXACT: tuple[Member, ...] = ("linear_layer", "peeling", "low_rank")
+SOLVED = 1e-4
+"""The relative mismatch ||g(x) - g|| / ||g|| below which an undefended message is solved, and nothing dearer is tried.
+
+Attacks that optimise stop at 1e-3 (`likelihood.UNKNOWN`).
+"""
+
+
+@ATTACKS.register("best")
+@dataclass(frozen=True)
+class Best(Attack):
+    """Every attack of `members` that applies, cheapest and exact first; message by message the best guess is kept.
+
+    All guesses are judged by one objective, minus the log posterior of `map` under the known law of the defence, with
+    the prior that the adversary's own images allow: 'public_by_class' where they have labels, 'public' where they have
+    none, 'power_law' where there are no images. `map` searches with the same prior. `grnn` runs for `grnn_iterations`
+    (0 leaves it out), `low_rank` on batches of two or more. A member that refuses a message is passed over; once an
+    exact one has solved a message without a known defence, those after it are not tried. Where none has images, the
+    labels of `label_counts` are the guess.
+
+    The loss is that objective in nats, up to a constant; `trace` has it for the members' guesses in the order in which
+    they were made, and `winner` the member whose guess it is.
+
+    Source: ours.
+    """
+
+    channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
+    # set on the copy that `prepare` returns; not a field, because it is no setting
+    fitted: ClassVar[MaximumAPosteriori | None] = None
+
+    members: tuple[Member, ...] = get_args(Member)
+    grnn_iterations: int = 300
+
+    def __post_init__(self) -> None:
+        check_ranges(self, not_negative=("grnn_iterations",))
+        unknown = sorted(set(self.members) - set(get_args(Member)))
+        if unknown or not self.members:
+            known = ", ".join(get_args(Member))
+            raise ValueError(f"members must be one or more of {known}, not {', '.join(unknown) or 'none'}")
+
+    def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
+        """Fit the prior to the attacker's own images, once for all observations."""
+        if not seen:
+            return self
+        self._check(seen[0])
+        fitted = copy.copy(self)
+        object.__setattr__(fitted, "fitted", self._map(seen[0]))
+        return fitted
+
+    def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        """Try every member on the observations, those of one model object together.
+
+        Raises:
+            ValueError: every member refuses an observation, each for its own reason.
+        """
+        guesses: list[Reconstruction] = []
+        for _, group in groupby(
+            seen, key=lambda o: (id(o.model), o.spec, o.defence, id(o.public), next(iter(o.payload.values())).device)
+        ):
+            guesses += self._try_all(list(group), rng)
+        return guesses
+
+    def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+        """Minus the log posterior of images (N, C, H, W) and labels (N,), the same for the guesses of all members."""
+        return self._map(seen).loss(seen, inputs, labels)
+
+    def _map(self, seen: Observation) -> MaximumAPosteriori:
+        """MAP with the prior that is granted, fitted: a member, and by its loss the judge of all."""
+        if self.fitted is not None:
+            return self.fitted
+        if seen.public is None:
+            prior = MaximumAPosteriori()
+        else:
+            prior = MaximumAPosteriori(prior="public" if seen.public.labels is None else "public_by_class")
+        return prior.prepare([seen], torch.Generator())
+
+    def _try_all(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        judge = self._map(seen[0])
+        found: list[list[Reconstruction]] = [[] for _ in seen]
+        refusals: list[str] = []
+        open_ones = list(range(len(seen)))
+        for name in (each for each in get_args(Member) if each in self.members):
+            attack = self._member(name, judge, seen[0].spec.batch_size)
+            if attack is None or not open_ones:
+                continue
+            start = time.perf_counter()
+            try:
+                guesses = attack([seen[victim] for victim in open_ones], rng)
+            except ValueError as refusal:
+                refusals.append(f"{name}: {refusal}")
+                continue
+            for victim, guess in zip(open_ones, guesses, strict=True):
+                found[victim].append(_judged(judge, name, seen[victim], guess))
+            spent = (time.perf_counter() - start) / len(open_ones)
+            for victim in open_ones:
+                found[victim][-1] = replace(found[victim][-1], seconds=spent)
+            if name in EXACT:
+                open_ones = [victim for victim in open_ones if not _solved(seen[victim], found[victim][-1])]
+        if not all(found):
+            why = " ".join(refusals) or f"Name more 'members' than {', '.join(self.members)}, or allow grnn iterations."
+            raise ValueError(f"no member of 'best' can read this message. {why}")
+        return [_lowest(each) for each in found]
+
+    def _member(self, name: Member, judge: MaximumAPosteriori, batch: int) -> Attack | None:
+        """The attack called `name`; None where it is left out."""
+        if name == "low_rank" and batch == 1:
+            return None
+        if name == "grnn":
+            return GRNN(iterations=self.grnn_iterations) if self.grnn_iterations else None
+        if name == "map":
+            return judge
+        exact: dict[str, Attack] = {
+            "label_counts": LabelCounts(),
+            "linear_layer": LinearLayer(),
+            "peeling": Peeling(),
+            "low_rank": LowRank(),
+        }
+        return exact[name]
+
+
+def _judged(judge: Attack, name: str, seen: Observation, guess: Reconstruction) -> Reconstruction:
+    """A member's guess with labels and the common loss, infinite where it has no images or its loss is no number."""
+    if guess.inputs is None:
+        return replace(guess, loss=float("inf"), winner=name)
+    labels = guess.labels if guess.labels is not None else _labels_of(seen, guess.inputs)
+    if labels is None:
+        return replace(guess, loss=float("inf"), winner=name)
+    loss = judge.loss(seen, guess.inputs, labels)
+    return replace(guess, labels=labels, loss=loss if loss == loss else float("inf"), winner=name)
+
+
+def _labels_of(seen: Observation, images: Tensor) -> Tensor | None:
+    """The labels (B,) of images (B, C, H, W), from the head's gradient; None where the model has no linear head.
+
+    dL/dW = mean((p - y) h^T): with the features h known, each image's p - y follows up to a common factor, and is
+    negative at its label alone.
+    """
+    try:
+        head = read_at(seen, images.to(next(iter(seen.payload.values()))))
+    except ValueError:
+        return None
+    slope = seen.payload[f"{head.name}.weight"].double().cpu() / gradient_unit(seen)
+    negative: Tensor = (slope @ torch.linalg.pinv(head.features)).argmin(0)
+    return negative
+
+
+def _solved(seen: Observation, guess: Reconstruction) -> bool:
+    if seen.defence or guess.inputs is None or guess.labels is None:
+        return False
+    return relative_mismatch(seen, guess.inputs, guess.labels) < SOLVED
+
+
+def _lowest(guesses: list[Reconstruction]) -> Reconstruction:
+    """The guess with the lowest loss, the earliest of equals; the labels of another where it has none."""
+    best = min(guesses, key=lambda guess: guess.loss)
+    read = [guess.loss for guess in guesses if guess.inputs is not None]
+    return replace(
+        best,
+        loss=best.loss if best.inputs is not None else float("nan"),
+        trace=torch.tensor(read),
+        iterations=len(guesses),
+        seconds=sum(guess.seconds for guess in guesses),
+    )
