@@ -10,6 +10,7 @@ from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.report.verdict import verdicts
 from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
 
 FIRST = {
@@ -27,6 +28,8 @@ LAST = {
     "model\naccuracy": ("model_accuracy", "{:.1%}"),
 }
 """The columns of every channel, heading to (key, format); metrics that somebody added stand between the two."""
+VERDICTS = "Verdicts, each the most that any of its attackers got:"
+"""What stands over the lines of verdicts."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Content:
-    """A table in words: every cell is text that is ready to show, nothing is escaped."""
+    """A table in words: every cell is text that is ready to show, nothing is escaped.
+
+    `verdicts`: what the strongest attacker got, a line a condition.
+    """
 
     title: str
     warnings: tuple[str, ...]
     remarks: tuple[str, ...]
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
+    verdicts: tuple[str, ...]
     reading: str
 
 
@@ -65,6 +72,7 @@ def content(
         remarks=(*(f"WARNING: {each}." for each in doubts), *_unmeasured(summary), *_of_controls(experiment, summary)),
         headings=tuple(columns),
         lines=tuple(_lines(experiment, summary, list(columns.values()))),
+        verdicts=tuple(map(str, verdicts(experiment, summary))),
         reading=channel_of(experiment).evaluation.reading(summary),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from fl_privacy.simulations.report.content import Content, Line
+from fl_privacy.simulations.report.content import VERDICTS, Content, Line
 
 NUMBER = "text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums"
 NAME = "text-align: left"
@@ -20,6 +20,7 @@ def as_html(content: Content, figures: Sequence[Path], folder: Path) -> str:
     return (
         f'<div class="fl-privacy-result"><p><strong>{escape(content.title)}</strong></p>{warnings}'
         f'<div style="overflow-x: auto">{table_block(content)}</div>'
+        f"{_verdicts(content.verdicts)}"
         f'<p style="max-width: 60em"><small>{escape(" ".join([*content.remarks, content.reading]))}</small></p>'
         f'<ul style="overflow-wrap: anywhere">{files}<li>folder: <code>{escape(str(folder))}</code></li></ul></div>'
     )
@@ -33,6 +34,10 @@ def table_block(content: Content) -> str:
     lines = "".join(map(_line, content.lines))
     first = f'<th scope="col" style="{NAME}; vertical-align: bottom">defence</th>'
     return f"<table><thead><tr>{first}{headings}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _verdicts(lines: Sequence[str]) -> str:
+    return f"<p>{'<br>'.join(map(escape, [VERDICTS, *lines]))}</p>" if lines else ""
 
 
 def _line(line: Line) -> str:

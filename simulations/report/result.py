@@ -21,6 +21,7 @@ from fl_privacy.simulations.report.content import content
 from fl_privacy.simulations.report.divergence import diverged
 from fl_privacy.simulations.report.html import as_html
 from fl_privacy.simulations.report.table import as_table, show
+from fl_privacy.simulations.report.verdict import Verdict, leaks_more, verdicts
 from fl_privacy.simulations.results import files
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class Result:
     not_valid: Sequence[str] = ()
     """Why the table says nothing, where the attack was given another protocol than the one that ran."""
     warnings: Sequence[str] = ()
-    """What was found odd about the model before the run, and where training diverged."""
+    """What was found odd about the model before the run, where training diverged, and where a defended condition seems
+    to leak more than the undefended one."""
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str], trust: bool = False) -> Result:
@@ -75,8 +77,17 @@ class Result:
             results["summary"],
             results["digests"],
             results.get("not_valid", ()),
-            [*told, *diverged(results["conditions"], experiment.learning_rate)],
+            [
+                *told,
+                *diverged(results["conditions"], experiment.learning_rate),
+                *leaks_more(verdicts(experiment, results["summary"])),
+            ],
         )
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The most that any attacker got out of each condition, beside the control and the undefended condition."""
+        return verdicts(self.experiment, self.summary)
 
     @property
     def samples(self) -> list[PlainTable]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fl_privacy.simulations.report.content import Content
+from fl_privacy.simulations.report.content import VERDICTS, Content
 
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
 
@@ -19,7 +19,8 @@ PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
 def as_table(content: Content) -> Table:
     """The content as a rich table: warnings in its title and caption, published values dim below the measured ones."""
     title = f"NOT VALID, see below\n{content.title}" if content.warnings else content.title
-    caption = "\n".join([*content.warnings, *content.remarks, content.reading])
+    verdicts = [VERDICTS, *content.verdicts] if content.verdicts else []
+    caption = "\n".join([*content.warnings, *verdicts, *content.remarks, content.reading])
     table = Table(title=escape(title), caption=escape(caption), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("defence")
     for heading in content.headings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from fl_privacy.observation import Observation
@@ -14,6 +15,7 @@ from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report.gallery import draw
 from fl_privacy.simulations.report.result import Result
+from fl_privacy.simulations.report.verdict import verdicts
 from fl_privacy.simulations.results import files, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
@@ -35,6 +37,7 @@ def write(
     results = {
         "conditions": conditions,
         "summary": averages,
+        "verdicts": [asdict(each) for each in verdicts(federation.experiment, averages)],
         "published": beside(federation.experiment),
         "digests": _digests(samples, scored, payloads),
         "not_valid": faults(federation, seen, scored),
