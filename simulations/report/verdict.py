@@ -20,7 +20,7 @@ LEAST_IMAGES = 4
 class Verdict:
     """The most that any attacker got out of one condition: its mean PSNR in dB over `recovered` of the `images`.
 
-    `psnr_low` and `psnr_high` are its 95 % interval. `attack` and `psnr` are None where nothing came back, or nothing was
+    `psnr_low` and `psnr_high` are its 95 % interval. `attack` and `psnr` are None where nothing came back, or none was
     measured. Beside it what the control named `floor` got, and the verdict on `undefended`, the same protocol without
     any defence: None where there is none, or where that is this condition.
     """
