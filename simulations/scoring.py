@@ -8,11 +8,13 @@ from dataclasses import replace
 from statistics import fmean, median
 
 from fl_privacy.attacks import Attack
+from fl_privacy.attacks.gradient.priors import public
 from fl_privacy.evaluation import Truth, controls, interval, matched, score, score_set
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
 from fl_privacy.seeding import one_thread, stream, subseed
 from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.bounds import bound_of
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
@@ -188,13 +190,34 @@ def summary(
     groups: dict[tuple[str, str], list[Scored]] = {}
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
+    bounds = _bounds(channel, federation, seen, scored) if federation.experiment.bound else {}
     table = []
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
         row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
+        if not attack.startswith(CONTROL):
+            row = _merged(row, bounds.get(defence, {}))
         row |= dict.fromkeys(channel.evaluation.says_nothing(federation, group[0].key.condition))
         table.append(_with_set_metrics(channel, federation, row, came_back) if came_back else row)
     return table
+
+
+def _bounds(
+    channel: Channel, federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]
+) -> dict[str, PlainTable]:
+    """What could be known at best, by condition: under the mean and covariance of the images of the controls."""
+    truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
+    prior = public(federation.images_at(blind_pool(channel, federation)).inputs)
+    groups: dict[str, list[tuple[Observation, Truth]]] = {}
+    for key, (defence, truth) in truths.items():
+        groups.setdefault(defence, []).append((seen[key], truth))
+    return {defence: bound_of(group, prior, federation.experiment.seed) for defence, group in groups.items()}
+
+
+def _merged(row: PlainTable, columns: PlainTable) -> PlainTable:
+    """The row with these columns, and with the reasons of both why something is unmeasured."""
+    unmeasured = row.get("unmeasured", {}) | columns.get("unmeasured", {})
+    return row | columns | ({"unmeasured": unmeasured} if unmeasured else {})
 
 
 def _with_set_metrics(

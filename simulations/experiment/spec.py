@@ -126,6 +126,8 @@ class Experiment:
     """Where attacks and their training run: cpu or cuda."""
     metrics: tuple[Component, ...] = ()
     """Metrics beside those that every table has: one of sets, or your own `module:function` or `module:Class`."""
+    bound: bool = False
+    """Whether rows of gradients, or updates of one step, tell what could be known at best: bound (dB), linearised."""
     show_originals: bool = False
     """Whether figures may show private images."""
     published: tuple[Component, ...] = ()

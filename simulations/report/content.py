@@ -22,6 +22,7 @@ FIRST = {
     "MSE": ("mse", "{:.4f}"),
 }
 LAST = {
+    "bound\n(dB)": ("bound_psnr", "{:.1f}"),
     "labels\nright": ("label_accuracy", "{:.0%}"),
     "loss at\nguess": ("loss_at_guess", "{:.3g}"),
     "loss at\ntruth": ("loss_at_truth", "{:.3g}"),
