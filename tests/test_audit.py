@@ -10,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fl_privacy.models import build_model
+from fl_privacy.observation import Images
 from fl_privacy.seeding import stream
 from fl_privacy.simulations import audit
 from fl_privacy.simulations.cli import app
@@ -59,12 +60,15 @@ def rows(found):
 
 
 def test_one_image_of_a_sigmoid_lenet_comes_back(tmp_path):
-    found = attacked(tmp_path, truth=(IMAGE, LABEL))
+    others = Images(torch.rand(20, *SHAPE, generator=stream(1, "audit")), torch.arange(20) % CLASSES)
+    found = attacked(tmp_path, truth=(IMAGE, LABEL), public=others)
     row = rows(found)["peeling"]
-    assert row["scores"]["psnr"][0] > 60 > 30 > found.report["controls"]["grey image"]["psnr"][0]
+    assert row["scores"]["psnr"][0] > 60
+    assert all(scores["psnr"][0] < 30 for scores in found.report["controls"].values())
+    assert set(found.report["controls"]) == {"random guess", "mean image", "class mean"}
     assert row["labels"] == [3] == rows(found)["label_counts"]["labels"]
     assert row["unexplained"] < 1e-3
-    assert "can be rebuilt" in found.report["verdict"][0]
+    assert "peeling rebuilt 1 image" in found.report["verdict"][0]
     assert found.report["doubts"] == ()
     written = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert written["attacks"][1]["scores"]["psnr"] == row["scores"]["psnr"]
@@ -79,7 +83,7 @@ def test_without_the_truth_no_score_is_claimed(tmp_path, capsys):
     assert found.report["controls"] == {}
     found.show()
     said = capsys.readouterr().out
-    assert "PSNR (dB)" not in said
+    assert "PSNR dB" not in said
     assert "no PSNR is claimed" in said
 
 
@@ -184,6 +188,11 @@ def test_the_time_is_kept(tmp_path):
     assert row["seconds"] < 10
 
 
+def test_no_adversary_has_the_clients_own_images(tmp_path):
+    with pytest.raises(ValueError, match=r"--public holds one of the client's own images"):
+        attacked(tmp_path, truth=(IMAGE, LABEL), public=Images(IMAGE.repeat(3, 1, 1, 1)))
+
+
 def test_the_truth_must_be_the_clients(tmp_path):
     with pytest.raises(ValueError, match=r"--truth has images \(2, 1, 16, 16\)"):
         attacked(tmp_path, truth=(IMAGE.repeat(2, 1, 1, 1), LABEL.repeat(2)))
@@ -203,9 +212,43 @@ def test_the_command_audits_files(tmp_path, monkeypatch):
     words += ["--classes", "10", "--local", "{learning_rate=0.1, epochs=1, batch_size=1}", "--attack", "peeling"]
     done = CliRunner().invoke(app, [*words, "--truth", "mine_audited:truth", "--out", "here"])
     assert done.exit_code == 0, done.output
-    assert "can be rebuilt" in done.output
-    assert "PSNR (dB)" in done.output
+    assert "peeling rebuilt 1 image" in done.output
+    assert "PSNR dB" in done.output
     assert json.loads((tmp_path / "here" / "audit.json").read_text())["attacks"][0]["scores"]["psnr"][0] > 60
     done = CliRunner().invoke(app, ["audit", "--global", "g.safetensors"])
     assert done.exit_code == 2
     assert "--classes" in done.output
+
+
+def test_normalised_inputs_and_momentum_of_one_step_are_a_gradient_too(tmp_path):
+    before, update = trained(lenet(), (IMAGE - 0.5) / 0.25, LABEL)
+    local = {"learning_rate": RATE, "momentum": 0.9, "normalise": ((0.5,), (0.25,))}
+    found = audit(
+        before,
+        update,
+        model=lenet,
+        **{**FACTS, "local": local},
+        out=tmp_path / "o",
+        attacks=["peeling"],
+        truth=(IMAGE, LABEL),
+    )
+    assert rows(found)["peeling"]["scores"]["psnr"][0] > 60
+    assert rows(found)["peeling"]["unexplained"] < 1e-3
+
+
+def test_of_several_steps_what_stays_unexplained_is_said_and_no_more_is_claimed(tmp_path):
+    before, update = trained(lenet(), IMAGE, LABEL, steps=3)
+    facts = {**FACTS, "local": {"learning_rate": RATE, "steps": 3}}
+    found = audit(before, update, model=lenet, **facts, out=tmp_path / "o", attacks=["peeling", "map"])
+    assert "does not apply" in rows(found)["peeling"]["reason"]
+    assert 0 < rows(found)["map"]["unexplained"] < 0.01
+    wrong = audit(
+        before,
+        update,
+        model=lenet,
+        **{**FACTS, "local": {"learning_rate": 3 * RATE}},
+        out=tmp_path / "w",
+        attacks=["map"],
+    )
+    assert rows(wrong)["map"]["unexplained"] > 0.01
+    assert "none of them explains" in wrong.report["verdict"][0]

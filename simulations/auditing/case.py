@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fl_privacy.federated.client import gradient
 from fl_privacy.federated.local_training import normalised
-from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec, Tensors
+from fl_privacy.models.normalise import Normalise
+from fl_privacy.observation import ChannelName, Images, Observation, Spec, Tensors
 from fl_privacy.sanity import check_model, check_update, typical_slope
 from fl_privacy.simulations.auditing.asked import Facts
 from fl_privacy.simulations.auditing.weight_files import read_weights
@@ -74,11 +76,19 @@ def case(facts: Facts, public: Images | None) -> Case:
         faults.append(f"--model: {error}")
     if faults:
         raise ValueError(_together(faults))
-    spec = Spec(image_shape=facts.image_shape, classes=facts.classes, batch_size=facts.images, local=facts.local)
+    assumed = (*facts.assumed, *_assumed(model, weights, payload, facts))
+    local = facts.local
+    if (
+        local.normalise is not None
+    ):  # as a part of the model, so that one plain step is a gradient, of which more is read
+        model = nn.Sequential(OrderedDict(normalise=Normalise(*local.normalise), model=model))
+        payload = {f"model.{name}": value for name, value in payload.items()}
+        local = replace(local, normalise=None)
+    spec = Spec(image_shape=facts.image_shape, classes=facts.classes, batch_size=facts.images, local=local)
     seen = Observation(
         channel=ChannelName.UPDATE, payload=payload, spec=spec, round=0, client=0, model=model, public=public
     )
-    return Case(seen, tuple(doubts), (*facts.assumed, *_assumed(model, weights, payload, facts.local)))
+    return Case(seen, tuple(doubts), assumed)
 
 
 def _models(facts: Facts) -> list[nn.Module]:
@@ -152,7 +162,7 @@ def _slope(model: nn.Module, facts: Facts) -> float:
     return of_noise / (1 - min(local.momentum, 0.9)) if local.steps_on(facts.images) > 1 else of_noise
 
 
-def _assumed(model: nn.Module, weights: Tensors, payload: Tensors, local: LocalTraining) -> list[str]:
+def _assumed(model: nn.Module, weights: Tensors, payload: Tensors, facts: Facts) -> list[str]:
     said = []
     statistics = {
         name for name, value in model.named_buffers() if value.is_floating_point() and name in model.state_dict()
@@ -163,8 +173,11 @@ def _assumed(model: nn.Module, weights: Tensors, payload: Tensors, local: LocalT
         said.append(f"the update also has running statistics ({_few(sorted(statistics & set(payload)))})")
     if shared := tied(model):
         said.append(f"weights under several names count once ({_few(list(shared))})")
-    if local.momentum and not local.weight_decay:
-        said.append("momentum that starts anew with each message")
+    local, steps = facts.local, facts.local.steps_on(facts.images)
+    if (local.momentum or local.optimiser == "adam") and steps > 1:
+        said.append("an optimiser that starts anew with each message, without a memory of earlier ones")
+    if local.epochs > 1 and local.batch_size and local.batch_size < facts.images:
+        said.append("later epochs in the order of the first: no server knows it, so that something stays unexplained")
     return said
 
 

@@ -98,7 +98,7 @@ def blind_scores(public: Images | None, seen: Observation, truth: Truth, seed: i
         blind = controls(public, [truth], spec.classes, stream(seed, "controls"))
         guesses = {name: each for name, (each,) in blind.items()}
         if public.labels is not None:
-            guesses["class mean (told the labels)"] = Reconstruction(inputs=_class_means(public, truth.labels))
+            guesses["class mean"] = Reconstruction(inputs=_class_means(public, truth.labels))
     return {name: _blind(guess, truth, spec.classes) for name, guess in guesses.items()}
 
 

@@ -10,8 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
 
+import torch
+import torch.nn.functional as F
+
 from fl_privacy.attacks import Attack
-from fl_privacy.attacks.gradient.mismatch import relative_mismatch
+from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.matching import observed_step
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.config.resolve import attack_of
@@ -26,7 +30,7 @@ class Try:
     """What became of one attack: `guess` where it recovered anything, else `reason` says why not.
 
     `unexplained`: the share of the update, as a norm, that the images and labels of the guess do not reproduce; None
-    where that cannot be computed, because they are not all there or the client took several steps.
+    where there are no images or no labels.
     """
 
     name: str
@@ -84,9 +88,13 @@ def _tried(attack: Attack, seen: Observation, seconds: float, seed: int) -> tupl
 
 
 def _unexplained(seen: Observation, guess: Reconstruction) -> float | None:
-    if guess.inputs is None or guess.labels is None or not seen.spec.local.sends_gradient(seen.spec.batch_size):
+    """||s(x, y) - s|| / ||s||: what a client with these images would send, beside what was sent."""
+    if guess.inputs is None or guess.labels is None:
         return None
-    return relative_mismatch(seen, guess.inputs, guess.labels)
+    sent = observed_step(seen)
+    targets = F.one_hot(guess.labels, seen.spec.classes).to(sent)
+    found = matcher_for([seen])(guess.inputs.to(sent)[None], targets[None])[0].detach()
+    return float((found - sent).norm() / sent.norm().clamp_min(torch.finfo(sent.dtype).tiny))
 
 
 @contextmanager

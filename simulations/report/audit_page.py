@@ -12,6 +12,7 @@ from rich.table import Table
 from fl_privacy.settings import ReadTable
 
 EXPLAINED = 0.01  # of the update's norm may stay unexplained where images count as found
+EXACT = 1e-4  # below this, what stays unexplained is rounding
 WIDTH = 110
 NO_TRUTH = (
     "No truth was given, so that no PSNR is claimed: how sure a guess is, its own loss, its bound and what it leaves "
@@ -19,31 +20,43 @@ NO_TRUTH = (
     "images share a class."
 )
 
+SCORED = (
+    "PSNR, SSIM and right (the share of labels) are means over the images; the controls guess without the update: the "
+    "class mean is told the labels, and the others know nothing."
+)
+
 
 def verdict(report: ReadTable) -> list[str]:
     """What leaks, a sentence each."""
     count, found = report["images"], report["attacks"]
-    exact = [each for each in found if each["images"] and (each["unexplained"] or 0.0) <= EXPLAINED and _sure(each)]
     named = f"{count} image" + "s" * (count != 1)
     said = []
-    if exact:
-        best = min(exact, key=lambda each: math.inf if each["unexplained"] is None else each["unexplained"])
-        much = (
-            "" if best["unexplained"] is None else f": they leave {best['unexplained']:.2g} of the update unexplained"
+    if exact := [each for each in found if each["images"] and _left(each) <= EXPLAINED]:
+        best = min(exact, key=lambda each: max(_left(each), EXACT))  # of equals the first, which is the most exact way
+        said.append(
+            f"It leaks: {best['attack']} rebuilt {named} that explain all but {_left(best):.1g} of this update"
+            f"{_beside_controls(best, report['controls'])}."
         )
-        said.append(f"The {named} behind this update can be rebuilt from it ({best['attack']}){much}.")
     elif any(each["images"] for each in found):
-        said.append(f"Guesses at the {named} were made, and none of them explains the update: look at them.")
+        said.append(f"Guesses at the {named} were made, and none of them explains the update: look at the pictures.")
     else:
         said.append(f"None of the attacks tried rebuilt the {named}. That is no proof: others may.")
     if read := next((each for each in found if each["labels"] is not None), None):
-        sure = "" if (read["loss"] or 0.0) < EXPLAINED else f", with a misfit of {read['loss']:.2g}"
-        said.append(f"Labels were read ({read['attack']}){sure}: {_counts(read['label_counts'])}.")
+        said.append(f"Labels were read ({read['attack']}): {_counts(read['label_counts'])}.")
     return said
 
 
-def _sure(each: ReadTable) -> bool:
-    return each["unexplained"] is not None or (each["loss"] is not None and each["loss"] <= EXPLAINED)
+def _left(each: ReadTable) -> float:
+    """What a guess leaves unexplained; of images without labels the attack's own loss says it, as that of a layer."""
+    left = each["unexplained"] if each["labels"] is not None else each["loss"]
+    return math.inf if left is None else float(left)
+
+
+def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
+    if not controls:
+        return ""
+    name, blind = max(((name, _mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
+    return f": PSNR {_mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -54,14 +67,14 @@ def table(report: ReadTable) -> Table:
     """The attacks, and where the truth is known the controls below them."""
     scored = bool(report["controls"])
     made = Table(title="What came back", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    made.add_column("attack")
-    for heading in ("images", "labels", "own loss", "unexplained", "expects to be off by", "seconds"):
+    made.add_column("attack", no_wrap=True)
+    for heading in ("images", "labels", "own loss", "unexplained", "error", "seconds"):
         made.add_column(heading, justify="right", no_wrap=True)
     if scored:
-        for heading in ("PSNR (dB)", "SSIM", "labels right"):
+        for heading in ("PSNR dB", "SSIM", "right"):
             made.add_column(heading, justify="right", no_wrap=True)
     for each in report["attacks"]:
-        off = None if each["bound"] is None else math.sqrt(max(0.0, _mean(each["bound"])))
+        off = None if each["bound"] is None or _left(each) > EXPLAINED else math.sqrt(max(0.0, _mean(each["bound"])))
         labels = None if each["labels"] is None else len(each["labels"])
         cells = [str(each["images"]), _cell(labels), *map(_cell, (each["loss"], each["unexplained"], off))]
         made.add_row(each["attack"], *cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored))
@@ -96,8 +109,9 @@ def words(report: ReadTable) -> str:
         "How to read it": [
             "own loss: what the attack minimised or checked; its docstring says what that is",
             "unexplained: the share of the update that the rebuilt images and labels do not reproduce (0: all is)",
-            "expects to be off by: the root mean square error a pixel, in [0, 1], that the attack expects of itself",
-            *([] if report["controls"] else [NO_TRUTH]),
+            "error: the root mean square error a pixel, in [0, 1], that the attack expects of a guess that explains the "
+            "update",
+            *([SCORED] if report["controls"] else [NO_TRUTH]),
         ],
     }
     lines = []
