@@ -109,8 +109,7 @@ def words(report: ReadTable) -> str:
         "How to read it": [
             "own loss: what the attack minimised or checked; its docstring says what that is",
             "unexplained: the share of the update that the rebuilt images and labels do not reproduce (0: all is)",
-            "error: the root mean square error a pixel, in [0, 1], that the attack expects of a guess that explains the "
-            "update",
+            "error: the root mean square error a pixel, in [0, 1], that an attack expects where it explains the update",
             *([SCORED] if report["controls"] else [NO_TRUTH]),
         ],
     }
