@@ -15,7 +15,7 @@ from fl_privacy.defences import chain
 from fl_privacy.federated.client import gradient
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Images, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
 from fl_privacy.seeding import stream
 
 SIZE = 16
@@ -154,6 +154,21 @@ def test_a_message_that_every_member_refuses_is_told_with_the_reasons(digits):
     seen, _, _ = observe(digits, batch=2)
     with pytest.raises(ValueError, match=r"no member of 'best'.*linear_layer: no linear.*peeling: .*at most 1 example"):
         Best(members=("linear_layer", "peeling"))(seen, stream(0))
+
+
+def test_an_update_of_several_steps_is_left_to_those_that_simulate_it(digits):
+    seen, _, labels = observe(digits, count=1, batch=2)
+    local = LocalTraining(learning_rate=0.5, batch_size=1)
+    update = dataclasses.replace(
+        seen[0],
+        channel=ChannelName.UPDATE,
+        spec=dataclasses.replace(seen[0].spec, local=local),
+        payload={name: -value for name, value in seen[0].payload.items()},  # nearly two small steps of half a batch
+    )
+    (guess,) = Best(grnn_iterations=20)([update], stream(0))
+    assert guess.winner == "map"
+    assert len(guess.trace) == 2
+    assert guess.labels.tolist() == labels[0].sort().values.tolist()
 
 
 def test_the_prior_is_the_strongest_that_is_granted(digits):
