@@ -103,7 +103,11 @@ def test_by_its_own_loss_no_member_is_better(digits, defence, owned):
             assert other.winner == name
             assert guess.loss <= attack.loss(observation, other.inputs, other.labels) + 1e-3
     for observation, guess in zip(seen, guesses, strict=True):
-        assert guess.loss == pytest.approx(attack.loss(observation, guess.inputs, guess.labels), abs=1e-3)
+        at_the_guess = attack.loss(observation, guess.inputs, guess.labels)
+        if guess.winner == "map" and owned:  # its pixels were cut after it was judged
+            assert guess.loss <= at_the_guess
+        else:
+            assert guess.loss == pytest.approx(at_the_guess, abs=1e-3)
         assert guess.loss == float(guess.trace.min())
 
 

@@ -45,8 +45,9 @@ class Best(Attack):
     member that refuses a message is passed over; once an exact one has solved a message without a known defence, those
     after it are not tried. Where none has images, the labels of `label_counts` are the guess.
 
-    The loss is that objective in nats, up to a constant; `trace` has it for the members' guesses in the order in which
-    they were made, and `winner` the member whose guess it is.
+    The loss is that objective in nats, up to a constant; of `map` with public images that of the guess before its
+    pixels are cut to [0, 1]. `trace` has it for the members' guesses in the order in which they were made, and `winner`
+    the member whose guess it is.
 
     Source: ours.
     """
@@ -150,7 +151,7 @@ class Best(Attack):
         return exact[name]
 
 
-def _judged(judge: Attack, name: str, seen: Observation, guess: Reconstruction) -> Reconstruction:
+def _judged(judge: MaximumAPosteriori, name: str, seen: Observation, guess: Reconstruction) -> Reconstruction:
     """A member's guess with labels and the common loss, infinite where it has no images or its loss is no number."""
     if guess.inputs is None:
         return replace(guess, loss=float("inf"), winner=name)
@@ -158,6 +159,10 @@ def _judged(judge: Attack, name: str, seen: Observation, guess: Reconstruction) 
     if labels is None:
         return replace(guess, loss=float("inf"), winner=name)
     loss = judge.loss(seen, guess.inputs, labels)
+    if name == "map" and judge.prior != "power_law":
+        # The same objective before the pixels are cut: a cut leaves the few directions that public images have, and a
+        # sharp prior would take that for an error of the guess. A power law was changed by learning.
+        loss = min(loss, guess.loss)
     return replace(guess, labels=labels, loss=loss if loss == loss else float("inf"), winner=name)
 
 
