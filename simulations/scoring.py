@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean, median
 
 from fl_privacy.attacks import Attack
-from fl_privacy.attacks.gradient.priors import public
+from fl_privacy.attacks.gradient.priors import public_by_class
 from fl_privacy.evaluation import Truth, controls, interval, matched, score, score_set
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch
@@ -205,9 +205,9 @@ def summary(
 def _bounds(
     channel: Channel, federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]
 ) -> dict[str, PlainTable]:
-    """What could be known at best, by condition: under the mean and covariance of the images of the controls."""
+    """What could be known at best, by condition: under the mean and covariance of each class of the controls."""
     truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
-    prior = public(federation.images_at(blind_pool(channel, federation)).inputs)
+    prior = public_by_class(federation.images_at(blind_pool(channel, federation)))  # labels are read from gradients
     groups: dict[str, list[tuple[Observation, Truth]]] = {}
     for key, (defence, truth) in truths.items():
         groups.setdefault(defence, []).append((seen[key], truth))
