@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from flwr.app import ArrayRecord
 from torch import nn
 from typer.testing import CliRunner
 
@@ -154,6 +155,34 @@ def test_every_kind_of_file_gives_the_same(kind, tmp_path):
         found.append(audit(*files, model=lenet, **FACTS, out=tmp_path / f"out_{each}", attacks=["peeling"]))
     assert found[0].report["sha256"] == found[1].report["sha256"]
     assert torch.equal(*(each.guesses["peeling"].inputs for each in found))
+
+
+def test_what_a_flower_message_holds_is_taken_as_it_is(tmp_path):
+    found = audit(
+        ArrayRecord(BEFORE),
+        new_weights=ArrayRecord(AFTER),
+        model=lenet,
+        **FACTS,
+        out=tmp_path / "o",
+        attacks=["peeling"],
+    )
+    assert rows(found)["peeling"]["unexplained"] < 1e-3
+    torch.save(dict(ArrayRecord(AFTER).to_torch_state_dict()), tmp_path / "kept.pt")  # as the documentation says
+    kept = attacked(tmp_path, None, new_weights=tmp_path / "kept.pt", attacks=["peeling"])
+    assert torch.equal(kept.guesses["peeling"].inputs, found.guesses["peeling"].inputs)
+
+
+def test_local_training_is_a_table_or_an_object_of_the_app(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_audited_task.py").write_text(
+        "from fl_privacy import LocalTraining\nLOCAL = LocalTraining(learning_rate=0.1)\nOTHER = 3\n"
+    )
+    found = attacked(tmp_path, attacks=["label_counts"], local="my_audited_task:LOCAL")
+    assert found.report["local"]["learning_rate"] == RATE
+    with pytest.raises(ValueError, match=r"module:name of a fl_privacy\.LocalTraining, not 3"):
+        attacked(tmp_path, local="my_audited_task:OTHER")
+    with pytest.raises(LookupError, match="Did you mean 'learning_rate'"):
+        attacked(tmp_path, local={"learning_rat": 0.1})
 
 
 def test_a_pickle_is_not_executed(tmp_path):
