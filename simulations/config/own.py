@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from torch import nn
 
 from fl_privacy.models import MODELS
-from fl_privacy.registry import Registry
 from fl_privacy.seeding import seeded
 
 
@@ -15,11 +15,20 @@ def own_object(what: str, name: str) -> object:
     """The object at `package.module:attribute`.
 
     Raises:
-        ValueError: the text is no such address. UnknownName: it cannot be imported.
+        ValueError: the text is no such address, or it cannot be imported.
     """
     if ":" not in name:
         raise ValueError(f"the {what} is called module:name, such as my_app.task:load_data, not '{name}'")
-    found: object = Registry[object](what)[name]
+    module, _, attributes = name.partition(":")
+    try:
+        found: object = import_module(module)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except Exception as error:  # the user's own code can raise anything while it is imported
+        raise ValueError(
+            f"cannot import the {what} '{name}': {type(error).__name__}: {error}. The command looks in the working "
+            "directory and among what is installed, Python wherever sys.path says"
+        ) from error
     return found
 
 
