@@ -91,6 +91,20 @@ def test_what_map_learned_from_many_victims_is_not_thrown_away(digits):
     assert [guess.winner for guess in Best()(seen, stream(1))] == ["map"] * 6
 
 
+def test_maps_guess_is_judged_before_its_pixels_are_cut(digits):
+    """The cut leaves the directions of public images, which a sharp prior would count as thousands of nats."""
+    quieter = [{"name": "gaussian_noise", "scale": 0.1}]
+    seen, images, labels = observe(digits, quieter, count=4, model=build_model("convnet", (1, SIZE, SIZE), 10, 0))
+    many = Images(digits.train.images(slice(0, 600)), digits.train.labels[:600])
+    seen = [dataclasses.replace(each, public=many) for each in seen]
+    attack = prepared(seen)
+    guesses = attack(seen, stream(1))
+    cut = [attack.loss(each, guess.inputs, guess.labels) for each, guess in zip(seen, guesses, strict=True)]
+    truth = [attack.loss(each, x, y) for each, x, y in zip(seen, images, labels, strict=True)]
+    assert max(cut[i] - truth[i] for i in range(4)) > 100
+    assert all(guess.loss < at_truth for guess, at_truth in zip(guesses, truth, strict=True))
+
+
 @pytest.mark.parametrize("defence", [[], NOISE, CLIP])
 @pytest.mark.parametrize("owned", [True, False])
 def test_by_its_own_loss_no_member_is_better(digits, defence, owned):
