@@ -18,16 +18,13 @@ from fl_privacy.simulations.bounds import bound_of
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
+from fl_privacy.simulations.results.controls import Control
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.records import LONGEST_LABEL
 
 UNDEFENDED = "none"
 NOT_RECOVERED = "not recovered"
 """What stands where an attack gave no image."""
-CONTROL = "control: "
-"""How the controls' names begin, where an attack's name stands."""
-CLASS_MEAN = f"{CONTROL}class mean"
-"""The control that read the label and nothing else."""
 
 
 def score_all(
@@ -67,7 +64,8 @@ def score_all(
             assert guess.inputs is not None
             assert guess.labels is not None
             guess = replace(guess, loss=attack.loss(seen[key], guess.inputs, guess.labels))
-            made = scored_guess(attack, key, f"{CONTROL}{control}", UNDEFENDED, guess)
+            made = scored_guess(attack, key, Control(control).heading, UNDEFENDED, guess)
+            made = replace(made, control=Control(control))
             scored.append(made if undefended else _without_losses(made))
     return scored
 
@@ -127,7 +125,7 @@ def faults(federation: Federation, seen: Mapping[Key, Observation], scored: Sequ
     the attacker's copy of the protocol gives: one sentence for each condition that has any.
     """
     chains = federation.experiment.chains
-    truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
+    truths = {each.key: (each.defence, each.truth) for each in scored if each.control is None}
     other = [
         f"'{defence}' names the defences '{chains[key.condition].label}', and its clients say that they ran "
         f"'{seen[key].applied}': no row may name a defence that was not run"
@@ -195,7 +193,7 @@ def summary(
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
         row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
-        if not attack.startswith(CONTROL):
+        if group[0].control is None:
             row = _merged(row, bounds.get(defence, {}))
         row |= dict.fromkeys(channel.evaluation.says_nothing(federation, group[0].key.condition))
         table.append(_with_set_metrics(channel, federation, row, came_back) if came_back else row)
@@ -206,7 +204,7 @@ def _bounds(
     channel: Channel, federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]
 ) -> dict[str, PlainTable]:
     """What could be known at best, by condition: under the mean and covariance of each class of the controls."""
-    truths = {each.key: (each.defence, each.truth) for each in scored if not each.attack.startswith(CONTROL)}
+    truths = {each.key: (each.defence, each.truth) for each in scored if each.control is None}
     prior = public_by_class(federation.images_at(blind_pool(channel, federation)))  # labels are read from gradients
     groups: dict[str, list[tuple[Observation, Truth]]] = {}
     for key, (defence, truth) in truths.items():
@@ -262,7 +260,7 @@ def _summary_row(
     seen: Mapping[Key, Observation],
     measured: Mapping[str, Mapping[str, float]],
 ) -> PlainTable:
-    control = attack.startswith(CONTROL)
+    control = group[0].control is not None
     came_back = [each for each in group if each.guess.inputs is not None]
     metrics = list(group[0].score.images)
     values = {metric: [float(v) for each in came_back for v in each.score.images[metric]] for metric in metrics}

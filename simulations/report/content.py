@@ -11,7 +11,8 @@ from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.verdict import verdicts
-from fl_privacy.simulations.scoring import CONTROL, NOT_RECOVERED, UNDEFENDED
+from fl_privacy.simulations.results.controls import control_of
+from fl_privacy.simulations.scoring import NOT_RECOVERED, UNDEFENDED
 
 FIRST = {
     "n": ("images", "{:d}"),
@@ -127,7 +128,7 @@ def _columns(experiment: Experiment, rows: Sequence[ReadTable]) -> dict[str, tup
 def _lines(experiment: Experiment, summary: Sequence[ReadTable], columns: Sequence[tuple[str, str]]) -> Iterator[Line]:
     several, expected = len(experiment.resolved.attacks) > 1, beside(experiment)
     for row in summary:
-        control = row["attack"].startswith(CONTROL)
+        control = control_of(row) is not None
         name = row["attack"] if control else f"{row['defence']} | {row['attack']}" if several else row["defence"]
         yield Line(name, _cells(row, columns), "control" if control else "measured")
         for published in expected:

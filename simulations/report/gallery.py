@@ -18,13 +18,13 @@ from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.tradeoff import draw_tradeoff
 from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results.controls import Control, control_of
 from fl_privacy.simulations.results.records import Key, Scored
-from fl_privacy.simulations.scoring import CLASS_MEAN, CONTROL, NOT_RECOVERED
+from fl_privacy.simulations.scoring import NOT_RECOVERED
 
 TITLE = 26  # characters over a column
 MOST = 6  # rebuilt columns of one page
 MISSING = "no message arrived"
-RANDOM = f"{CONTROL}random guess"
 IMAGES, TRADEOFF = "reconstructions", "tradeoff"
 
 ColumnKey = tuple[str, str]
@@ -58,12 +58,12 @@ def _draw_images(
     rounds = sorted({each.key.round for each in scored})
     columns: dict[ColumnKey, list[Scored]] = {}
     for each in scored:
-        if each.key.round == rounds[0] and each.attack != RANDOM:
+        if each.key.round == rounds[0] and each.control is not Control.RANDOM_GUESS:
             columns.setdefault((each.attack, each.defence), []).append(each)
     victims = _victims(columns.values())
     owners = [owner for each in victims for owner in _owners(seen[each.key].clients, len(each.truth.labels))]
-    blind = [_column(key, columns[key], victims, several=True) for key in columns if key[0].startswith(CONTROL)]
-    spread = pages([key for key in columns if not key[0].startswith(CONTROL)])
+    blind = [_column(key, columns[key], victims, several=True) for key in columns if columns[key][0].control]
+    spread = pages([key for key in columns if not columns[key][0].control])
     for number, keys in enumerate(spread, start=1):
         several = len({attack for attack, _ in keys}) > 1  # the title names the one that is alone
         rebuilt = [_column(key, columns[key], victims, several) for key in keys]
@@ -166,8 +166,7 @@ def _caption(psnr: float) -> str:
 
 
 def _heading(attack: str, defence: str, several: bool) -> str:
-    if attack.startswith(CONTROL):
-        kind = "guess from the label" if attack == CLASS_MEAN else "blind guess"
-        return f"{CONTROL}{kind},\n{attack.removeprefix(CONTROL)}"
+    if control := control_of({"attack": attack}):
+        return f"control: {control.kind},\n{control}"
     lines = [f"rebuilt by {attack}," if several else "rebuilt,", *in_words(defence).split("; ")]
     return "\n".join(textwrap.fill(line, TITLE) for line in lines)

@@ -16,7 +16,7 @@ from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.figures import save
 from fl_privacy.simulations.report.labels import Box, place
-from fl_privacy.simulations.scoring import CLASS_MEAN, CONTROL
+from fl_privacy.simulations.results.controls import Control, control_of
 
 WIDTH, HEIGHT = 9.0, 6.6  # inches
 LABELS = (26, 18, 40)  # characters in a line of a label: what is tried
@@ -55,7 +55,7 @@ def points(rows: Sequence[ReadTable]) -> list[Point]:
     known = [row for row in rows if row["psnr"] is not None and row["model_accuracy"] is not None]
     groups: dict[tuple[str, str], list[ReadTable]] = {}
     for row in known:
-        if not row["attack"].startswith(CONTROL):
+        if control_of(row) is None:
             groups.setdefault((row["defence"], row["attack"]), []).append(row)
     return [
         Point(defence, attack, _leakage(group), _over_seeds([row["model_accuracy"] for row in group]))
@@ -63,12 +63,12 @@ def points(rows: Sequence[ReadTable]) -> list[Point]:
     ]
 
 
-def blind_guesses(rows: Sequence[ReadTable]) -> dict[str, Estimate]:
+def blind_guesses(rows: Sequence[ReadTable]) -> dict[Control, Estimate]:
     """What each control got: nobody needs an observation for that, or no more of it than the label."""
-    groups: dict[str, list[ReadTable]] = {}
+    groups: dict[Control, list[ReadTable]] = {}
     for row in rows:
-        if row["attack"].startswith(CONTROL) and row["psnr"] is not None:
-            groups.setdefault(row["attack"].removeprefix(CONTROL), []).append(row)
+        if (control := control_of(row)) and row["psnr"] is not None:
+            groups.setdefault(control, []).append(row)
     return {name: _leakage(group) for name, group in groups.items()}
 
 
@@ -142,7 +142,7 @@ def _draw_points(figure: Figure, axes: Axes, found: Sequence[Point], best: Seque
         figure.legend(title="attack", fontsize=9, loc="outside right upper")
 
 
-def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[str, Estimate]) -> None:
+def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]) -> None:
     """Axes that fit the data, with room for the labels."""
     use = [value for each in found for value in (each.utility.low, each.utility.high)]
     leak = [value for each in (*(each.leakage for each in found), *blind.values()) for value in (each.low, each.high)]
@@ -155,7 +155,7 @@ def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[str, Estimate]) ->
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 100])  # the room for labels may reach beyond
 
 
-def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point]) -> None:
+def _draw_blind(axes: Axes, blind: Mapping[Control, Estimate], found: Sequence[Point]) -> None:
     """Shade all that is no more than the best control, and draw a line for each control with its name.
 
     The name stands at that end of the line which has fewer points near it.
@@ -172,7 +172,7 @@ def _draw_blind(axes: Axes, blind: Mapping[str, Estimate], found: Sequence[Point
         axes.text(
             0.005 if left else 0.995,
             each.value,
-            f"{'guess from the label' if f'{CONTROL}{name}' == CLASS_MEAN else 'blind guess'}: {name}",
+            f"{name.kind}: {name}",
             transform=axes.get_yaxis_transform(),  # x as a share of the width, y in decibels
             va="bottom",
             ha="left" if left else "right",
@@ -196,7 +196,7 @@ def _note(rows: Sequence[ReadTable], found: Sequence[Point], best: Sequence[Poin
         sentences.append(f"All of them: {'; '.join(sorted(shared))}.")
     missing = [
         each
-        for each in dict.fromkeys(row["defence"] for row in rows if not row["attack"].startswith(CONTROL))
+        for each in dict.fromkeys(row["defence"] for row in rows if control_of(row) is None)
         if each not in {point.defence for point in best}
     ]
     if missing:

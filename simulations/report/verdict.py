@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.scoring import CLASS_MEAN, CONTROL, UNDEFENDED
+from fl_privacy.simulations.results.controls import Control, control_of
+from fl_privacy.simulations.scoring import UNDEFENDED
 
 EXACT = 58.9
 """PSNR in dB of an image rounded to 8 bits (-10 log10(1 / (12 * 255^2))): beyond it nothing more is there to leak."""
@@ -53,11 +54,13 @@ def verdicts(experiment: Experiment, summary: Sequence[ReadTable]) -> list[Verdi
     """One verdict a condition, in the summary's order; the floor is the class mean, or else the best control."""
     groups: dict[str, list[ReadTable]] = {}
     for row in summary:
-        if not row["attack"].startswith(CONTROL):
+        if control_of(row) is None:
             groups.setdefault(row["defence"], []).append(row)
     best = {defence: max(group, key=_psnr) for defence, group in groups.items()}
-    controls = [row for row in summary if row["attack"].startswith(CONTROL) and row["psnr"] is not None]
-    floor = next((row for row in controls if row["attack"] == CLASS_MEAN), max(controls, key=_psnr, default=None))
+    controls = [row for row in summary if control_of(row) and row["psnr"] is not None]
+    floor = next(
+        (row for row in controls if control_of(row) is Control.CLASS_MEAN), max(controls, key=_psnr, default=None)
+    )
     return [_verdict(row, floor, best.get(_reference(experiment, defence))) for defence, row in best.items()]
 
 
@@ -116,7 +119,7 @@ def _verdict(row: ReadTable, floor: ReadTable | None, bare: ReadTable | None) ->
         row.get("psnr_high"),
         row["images"],
         row.get("recovered", row["images"]),
-        floor["attack"].removeprefix(CONTROL) if floor else None,
+        control_of(floor) if floor else None,
         floor["psnr"] if floor else None,
         bare["defence"] if bare is not None and other else None,
         bare["psnr"] if bare is not None and other else None,

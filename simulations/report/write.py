@@ -18,7 +18,7 @@ from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.report.verdict import verdicts
 from fl_privacy.simulations.results import files, storage
 from fl_privacy.simulations.results.records import Key, Scored
-from fl_privacy.simulations.scoring import CONTROL, faults, rows, summary
+from fl_privacy.simulations.scoring import faults, rows, summary
 
 
 def write(
@@ -52,9 +52,7 @@ def _digests(samples: Sequence[ReadTable], scored: Sequence[Scored], payloads: M
     """SHA-256 of every payload and reconstruction, and of all rows; times are no part of any of them."""
     timeless = [{key: value for key, value in row.items() if key != "seconds"} for row in samples]
     guesses = {
-        f"{each.attack}/{each.key.stem}": storage.guess_digest(each.guess)
-        for each in scored
-        if not each.attack.startswith(CONTROL)
+        f"{each.attack}/{each.key.stem}": storage.guess_digest(each.guess) for each in scored if each.control is None
     }
     text = json.dumps(timeless, sort_keys=True)
     return {"payloads": payloads, "reconstructions": guesses, "samples": hashlib.sha256(text.encode()).hexdigest()}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fl_privacy.evaluation import Score, Truth
 from fl_privacy.observation import Reconstruction
+from fl_privacy.simulations.results.controls import Control
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +26,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Scored:
-    """One guess with its score; `attack` is a control's name where nobody attacked; images in the truth's order."""
+    """One guess with its score, images in the truth's order; `control` says which it is where nobody attacked.
+
+    `attack` is the label of the attack, or how tables name the control.
+    """
 
     key: Key
     attack: str
@@ -33,6 +37,7 @@ class Scored:
     guess: Reconstruction
     truth: Truth
     score: Score
+    control: Control | None = None
 
     @property
     def images(self) -> Tensor:
