@@ -15,10 +15,6 @@ from trees import TREES
 
 from fl_privacy import data
 
-# dcor compiles with numba, whose LLVM aborts the whole process now and then where torch's libraries fill the addresses
-# near by ("finalize_object"); the oracle is as right, and quick enough, in plain Python
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
-
 KNOWN_BY_CHECKSUM = ("cifar10", "cifar100")
 
 

@@ -1,9 +1,9 @@
 """Distance correlation against dcor, a pairwise loop, and known answers."""
 
-import dcor
 import numpy as np
 import pytest
 import torch
+from dcor_oracle import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,9 +21,9 @@ def rows(n, d, *names):
 def oracle(x, z, estimator):
     x, z = x.flatten(1).numpy(), z.flatten(1).numpy()
     if estimator == "euclidean":
-        return dcor.distance_correlation(x, z)
+        return ask("distance_correlation", x, z)
     if estimator == "unbiased":
-        return dcor.u_distance_correlation_sqr(x, z)
+        return ask("u_distance_correlation_sqr", x, z)
     # double-centred squared distances are -2 times the centred Gram matrix: the root of linear CKA
     a, b = x - x.mean(0), z - z.mean(0)
     cross, own_x, own_z = (np.linalg.norm(m) for m in (a.T @ b, a.T @ a, b.T @ b))
