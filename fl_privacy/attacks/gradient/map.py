@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -20,6 +19,7 @@ from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.optimise import of_one_model
 from fl_privacy.attacks.gradient.priors import Prior, Spectrum, power_law, public, public_by_class
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
@@ -88,12 +88,7 @@ class MaximumAPosteriori(Attack):
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Invert the observations, those of one model object together."""
-        guesses: list[Reconstruction] = []
-        for _, group in groupby(
-            seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
-        ):
-            guesses += self._invert(list(group), rng)
-        return guesses
+        return [guess for group in of_one_model(seen) for guess in self._invert(group, rng)]
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """Minus the log posterior of images (N, C, H, W) and labels (N,), under the prior before any learning."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar, Literal
@@ -24,6 +24,14 @@ Stepper = Callable[[int, Tensor, Callable[[], Tensor]], None]
 """Moves the parameters: (iteration, losses (V,) with their graph, the losses (V,) anew wherever the parameters are)."""
 Guess = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and label logits (B, classes)."""
+
+
+def of_one_model(seen: Sequence[Observation]) -> Iterator[list[Observation]]:
+    """Neighbours that can be inverted in one call: of one model object, protocol, defence and device."""
+    for _, group in groupby(
+        seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
+    ):
+        yield list(group)
 
 
 class GradientInversion(Attack):
@@ -80,12 +88,7 @@ class GradientInversion(Attack):
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Invert the observations, those of one model object together."""
-        guesses: list[Reconstruction] = []
-        for _, group in groupby(
-            seen, key=lambda o: (id(o.model), o.spec, o.defence, next(iter(o.payload.values())).device)
-        ):
-            guesses += self._invert(list(group), rng)
-        return guesses
+        return [guess for group in of_one_model(seen) for guess in self._invert(group, rng)]
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The objective at images (N, C, H, W) in [0, 1] and labels (N,) int64."""
