@@ -1,0 +1,64 @@
+"""The commands that run and attack: run, attack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RunDir, Sets, Trust
+from fl_privacy.simulations.cli.shell import bad_input, failure, progress, search_here
+
+
+def run(
+    experiment: Annotated[str, typer.Argument(help="A shipped experiment (see 'list experiments') or a TOML file.")],
+    changes: Sets = None,
+    profile: Profile = None,
+    seed: Annotated[int | None, typer.Option(help="Every random stream follows from it.")] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    backend: Annotated[str, typer.Option(help="ray, or local for one process.")] = "ray",
+    workers: Annotated[int | None, typer.Option(help="Ray workers; one a core by default.")] = None,
+    device: Device = None,
+    keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
+) -> None:
+    """Run an experiment: collect what clients share, attack it, report what came back."""
+    search_here()
+    with bad_input():
+        from fl_privacy.simulations.config.early import check_backend, check_early
+
+        check_early(experiment, changes or (), profile, seed=seed, device=device)
+        check_backend(backend, workers)
+        from fl_privacy.simulations.config.load import load_experiment
+        from fl_privacy.simulations.run.pipeline import execute, plan
+
+        chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
+        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
+    with failure(checked.out), progress() as note:
+        result = execute(checked, note)
+    result.show()
+
+
+def attack(
+    run_dir: RunDir,
+    attack: Annotated[str | None, typer.Option(help="Another attack than the run's own.")] = None,
+    changes: Sets = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    trust: Trust = False,
+) -> None:
+    """Attack a run's saved observations again; nothing is simulated."""
+    if trust or any(":" in text for text in (attack or "", *(changes or ()))):
+        search_here()
+    with bad_input():
+        from fl_privacy.simulations.config.early import check_attack_early, check_run_folder
+
+        check_attack_early(attack, changes or ())
+        check_run_folder(run_dir)
+        from fl_privacy.simulations.run.again import execute_again, plan_again
+
+        checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
+    with failure(checked.out), progress() as note:
+        result = execute_again(checked, note)
+    result.show()
