@@ -3,6 +3,7 @@
 from fl_privacy.metrics.base import METRICS, Metric
 from fl_privacy.metrics.class_recognition import class_recognised
 from fl_privacy.metrics.correlations import correlations_of_set
+from fl_privacy.metrics.face_identity import faces_recognised
 from fl_privacy.metrics.label_accuracy import label_accuracy
 from fl_privacy.metrics.mse import mse
 from fl_privacy.metrics.psnr import psnr
@@ -21,6 +22,7 @@ __all__ = [
     "SetMetric",
     "class_recognised",
     "correlations_of_set",
+    "faces_recognised",
     "factorise",
     "label_accuracy",
     "mse",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fl_privacy.metrics.label_accuracy import label_accuracy
 from fl_privacy.metrics.reconstruction_risk import Factorisation
+from fl_privacy.observation import Images
 from fl_privacy.registry import Registry
 
 
@@ -19,8 +20,9 @@ class MatchedSet:
     """Guesses (N, C, H, W) in the order of their truths (N, C, H, W), with the true labels (N,).
 
     Beside them what some metrics need, None where nobody has it: `guessed_labels` (N,) of `classes` classes; a `judge`,
-    which is a classifier of the evaluator's own; `geometry`, by name, of images of the same kind. The latter two are
-    made when a metric asks for them. `seed`: of the shuffles that give a floor.
+    which is a classifier of the evaluator's own; `geometry`, by name, of images of the same kind; a `gallery`, which is
+    the evaluator's own labelled images of the same kind. The latter three are made when a metric asks for them. `seed`:
+    of the shuffles that give a floor.
     """
 
     guesses: Tensor
@@ -30,6 +32,7 @@ class MatchedSet:
     classes: int = 0
     judge: Callable[[], nn.Module] | None = None
     geometry: Callable[[], Mapping[str, Factorisation]] | None = None
+    gallery: Callable[[], Images] | None = None
     seed: int = 0
 
 

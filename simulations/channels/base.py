@@ -145,7 +145,7 @@ class Evaluation(ABC):
     columns: Mapping[str, tuple[str, str]] = {}
     unshown: frozenset[str] = frozenset()
     set_metrics: tuple[str, ...] = ()
-    provides: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset({"gallery"})
 
     @abstractmethod
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
@@ -178,6 +178,7 @@ class Evaluation(ABC):
             labels=torch.cat([each.truth.labels for each in group]),
             guessed_labels=torch.cat(labels) if len(labels) == len(group) else None,
             classes=federation.spec.classes,
+            gallery=lambda: federation.images_at(self.control_pool(federation)),
             seed=federation.experiment.seed,
         )
 

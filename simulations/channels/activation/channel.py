@@ -137,7 +137,7 @@ class ActivationEvaluation(Evaluation):
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
     set_metrics = ("distance_correlation", "class_recognition")
-    provides = frozenset({"judge"})
+    provides = Evaluation.provides | {"judge"}
     columns: Mapping[str, tuple[str, str]] = {
         "dCor\nx, z": ("model_dcor", "{:.3f}"),
         "its\nfloor": ("model_dcor_floor", "{:.2f}"),

@@ -185,7 +185,7 @@ class OutputEvaluation(Evaluation):
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
     set_metrics = ("pooled_psnr", "reconstruction_risk")
-    provides = frozenset({"geometry"})
+    provides = Evaluation.provides | {"geometry"}
     columns: Mapping[str, tuple[str, str]] = {
         "PSNR\npooled": ("pooled_psnr", "{:.2f}"),
         "R pub-\nlished": ("risk_published", "{:.3f}"),
