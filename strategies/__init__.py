@@ -2,7 +2,7 @@
 
     from fl_privacy.strategies import HonestButCurious
 
-    strategy = HonestButCurious(FedAvg(), sink=seen.append, model=Net, spec=spec, channel=ChannelName.UPDATE)
+    strategy = HonestButCurious(FedAvg(), out="observations")
 
 What is named here is loaded when it is first used.
 """

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 TOPS = {"fl_privacy": "fl_privacy", "strategies": "fl_privacy.strategies", "simulations": "fl_privacy.simulations"}
 LAYERS = {
     "fl_privacy": (
-        ("seeding", "settings", "registry", "observation", "optimiser_state", "weights"),
+        ("atomic", "seeding", "settings", "registry", "observation", "optimiser_state", "weights"),
         ("data", "metrics", "models"),
         ("defences",),
         ("federated", "split", "joint_training"),
@@ -19,6 +19,7 @@ LAYERS = {
     ),
     "fl_privacy.strategies": (
         ("guard", "grid", "records"),
+        ("recorder",),
         ("mods", "observer", "inference", "federated", "split"),
     ),
     "fl_privacy.simulations": (

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fl_privacy.simulations.results.files import write_atomic
+from fl_privacy.atomic import write_atomic
 
 COLOURS = (1, 3)  # channels that an image can be drawn with
 ROWS = 5  # images of one column that are drawn

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from fl_privacy.atomic import write_atomic
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -128,7 +129,7 @@ class Result:
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in found for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
-        return files.write_atomic(Path(path), text.getvalue().encode())
+        return write_atomic(Path(path), text.getvalue().encode())
 
     def table(self) -> Table:
         """The summary as a rich table: `rich.print(result.table())`."""

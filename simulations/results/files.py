@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fl_privacy.atomic import write_atomic
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import ReadTable
 
@@ -71,18 +72,6 @@ def new_folder(path: Path) -> Path:
         raise ValueError(f"the run folder {path} cannot be written: {error}") from error
     if any(path.iterdir()):
         raise ValueError(f"the run folder {path} is not empty: choose another --out, or delete it first")
-    return path
-
-
-def write_atomic(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader finds the whole of it or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 
