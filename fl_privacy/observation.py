@@ -120,6 +120,19 @@ class KnownDefence(Protocol):
         """What is certain about `on_release`: the same for a clip, the identity for noise. Differentiable."""
         ...
 
+    def as_seen(self, payload: Tensors, released: Tensors) -> Tensors:
+        """The same for an adversary who has seen `released`, which may show more, such as what was pruned."""
+        ...
+
+    @property
+    def release_tells(self) -> bool:
+        """Whether `as_seen` is another function for another release."""
+        ...
+
+    def hidden_variance(self, released: Tensors) -> Tensors | None:
+        """The variance of `released`, by name (0-d), that no second release of it shows; None where there is none."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:

@@ -8,6 +8,8 @@ from statistics import fmean
 from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.defences import Chain
+from fl_privacy.defences.sign import Sign
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import ChannelName, Observation
 from fl_privacy.seeding import one_thread, stream
@@ -49,6 +51,8 @@ def too_much(seen: Observation) -> str:
         return "it is that of gradients, or of the update of one step, whose model is known"
     if seen.channel is ChannelName.UPDATE and not seen.spec.local.sends_gradient(seen.examples):
         return "an update of several local steps has no bound yet: it is linear in no image"
+    if isinstance(seen.defence, Chain) and any(isinstance(each, Sign) for each in seen.defence.defences):
+        return "signs are no linear function of what they are made of"
     channels, height, width = seen.spec.image_shape
     pixels = seen.spec.batch_size * channels * height * width
     parameters = sum(value.numel() for value in trainable(seen.model).values())

@@ -1,6 +1,18 @@
 """Client-side defences, as hooks; an experiment is an ordered chain of them."""
 
-from fl_privacy.defences import clip, noise, nopeek, outputs
+from fl_privacy.defences import clip, noise, nopeek, outputs, prune, quantise, sign
 from fl_privacy.defences.base import DEFENCES, Chain, Defence, chain
 
-__all__ = ["DEFENCES", "Chain", "Defence", "chain", "clip", "noise", "outputs", "nopeek"]
+__all__ = [
+    "DEFENCES",
+    "Chain",
+    "Defence",
+    "chain",
+    "clip",
+    "noise",
+    "outputs",
+    "nopeek",
+    "prune",
+    "quantise",
+    "sign",
+]

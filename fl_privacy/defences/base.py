@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,24 @@ class Defence:
         An adversary who knows that the defence is there applies it to its own guesses. Differentiable.
         """
         return payload
+
+    def as_seen(self, payload: Tensors, released: Tensors) -> Tensors:
+        """What is certain about `on_release` of `payload` for an adversary who has seen `released`.
+
+        By default that is `without_noise`; a release may show more, as pruning shows which values it kept.
+        """
+        return self.without_noise(payload)
+
+    def norm_bound(self, before: float) -> float:
+        """The largest L2 norm, over all tensors, of a release whose payload had at most `before`; infinite: none."""
+        return math.inf
+
+    def hidden_variance(self, released: Tensors) -> Tensors | None:
+        """The variance of `released`, by name (0-d), that no second release of it shows: that of rounding to a grid.
+
+        None where a second release is as random as the first.
+        """
+        return None
 
     def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
         """The last thing before the wire: same names and shapes out as in.
@@ -68,6 +87,22 @@ class Chain:
         for defence in self.defences:
             payload = defence.without_noise(payload)
         return payload
+
+    def as_seen(self, payload: Tensors, released: Tensors) -> Tensors:
+        """What is certain about the chain's release of `payload`, for an adversary who has seen `released`."""
+        for defence in self.defences:
+            payload = defence.as_seen(payload, released)
+        return payload
+
+    @property
+    def release_tells(self) -> bool:
+        """Whether `as_seen` is another function for another release."""
+        return any(type(defence).as_seen is not Defence.as_seen for defence in self.defences)
+
+    def hidden_variance(self, released: Tensors) -> Tensors | None:
+        """The sum of the members' hidden variances, or None where no member has one."""
+        found = [variance for d in self.defences if (variance := d.hidden_variance(released)) is not None]
+        return {name: torch.stack([each[name] for each in found]).sum() for name in released} if found else None
 
     @property
     def label(self) -> str:

@@ -28,6 +28,9 @@ class Clip(Defence):
     def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
         return self.without_noise(payload)
 
+    def norm_bound(self, before: float) -> float:
+        return min(self.norm, before)
+
     def without_noise(self, payload: Tensors) -> Tensors:
         if math.isinf(self.norm) or not payload:
             return payload

@@ -13,19 +13,8 @@ import torch
 from torch import Tensor
 
 from fl_privacy.defences.base import DEFENCES, Defence
+from fl_privacy.defences.straight_through import straight_through
 from fl_privacy.observation import Tensors
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The value of one tensor with the gradient of another; adding a difference instead would not keep the bits."""
-
-    @staticmethod
-    def forward(ctx: object, value: Tensor, quantised: Tensor) -> Tensor:
-        return quantised
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
 
 
 def _each(payload: Tensors, change: Callable[[Tensor], Tensor]) -> Tensors:
@@ -38,8 +27,7 @@ def _decimals(payload: Tensors, decimals: int, to_whole: Callable[[Tensor], Tens
     def quantise(value: Tensor) -> Tensor:
         # float64 inside: float32 cannot hold 7 decimals times 10^7
         quantised = (to_whole(value.detach().double() * 10**decimals) / 10**decimals).to(value.dtype)
-        out: Tensor = _StraightThrough.apply(value, quantised)
-        return out
+        return straight_through(value, quantised)
 
     return _each(payload, quantise)
 
@@ -143,7 +131,6 @@ class ArgMax(Defence):
             if value.shape[-1] == 0:
                 return value
             hot = torch.zeros_like(value).scatter_(-1, value.argmax(-1, keepdim=True), 1)
-            out: Tensor = _StraightThrough.apply(value, hot)
-            return out
+            return straight_through(value, hot)
 
         return _each(payload, one_hot)

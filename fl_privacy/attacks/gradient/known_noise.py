@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,25 +20,48 @@ ENOUGH = 4096
 def noise_deviation(seen: Observation, seed: int = 0) -> Tensor | None:
     """The standard deviation (P,) of the noise on each entry of the observed gradient, in its order and unit.
 
-    Every tensor of the payload has one deviation, that of `on_release` less what is certain of it. None where nothing
-    is known, or nothing random. It works for any chain, because a law that is known can be drawn from.
+    Every tensor of the payload has one deviation: that of `on_release` less what is certain of it, and of what no
+    second release shows, such as rounding. None where nothing is known, or nothing random. It works for any chain,
+    because a law that is known can be drawn from.
     """
     if not seen.defence:
         return None
     assert seen.model is not None
     shapes = {name: value.shape for name, value in trainable(seen.model).items()}
+    drawn, hidden = _drawn_variance(seen, list(shapes), seed), seen.defence.hidden_variance(seen.payload)
+    variances = {name: drawn[name] + (float(hidden[name]) if hidden else 0.0) for name in shapes}
+    overall = sum(variances[n] * shape.numel() for n, shape in shapes.items()) / sum(
+        map(torch.Size.numel, shapes.values())
+    )
+    if overall == 0:
+        return None
+    first = next(iter(seen.payload.values()))
+    parts = [torch.full((shape.numel(),), variances[n] ** 0.5, device=first.device) for n, shape in shapes.items()]
+    of_one: Tensor = torch.cat(parts).clamp_min(1e-3 * overall**0.5) / abs(gradient_unit(seen))
+    return of_one / math.sqrt(len(seen.clients))  # a mean of several messages, each with noise of its own
+
+
+def noise_deviations(seen: Sequence[Observation], seed: int = 0) -> Tensor | None:
+    """The deviations (V, P) of victims of one model and defence, or None: one's own only where its release decides."""
+    deviation = noise_deviation(seen[0], seed)
+    if deviation is None:
+        return None
+    assert seen[0].defence is not None
+    if seen[0].defence.hidden_variance(seen[0].payload) is None:
+        return deviation.expand(len(seen), -1)
+    own = [noise_deviation(each, seed) for each in seen[1:]]
+    return torch.stack([deviation, *(deviation if each is None else each for each in own)])
+
+
+def _drawn_variance(seen: Observation, names: Sequence[str], seed: int) -> dict[str, float]:
+    """The mean squared difference, by name, of second releases from what is certain of them."""
+    assert seen.defence is not None
     certain = seen.defence.without_noise(seen.payload)
-    squares, counts = dict.fromkeys(shapes, 0.0), dict.fromkeys(shapes, 0)
+    squares, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for draw in range(DRAWS):
         released = seen.defence.on_release(seen.payload, seed + draw)
-        for name in shapes:
+        for name in names:
             squares[name] += float((released[name] - certain[name]).square().sum())
             counts[name] += released[name].numel()
     overall = sum(squares.values()) / sum(counts.values())
-    if overall == 0:
-        return None
-    own = {n: squares[n] / counts[n] if counts[n] >= ENOUGH else overall for n in shapes}
-    first = next(iter(seen.payload.values()))
-    parts = [torch.full((shape.numel(),), own[n] ** 0.5, device=first.device) for n, shape in shapes.items()]
-    of_one: Tensor = torch.cat(parts).clamp_min(1e-3 * overall**0.5) / abs(gradient_unit(seen))
-    return of_one / math.sqrt(len(seen.clients))  # a mean of several messages, each with noise of its own
+    return {name: squares[name] / counts[name] if counts[name] >= ENOUGH else overall for name in names}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fl_privacy.attacks.gradient.gauss_newton import Residual
-from fl_privacy.attacks.gradient.known_noise import noise_deviation
+from fl_privacy.attacks.gradient.known_noise import noise_deviations
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
 from fl_privacy.attacks.gradient.priors import Prior
@@ -64,11 +64,11 @@ def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:
     first = seen[0]
     assert first.model is not None
     observed = torch.stack([observed_step(each) for each in seen])
-    deviation = noise_deviation(first, 0)
+    deviation = noise_deviations(seen)
     if deviation is None:
         weight = 1 / _layer_size(observed, [value.numel() for value in trainable(first.model).values()])
     else:
-        weight = (1 / deviation).expand_as(observed)
+        weight = 1 / deviation
     return Likelihood(
         observed.repeat(repeats, 1),
         weight.repeat(repeats, 1),

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fl_privacy.attacks.gradient.defended import defended
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.matching import (
     Matcher,
     PartialSlope,
     adversary_copy,
-    defended,
     gradient_matcher,
     soft_cross_entropy,
 )
@@ -65,7 +65,7 @@ def _of_one_client(
         def match(images: Tensor, targets: Tensor) -> Tensor:
             return inner(normalised(images, local), targets)
 
-    return defended(match, first) if first.defence else match
+    return defended(match, seen, restarts) if first.defence else match
 
 
 def mean_step(spec: Spec, weights: Tensors, slope: PartialSlope) -> Tensors:

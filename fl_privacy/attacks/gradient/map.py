@@ -176,12 +176,19 @@ def posterior_draw(residual: Residual, u: Tensor, given: Likelihood, rng: torch.
 
 def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng: torch.Generator) -> Tensor:
     """The labels (V, B) of the victims `seen`, from gradients of images that the prior draws."""
-    spec = seen[0].spec
+    first = seen[0]
+    spec, chain = first.spec, first.defence
     u = torch.randn(LABEL_IMAGES, prior.mean.numel(), generator=rng)
     images = prior.images(u.to(observed)).clamp(0, 1)
     one_step = replace(spec, batch_size=1, local=replace(spec.local, epochs=1, steps=0, batch_size=0))
-    single = matcher_for([replace(seen[0], spec=one_step, others=())], restarts=LABEL_IMAGES)
-    return regress_labels(single, images, observed, noise_deviation(seen[0]), spec.classes, spec.batch_size)
+
+    def read(victim: Observation, gradients: Tensor) -> Tensor:
+        single = matcher_for([replace(victim, spec=one_step, others=())], restarts=LABEL_IMAGES)
+        return regress_labels(single, images, gradients, noise_deviation(victim), spec.classes, spec.batch_size)
+
+    if chain and (chain.release_tells or chain.hidden_variance(first.payload) is not None):
+        return torch.cat([read(each, gradient[None]) for each, gradient in zip(seen, observed, strict=True)])
+    return read(first, observed)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.matching import adversary_copy, defended, gradient_matcher, observed_gradient
+from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.matching import observed_gradient
 from fl_privacy.observation import Observation
 
 
@@ -15,11 +16,7 @@ def relative_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> floa
 
     Of a defence that is known, what is certain (a clip) is applied to g(x, y) as well.
     """
-    assert seen.model is not None
     target = observed_gradient(seen)
-    model = adversary_copy(seen.model, seen.spec.training_mode).to(target.device)
-    match = gradient_matcher(model, 1)
-    match = defended(match, seen) if seen.defence else match
     targets = F.one_hot(labels, seen.spec.classes).to(target)
-    found = match(inputs.to(target).unsqueeze(0), targets.unsqueeze(0))[0]
+    found = matcher_for([seen])(inputs.to(target).unsqueeze(0), targets.unsqueeze(0))[0]
     return float((found.detach() - target).norm() / target.norm().clamp_min(torch.finfo(target.dtype).tiny))
