@@ -15,7 +15,7 @@ from torch import nn
 from fl_privacy.joint_training.pair import OUTPUTS, outputs
 from fl_privacy.observation import ChannelName, Observation, Spec
 from fl_privacy.seeding import one_thread
-from fl_privacy.strategies.mods import TaskOf, defence_mod
+from fl_privacy.strategies.mods import TaskOf, task_mod
 from fl_privacy.strategies.records import (
     ARRAYS,
     CONFIG,
@@ -40,7 +40,7 @@ def outputs_schema(spec: Spec) -> Schema:
 
 def inference_app(task_of: TaskOf) -> ClientApp:
     """The users: 'query.outputs' answers for the party's private batch, through its defences; 'query.hello'."""
-    app = ClientApp(mods=[defence_mod(task_of)])
+    app = ClientApp(mods=[task_mod(task_of)])
 
     @app.query("outputs")
     def answer(message: Message, context: Context) -> Message:

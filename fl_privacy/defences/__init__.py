@@ -2,12 +2,14 @@
 
 from fl_privacy.defences import clip, noise, nopeek, outputs, prune, quantise, sign
 from fl_privacy.defences.base import DEFENCES, Chain, Defence, chain
+from fl_privacy.defences.text import chain_of
 
 __all__ = [
     "DEFENCES",
     "Chain",
     "Defence",
     "chain",
+    "chain_of",
     "clip",
     "noise",
     "outputs",

@@ -15,7 +15,7 @@ from fl_privacy.federated.local_training import train_locally
 from fl_privacy.observation import LocalTraining
 from fl_privacy.seeding import one_thread, seeded, stream
 from fl_privacy.settings import check_settings
-from fl_privacy.strategies.mods import TaskOf, defence_mod
+from fl_privacy.strategies.mods import TaskOf, task_mod
 from fl_privacy.strategies.records import ARRAYS, CONFIG, client_of, reply_with, round_of, unpack
 from fl_privacy.weights import load_weights
 
@@ -41,7 +41,7 @@ def gradient_app(task_of: TaskOf) -> ClientApp:
     `task_of(message, context)` gives the client's task; its `model()` decides the mode of each of its modules. Local
     training reads its settings (`local_training`) from the message's config, where FedProx puts 'proximal-mu' too.
     """
-    app = ClientApp(mods=[defence_mod(task_of)])
+    app = ClientApp(mods=[task_mod(task_of)])
 
     @app.train("gradient")
     def share_gradient(message: Message, context: Context) -> Message:
