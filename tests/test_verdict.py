@@ -43,6 +43,16 @@ def test_the_verdict_is_the_maximum_over_the_attackers_beside_the_class_mean_and
     assert str(plain) == "none: 59.8 dB by map (mean image 12.8)", "the best control where no class is read"
 
 
+def test_the_class_is_read_by_whoever_reads_it_best_and_the_receiver_needs_no_attack():
+    read = [{"attack": name, "class_recognised": share} for name, share in (("decoder", 0.48), ("averaging", 0.31))]
+    for own, said in ((0.75, "75% by the receiver itself"), (0.4, "48% by decoder"), (None, "48% by decoder")):
+        rows = [row(each["attack"], NOISE, 11.0) | each | {"model_accuracy": own} for each in read]
+        (found,) = verdicts(experiment(), rows)
+        assert str(found).endswith(f"; the class is read in {said}")
+    (silent,) = verdicts(experiment(), [row("map", NOISE, 11.0) | {"model_accuracy": 0.9}])
+    assert silent.class_read is None, "no class was looked for, so accuracy is no reading"
+
+
 def test_a_verdict_says_what_did_not_come_back():
     summary = [row("peeling", "none", 118.0, recovered=3), row("peeling", NOISE, None)]
     assert [str(each) for each in verdicts(experiment(), summary)] == [

@@ -15,6 +15,8 @@ EXACT = 58.9
 """PSNR in dB of an image rounded to 8 bits (-10 log10(1 / (12 * 255^2))): beyond it nothing more is there to leak."""
 LEAST_IMAGES = 4
 """Images below which a bootstrap interval says nothing of how far a mean may be off."""
+RECEIVER = "the receiver itself"
+"""Who needs no attack: the server's segment, by its accuracy on held-out inputs that are released in the same way."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Verdict:
     `psnr_low` and `psnr_high` are its 95 % interval. `attack` and `psnr` are None where nothing came back, or none was
     measured. Beside it what the control named `floor` got, and the verdict on `undefended`, the same protocol without
     any defence: None where there is none, or where that is this condition.
+
+    `class_read`, where the evaluator looks for the class in what comes back: the largest share of images whose class
+    somebody reads, by `reader`, which is an attack or the receiver itself, whose model reads every release for free.
     """
 
     defence: str
@@ -37,9 +42,14 @@ class Verdict:
     floor_psnr: float | None = None
     undefended: str | None = None
     undefended_psnr: float | None = None
+    class_read: float | None = None
+    reader: str | None = None
 
     def __str__(self) -> str:
-        """Such as 'gaussian_noise(scale=0.3): 20.4 dB by map (class mean 16.6, none 59.8)'."""
+        """Such as 'gaussian_noise(scale=0.3): 20.4 dB by map (class mean 16.6, none 59.8)'.
+
+        Where classes are looked for: '...; the class is read in 75 % by the receiver itself'.
+        """
         if self.psnr is None:
             got = "no PSNR" if self.recovered else "nothing came back"
         else:
@@ -47,7 +57,8 @@ class Verdict:
             got = f"{self.psnr:.1f} dB by {self.attack}{some}"
         beside = [(self.floor, self.floor_psnr), (self.undefended, self.undefended_psnr)]
         known = [f"{name} {psnr:.1f}" for name, psnr in beside if psnr is not None]
-        return f"{self.defence}: {got}" + (f" ({', '.join(known)})" if known else "")
+        read = "" if self.class_read is None else f"; the class is read in {self.class_read:.0%} by {self.reader}"
+        return f"{self.defence}: {got}" + (f" ({', '.join(known)})" if known else "") + read
 
 
 def verdicts(experiment: Experiment, summary: Sequence[ReadTable]) -> list[Verdict]:
@@ -61,7 +72,10 @@ def verdicts(experiment: Experiment, summary: Sequence[ReadTable]) -> list[Verdi
     floor = next(
         (row for row in controls if control_of(row) is Control.CLASS_MEAN), max(controls, key=_psnr, default=None)
     )
-    return [_verdict(row, floor, best.get(_reference(experiment, defence))) for defence, row in best.items()]
+    return [
+        _verdict(row, floor, best.get(_reference(experiment, defence)), *_class_read(groups[defence]))
+        for defence, row in best.items()
+    ]
 
 
 def leaks_more(found: Sequence[Verdict]) -> list[str]:
@@ -95,6 +109,17 @@ def _interval(each: Verdict) -> str:
     return f"{each.psnr:.1f} dB by {each.attack}, 95 % {each.psnr_low:.1f}-{each.psnr_high:.1f}"
 
 
+def _class_read(group: Sequence[ReadTable]) -> tuple[float | None, str | None]:
+    """How often whoever reads classes best reads them from the releases of one condition, and who; None for nobody."""
+    readers = {row["attack"]: row["class_recognised"] for row in group if row.get("class_recognised") is not None}
+    if not readers:
+        return None, None
+    if (own := group[0].get("model_accuracy")) is not None:
+        readers[RECEIVER] = own
+    reader = max(readers, key=lambda name: readers[name])
+    return readers[reader], reader
+
+
 def _psnr(row: ReadTable) -> float:
     return -math.inf if row["psnr"] is None else float(row["psnr"])
 
@@ -108,7 +133,9 @@ def _reference(experiment: Experiment, defence: str) -> str:
     return UNDEFENDED
 
 
-def _verdict(row: ReadTable, floor: ReadTable | None, bare: ReadTable | None) -> Verdict:
+def _verdict(
+    row: ReadTable, floor: ReadTable | None, bare: ReadTable | None, class_read: float | None, reader: str | None
+) -> Verdict:
     came = row["psnr"] is not None
     other = bare is not None and bare["defence"] != row["defence"]
     return Verdict(
@@ -123,4 +150,6 @@ def _verdict(row: ReadTable, floor: ReadTable | None, bare: ReadTable | None) ->
         floor["psnr"] if floor else None,
         bare["defence"] if bare is not None and other else None,
         bare["psnr"] if bare is not None and other else None,
+        class_read,
+        reader,
     )

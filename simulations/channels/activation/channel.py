@@ -173,8 +173,9 @@ class ActivationEvaluation(Evaluation):
             f"blind guess's. {measured if n else ''}"
             f"{compared if guesses else ''}"
             "Class read: how often a classifier of the evaluator's own sees the true class in the guess "
-            f"({readable:.0%} in the images themselves). Other estimators, what was released after the noise, and "
-            "every floor: results.json."
+            f"({readable:.0%} in the images themselves). The verdict takes the receiver's own reading, its "
+            "model's accuracy, where that is more: it needs no attack. Other estimators, what was released after the "
+            "noise, and every floor: results.json."
         )
 
 
