@@ -113,7 +113,7 @@ def test_a_result_keeps_its_verdicts_and_shows_them_below_its_table(folder, caps
     out = " ".join(capsys.readouterr().out.split())
     for each in result.verdicts:
         assert str(each) in out
-        assert str(each) in result._repr_html_()
+        assert f"{each.psnr:.1f} dB" in result._repr_html_()
 
 
 def test_the_table_warns_where_a_defended_condition_seems_to_leak_more(folder, capsys):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,36 +16,68 @@ from fl_privacy.attacks import Attack
 from fl_privacy.data import data_root as find_root
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Images, Reconstruction
-from fl_privacy.settings import PlainTable
+from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.auditing.asked import Facts, Local, Model, facts
 from fl_privacy.simulations.auditing.case import Case, case
 from fl_privacy.simulations.auditing.granted import Pair, blind_scores, granted_truth, public_images, scores
 from fl_privacy.simulations.auditing.tries import ORDER, Try, chosen, tries
 from fl_privacy.simulations.auditing.weight_files import Weights
 from fl_privacy.simulations.progress import Note
-from fl_privacy.simulations.report.audit_page import table, verdict, words
+from fl_privacy.simulations.report.audit_page import page_of_audit
+from fl_privacy.simulations.report.audit_words import flat, grid, verdict, words
+from fl_privacy.simulations.report.csv import write_csv
 from fl_privacy.simulations.report.figures import Column, draw
-from fl_privacy.simulations.report.table import console
+from fl_privacy.simulations.report.html import fragment, write_html
+from fl_privacy.simulations.report.page import Page
+from fl_privacy.simulations.report.table import as_rich, console
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.environment import describe
-
-REPORT = "audit.json"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A finished audit: its folder, the report as plain values (audit.json), and what came back by attack."""
+    """A finished audit: its folder, the report as plain values (audit.json), and what came back by attack.
+
+    In a notebook it shows itself as a page.
+    """
 
     folder: Path
-    report: PlainTable
-    guesses: dict[str, Reconstruction]
+    report: ReadTable
+    guesses: Mapping[str, Reconstruction]
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Audit:
+        """The audit in a folder that `audit` has written.
+
+        Raises:
+            ValueError: it holds none, or a damaged one.
+        """
+        folder = Path(folder).absolute()
+        report = files.read_object(folder / files.AUDIT, "attacks", "controls", "verdict", "environment", "sha256")
+        found = {each["attack"]: folder / f"{files.slug(each['attack'])}.safetensors" for each in report["attacks"]}
+        return cls(folder, report, {name: _read(path, report, name) for name, path in found.items() if path.exists()})
+
+    def page(self) -> Page:
+        """What `fl-privacy report --html` and a notebook show: the verdict first, and all that it rests on."""
+        return page_of_audit(self.report, self.folder)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the page as one file that needs nothing else, report.html in the audit's folder by default."""
+        return write_html(self.page(), Path(path) if path is not None else self.folder / files.PAGE)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write a row an attack and a control as CSV, numbers with every digit, and return the path."""
+        return write_csv(Path(path), flat(self.report))
+
+    def _repr_html_(self) -> str:
+        return fragment(self.page())
 
     def show(self) -> None:
         """Print the verdict, the table and the reasons."""
         out = console()
         for sentence in verdict(self.report):
             out.print(sentence, markup=False, highlight=False)
-        out.print(table(self.report))
+        out.print(as_rich(grid(self.report), "What came back"))
         out.print(words(self.report), markup=False, highlight=False, soft_wrap=True)
         out.print("folder:", self.folder, soft_wrap=True, highlight=False)
 
@@ -161,6 +194,7 @@ def execute_audit(plan: AuditPlan, note: Note) -> Audit:
         "image_shape": plan.facts.image_shape,
         "classes": plan.facts.classes,
         "local": asdict(plan.facts.local),
+        "public": 0 if plan.public is None else len(plan.public.inputs),
         "doubts": plan.case.doubts,
         "assumed": plan.case.assumed,
         "attacks": [_row(each, None if real is None else scores(each, seen, real)) for each in done],
@@ -169,7 +203,7 @@ def execute_audit(plan: AuditPlan, note: Note) -> Audit:
         "environment": describe(),
     }
     report["verdict"] = verdict(report)
-    files.write_json(plan.out / REPORT, report)
+    files.write_json(plan.out / files.AUDIT, report)
     guesses = {each.name: each.guess for each in done if each.guess is not None}
     for name, guess in guesses.items():
         _write(plan.out, name, guess)
@@ -195,6 +229,14 @@ def _row(each: Try, scored: PlainTable | None) -> PlainTable:
     }
 
 
+def _read(path: Path, report: ReadTable, name: str) -> Reconstruction:
+    """What `_write` wrote of one attack, with its own loss."""
+    found = files.read_tensors(path)
+    row = next(each for each in report["attacks"] if each["attack"] == name)
+    loss = math.nan if row["loss"] is None else row["loss"]
+    return Reconstruction(inputs=found.get("images"), labels=found.get("labels"), bound=found.get("bound"), loss=loss)
+
+
 def _counts(labels: Tensor) -> dict[str, int]:
     values, counts = torch.unique(labels, return_counts=True)
     return {str(label): count for label, count in zip(values.tolist(), counts.tolist(), strict=True)}
@@ -212,7 +254,8 @@ def _write(folder: Path, name: str, guess: Reconstruction) -> None:
     rows = max(1, math.ceil(math.sqrt(len(guess.inputs))))
     parts = torch.split(torch.arange(len(guess.inputs)), min(rows, 5))
     columns = [Column("", *_cells(guess, part, len(parts[0]))) for part in parts]
-    draw(folder / f"{stem}.png", f"What {name} rebuilt", columns, "From the update alone, in no particular order.")
+    note = textwrap.fill("From the update alone, in no particular order.", 28 * len(columns))
+    draw(folder / f"{stem}.png", textwrap.fill(f"What {name} rebuilt", 20 * len(columns)), columns, note)
 
 
 def _cells(guess: Reconstruction, part: Tensor, height: int) -> tuple[Tensor, list[str]]:

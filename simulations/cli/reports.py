@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from fl_privacy.simulations.cli.options import DataRoot, RunDir, Trust
 from fl_privacy.simulations.cli.shell import bad_input, search_here
 
+if TYPE_CHECKING:
+    from fl_privacy.simulations.auditing.audit import Audit
+    from fl_privacy.simulations.report.result import Result
 
-def report(run_dir: RunDir, data_root: DataRoot = None, trust: Trust = False) -> None:
-    """Print a finished run's table and draw its figure again, from its files."""
+
+def report(
+    run_dir: RunDir,
+    html: Annotated[bool, typer.Option("--html", help="Write report.html, one page for a browser, and a CSV.")] = False,
+    data_root: DataRoot = None,
+    trust: Trust = False,
+) -> None:
+    """Print what a finished run or audit found, from its files; of a run the figures are drawn again."""
     if trust:
         search_here()
     with bad_input():
-        from fl_privacy.simulations.config.early import check_run_folder
+        found = _opened(run_dir, data_root, trust)
+        from fl_privacy.simulations.results.files import PAGE, ROWS
 
-        check_run_folder(run_dir)
-        from fl_privacy.simulations.run.again import reopen
+        written = [found.to_html(run_dir / PAGE), found.to_csv(run_dir / ROWS)] if html else []
+    found.show()
+    for path in written:
+        typer.echo(f"written: {path}")
 
-        result = reopen(run_dir, data_root, trust)
-    result.show()
+
+def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit:
+    """What a folder holds, by the file that it has.
+
+    Raises:
+        ValueError: neither a finished run nor a finished audit.
+    """
+    from fl_privacy.simulations.results.files import AUDIT
+
+    if (folder / AUDIT).is_file():
+        from fl_privacy.simulations.auditing.audit import Audit
+
+        return Audit.read(folder)
+    from fl_privacy.simulations.config.early import check_run_folder
+
+    check_run_folder(folder)
+    from fl_privacy.simulations.run.again import reopen
+
+    return reopen(folder, data_root, trust)

@@ -132,6 +132,12 @@ def attack_of(component: Component) -> Attack:
     return attack
 
 
+def attacks_of(channel: str) -> list[str]:
+    """The names of all attacks on a channel, without those that only carry out a paper as it was published."""
+    found = ATTACKS.usable().items()
+    return [name for name, each in found if channel in each.channels and not name.endswith("_as_published")]
+
+
 def _unlabelled(settings: ReadTable) -> PlainTable:
     return {key: value for key, value in settings.items() if key != "label"}
 

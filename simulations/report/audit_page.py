@@ -1,124 +1,97 @@
-"""What an audit says, in words and a table: the verdict first, then how sure, what was assumed, what was not found."""
+"""The page of an audit: the verdict first, then what came back, how sure it is, what was assumed."""
 
 from __future__ import annotations
 
-import math
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
+from fl_privacy.observation import ChannelName
 from fl_privacy.settings import ReadTable
+from fl_privacy.simulations.config.resolve import attacks_of
+from fl_privacy.simulations.report.audit_words import NO_TRUTH, SCORED_WORDS, findings, grid, meanings, reasons
+from fl_privacy.simulations.report.page import Block, Page, Paragraphs, Picture, Points, Section, Terms
+from fl_privacy.simulations.report.reproduce import reproduce
+from fl_privacy.simulations.report.threat import HELD, NOT_MODELLED, SEATS
+from fl_privacy.simulations.results import files
 
-EXPLAINED = 0.01  # of the update's norm may stay unexplained where images count as found
-EXACT = 1e-4  # below this, what stays unexplained is rounding
-WIDTH = 110
-NO_TRUTH = (
-    "No truth was given, so that no PSNR is claimed: how sure a guess is, its own loss, its bound and what it leaves "
-    "unexplained say. Images that explain everything may still be others with the same gradient, as where several "
-    "images share a class."
+SCALE = (
+    "'leaks': what was rebuilt explains the update almost wholly, or labels could be read in it. 'unclear': images "
+    "were made that do not explain it. 'nothing found': no attack that was tried gave an image, which is no proof."
 )
+PYTHON = """from fl_privacy.simulations import audit
 
-SCORED = (
-    "PSNR, SSIM and right (the share of labels) are means over the images; the controls guess without the update: the "
-    "class mean is told the labels, and the others know nothing."
-)
+audit(...)  # with the arguments of the first time: the facts are under 'What was assumed'"""
 
 
-def verdict(report: ReadTable) -> list[str]:
-    """What leaks, a sentence each."""
-    count, found = report["images"], report["attacks"]
-    named = f"{count} image" + "s" * (count != 1)
-    said = []
-    if exact := [each for each in found if each["images"] and _left(each) <= EXPLAINED]:
-        best = min(exact, key=lambda each: max(_left(each), EXACT))  # of equals the first, which is the most exact way
-        said.append(
-            f"It leaks: {best['attack']} rebuilt {named} that explain all but {_left(best):.1g} of this update"
-            f"{_beside_controls(best, report['controls'])}."
-        )
-    elif any(each["images"] for each in found):
-        said.append(f"Guesses at the {named} were made, and none of them explains the update: look at the pictures.")
-    else:
-        said.append(f"None of the attacks tried rebuilt the {named}. That is no proof: others may.")
-    if read := next((each for each in found if each["labels"] is not None), None):
-        said.append(f"Labels were read ({read['attack']}): {_counts(read['label_counts'])}.")
-    return said
+def page_of_audit(report: ReadTable, folder: Path) -> Page:
+    """The page of a finished audit in `folder`, whose audit.json holds `report`."""
+    count = report["images"]
+    sections = [
+        Section("Who sees what", [Terms(_who_sees_what(report))]),
+        Section("What came back", list(_pictures(report, folder))),
+        Section("The numbers", list(_table(report))),
+        Section("What was not found, and why", [Points(reasons(report))] if reasons(report) else []),
+        Section("What is odd", [Points(list(report["doubts"]))] if report["doubts"] else []),
+        Section("What was assumed", [Points(list(_assumed(report)))]),
+        Section("What was not tried", [Points(list(_untried(report)))]),
+        reproduce(
+            report["environment"],
+            {"SHA-256 of the update": str(report["sha256"])},
+            PYTHON,
+            "The files of weights are not kept here: the hash says whether an update is the same.",
+        ),
+    ]
+    return Page(
+        title="What one update gives away",
+        question=(
+            f"What can a server read in one update of one client, of {count} private image{'s' * (count != 1)}, that "
+            "it received as agreed?"
+        ),
+        warnings=[],
+        verdict=findings(report),
+        scale=SCALE,
+        sections=[each for each in sections if each.blocks],
+        files={"the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG": folder},
+    )
 
 
-def _left(each: ReadTable) -> float:
-    """What a guess leaves unexplained; of images without labels the attack's own loss says it, as that of a layer."""
-    left = each["unexplained"] if each["labels"] is not None else each["loss"]
-    return math.inf if left is None else float(left)
-
-
-def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
-    if not controls:
-        return ""
-    name, blind = max(((name, _mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
-    return f": PSNR {_mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"class {label}" + (f" x {count}" if count > 1 else "") for label, count in counts.items())
-
-
-def table(report: ReadTable) -> Table:
-    """The attacks, and where the truth is known the controls below them."""
-    scored = bool(report["controls"])
-    made = Table(title="What came back", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    made.add_column("attack", no_wrap=True)
-    for heading in ("images", "labels", "own loss", "unexplained", "error", "seconds"):
-        made.add_column(heading, justify="right", no_wrap=True)
-    if scored:
-        for heading in ("PSNR dB", "SSIM", "right"):
-            made.add_column(heading, justify="right", no_wrap=True)
-    for each in report["attacks"]:
-        off = None if each["bound"] is None or _left(each) > EXPLAINED else math.sqrt(max(0.0, _mean(each["bound"])))
-        labels = None if each["labels"] is None else len(each["labels"])
-        cells = [str(each["images"]), _cell(labels), *map(_cell, (each["loss"], each["unexplained"], off))]
-        made.add_row(each["attack"], *cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored))
-    for name, scores in report["controls"].items():
-        made.add_row(f"control: {name}", *[""] * 6, *_scores(scores, scored), style="dim")
-    return made
-
-
-def _scores(scores: ReadTable | None, scored: bool) -> list[str]:
-    if not scored:
-        return []
-    psnr, ssim = (_mean((scores or {}).get(name, ())) for name in ("psnr", "ssim"))
-    return [_cell(psnr, ".1f"), _cell(ssim, ".2f"), _cell((scores or {}).get("label_accuracy"), ".0%")]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def _cell(value: float | None, form: str = ".2g") -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    return str(value) if isinstance(value, int) else format(value, form)
-
-
-def words(report: ReadTable) -> str:
-    """All that stands below the table: the reasons, the doubts, what was assumed."""
-    parts = {
-        "What was not found, and why": [f"{a['attack']}: {a['reason']}" for a in report["attacks"] if a["reason"]],
-        "Odd": report["doubts"],
-        "Assumed": report["assumed"],
-        "How to read it": [
-            "own loss: what the attack minimised or checked; its docstring says what that is",
-            "unexplained: the share of the update that the rebuilt images and labels do not reproduce (0: all is)",
-            "error: the root mean square error a pixel, in [0, 1], that an attack expects where it explains the update",
-            *([SCORED] if report["controls"] else [NO_TRUTH]),
-        ],
+def _who_sees_what(report: ReadTable) -> dict[str, str]:
+    seat = SEATS[ChannelName.UPDATE]
+    public = f"; {report['public']} {HELD['public']}" if report.get("public") else ""
+    return {
+        "The adversary": f"{seat.who} It is honest but curious: it breaks no rule.",
+        "It sees": "The weights that it sent, and by how much this client changed them.",
+        "It holds beside that": f"The model's code; how clients train, as assumed below{public}.",
+        "It never has": seat.never,
     }
-    lines = []
-    for title, said in parts.items():
-        if said:
-            lines += [f"{title}:", *(_wrapped(each) for each in said)]
-    return "\n".join(lines)
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent="  * ", subsequent_indent="    ")
+def _pictures(report: ReadTable, folder: Path) -> Iterator[Block]:
+    for each in report["attacks"]:
+        path = folder / f"{files.slug(each['attack'])}.png"
+        if each["images"] and path.exists():
+            yield Picture(path, f"What {each['attack']} rebuilt from the update alone, in no particular order.")
+
+
+def _table(report: ReadTable) -> Iterator[Block]:
+    yield grid(report)
+    yield Terms({name: f"{meaning[0].upper()}{meaning[1:]}." for name, meaning in meanings(report).items()})
+    yield Paragraphs([SCORED_WORDS if report["controls"] else NO_TRUTH])
+
+
+def _assumed(report: ReadTable) -> Iterator[str]:
+    shape = " x ".join(map(str, report["image_shape"]))
+    yield f"Images of {shape} (channels, height, width) with values from 0 to 1; {report['classes']} classes."
+    training = [f"{name} = {value}" for name, value in report["local"].items() if value]
+    yield f"The client trained so: {', '.join(training)}."
+    for each in report["assumed"]:
+        yield f"{each[:1].upper()}{each[1:]}."
+
+
+def _untried(report: ReadTable) -> Iterator[str]:
+    tried = {each["attack"] for each in report["attacks"]}
+    if others := [each for each in attacks_of(ChannelName.UPDATE) if each not in tried]:
+        yield f"Other attacks on updates: {', '.join(others)}. --attack NAME tries one."
+    yield "Several rounds or clients together: this update was attacked by itself."
+    yield "Defences that the client ran: the attacks were told of none."
+    yield from NOT_MODELLED

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -14,13 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
-from fl_privacy.atomic import write_atomic
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.content import content
+from fl_privacy.simulations.report.csv import write_csv
 from fl_privacy.simulations.report.divergence import diverged
-from fl_privacy.simulations.report.html import as_html
+from fl_privacy.simulations.report.html import fragment, write_html
+from fl_privacy.simulations.report.page import Page
+from fl_privacy.simulations.report.run_page import page_of_run
 from fl_privacy.simulations.report.table import as_table, show
 from fl_privacy.simulations.report.verdict import Verdict, leaks_more, verdicts
 from fl_privacy.simulations.results import files
@@ -34,13 +34,14 @@ Rows = Literal["summary", "samples"]
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its folder, and what its files say. In a notebook it shows itself as a table.
+    """A finished run: its folder, and what its files say. In a notebook it shows itself as a page.
 
     result = simulate(load_experiment("quickstart"), backend="local")   # or Result.read("outputs/...")
     result.summary[0]["psnr"]           # plain rows
     result.to_frame()                   # a pandas DataFrame of the same
     result.to_csv("quickstart.csv")
     result.figures[0]                   # the path of a PNG
+    result.to_html()                    # one page for a browser: the path of report.html
     """
 
     folder: Path
@@ -124,12 +125,7 @@ class Result:
 
         result.to_csv("images.csv", rows="samples")
         """
-        found = self._rows(rows)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in found for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-        return write_atomic(Path(path), text.getvalue().encode())
+        return write_csv(Path(path), self._rows(rows))
 
     def table(self) -> Table:
         """The summary as a rich table: `rich.print(result.table())`."""
@@ -139,10 +135,18 @@ class Result:
         """Print the table, and where the figures and files are, as the command line does."""
         show(self.table(), self.figures, self.folder)
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows of a result that ends a cell."""
+    def page(self) -> Page:
+        """What `fl-privacy report --html` and a notebook show: the verdict first, and all that it rests on."""
         found = content(self.experiment, self.summary, self.not_valid, self.warnings)
-        return as_html(found, self.figures, self.folder)
+        return page_of_run(self.experiment, found, self.verdicts, self.summary, self.digests, self.figures, self.folder)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the page as one file that needs nothing else, report.html in the run's folder by default."""
+        return write_html(self.page(), Path(path) if path is not None else self.folder / files.PAGE)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of a result that ends a cell: the same page."""
+        return fragment(self.page())
 
     def _rows(self, rows: Rows) -> Sequence[ReadTable]:
         """The rows of that name.

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fl_privacy.simulations.report.content import VERDICTS, Content
+from fl_privacy.simulations.report.page import Grid
 
 PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
 
@@ -28,6 +29,17 @@ def as_table(content: Content) -> Table:
     for line in content.lines:
         name, style = (f"  {line.name}", "dim") if line.kind == "published" else (line.name, "")
         table.add_row(escape(name), *map(escape, line.cells), style=style)
+    return table
+
+
+def as_rich(grid: Grid, title: str) -> Table:
+    """A neutral table as a rich one, controls dim."""
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(escape(grid.first), no_wrap=True)
+    for heading in grid.headings:
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    for row in grid.rows:
+        table.add_row(escape(row.name), *map(escape, row.cells), style="dim" if row.kind == "control" else "")
     return table
 
 

@@ -1,0 +1,161 @@
+"""What an audit says, in words and rows: the verdict, how sure each attack is, what was not found and why."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from fl_privacy.settings import PlainTable, ReadTable
+from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level
+
+EXPLAINED = 0.01  # of the update's norm may stay unexplained where images count as found
+EXACT = 1e-4  # below this, what stays unexplained is rounding
+WIDTH = 110
+NO_TRUTH = (
+    "No truth was given, so that no PSNR is claimed: how sure a guess is, its own loss, its bound and what it leaves "
+    "unexplained say. Images that explain everything may still be others with the same gradient, as where several "
+    "images share a class."
+)
+
+SCORED_WORDS = (
+    "PSNR, SSIM and right (the share of labels) are means over the images; the controls guess without the update: the "
+    "class mean is told the labels, and the others know nothing."
+)
+TRIED = {
+    "images": "how many images the attack gave",
+    "labels": "how many labels the attack gave",
+    "own loss": "what the attack minimised or checked; its docstring says what that is",
+    "unexplained": "the share of the update that the rebuilt images and labels do not reproduce (0: all is)",
+    "error": ("the root mean square error a pixel, in [0, 1], that an attack expects where it explains the update"),
+    "seconds": "how long the attack took",
+}
+SCORED = {
+    "PSNR dB": "how close the images are to the private ones, in decibels; higher is closer, 59 is exact to 8 bits",
+    "SSIM": "how alike they look to the eye; 1 is the same image",
+    "right": "the share of the labels that are right",
+}
+"""The columns of every audit, and those of one with the truth, each with what it is."""
+EXPLAINED_BELOW = ("own loss", "unexplained", "error")
+"""Those that a terminal explains below its table."""
+
+
+def findings(report: ReadTable) -> list[Finding]:
+    """What leaks: of the images, and of the labels where any were read."""
+    count, found = report["images"], report["attacks"]
+    named = f"{count} image" + "s" * (count != 1)
+    if exact := [each for each in found if each["images"] and _left(each) <= EXPLAINED]:
+        best = min(exact, key=lambda each: max(_left(each), EXACT))  # of equals the first, which is the most exact way
+        words = (
+            f"It leaks: {best['attack']} rebuilt {named}, which explain{'s' * (count == 1)} all but "
+            f"{_left(best):.1g} of this update{_beside_controls(best, report['controls'])}."
+        )
+        said = [Finding("The images", Level.CLOSER, words)]
+    elif any(each["images"] for each in found):
+        words = f"Guesses at the {named} were made, and none of them explains the update: look at the pictures."
+        said = [Finding("The images", Level.UNCLEAR, words)]
+    else:
+        words = f"None of the attacks tried rebuilt the {named}. That is no proof: others may."
+        said = [Finding("The images", Level.NOTHING, words)]
+    if read := next((each for each in found if each["labels"] is not None), None):
+        words = f"Labels were read ({read['attack']}): {_counts(read['label_counts'])}."
+        said.append(Finding("The labels", Level.CLOSER, words))
+    return said
+
+
+def verdict(report: ReadTable) -> list[str]:
+    """What leaks, a sentence each."""
+    return [each.words for each in findings(report)]
+
+
+def _left(each: ReadTable) -> float:
+    """What a guess leaves unexplained; of images without labels the attack's own loss says it, as that of a layer."""
+    left = each["unexplained"] if each["labels"] is not None else each["loss"]
+    return math.inf if left is None else float(left)
+
+
+def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
+    if not controls:
+        return ""
+    name, blind = max(((name, _mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
+    return f": PSNR {_mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"class {label}" + (f" x {count}" if count > 1 else "") for label, count in counts.items())
+
+
+def grid(report: ReadTable) -> Grid:
+    """The attacks, and where the truth is known the controls below them."""
+    scored = bool(report["controls"])
+    rows = []
+    for each in report["attacks"]:
+        off = None if each["bound"] is None or _left(each) > EXPLAINED else math.sqrt(max(0.0, _mean(each["bound"])))
+        labels = None if each["labels"] is None else len(each["labels"])
+        cells = [str(each["images"]), _cell(labels), *map(_cell, (each["loss"], each["unexplained"], off))]
+        rows.append(GridRow(each["attack"], "", [*cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored)]))
+    for name, scores in report["controls"].items():
+        rows.append(GridRow(f"control: {name}", "", [*[""] * 6, *_scores(scores, scored)], "control"))
+    return Grid("attack", [*TRIED, *(SCORED if scored else ())], rows)
+
+
+def flat(report: ReadTable) -> list[PlainTable]:
+    """The same as numbers with every digit, a row an attack and a control; metrics are means over the images."""
+    kept = ("attack", "images", "loss", "unexplained", "seconds", "reason")
+    rows = [{**{key: each[key] for key in kept}, **_means(each["scores"] or {})} for each in report["attacks"]]
+    return rows + [{"attack": f"control: {name}", **_means(each)} for name, each in report["controls"].items()]
+
+
+def _means(scores: ReadTable) -> PlainTable:
+    found = {name: _mean(scores.get(name, ())) for name in ("psnr", "ssim")}
+    known = {name: None if math.isnan(value) else value for name, value in found.items()}
+    return {**known, "label_accuracy": scores.get("label_accuracy")}
+
+
+def _scores(scores: ReadTable | None, scored: bool) -> list[str]:
+    if not scored:
+        return []
+    psnr, ssim = (_mean((scores or {}).get(name, ())) for name in ("psnr", "ssim"))
+    return [_cell(psnr, ".1f"), _cell(ssim, ".2f"), _cell((scores or {}).get("label_accuracy"), ".0%")]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """NaN of none at all, or where one was not measured: audit.json has null there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else math.nan
+
+
+def _cell(value: float | None, form: str = ".2g") -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else format(value, form)
+
+
+def words(report: ReadTable) -> str:
+    """All that stands below the table: the reasons, the doubts, what was assumed."""
+    reading = [f"{name}: {meaning}" for name, meaning in meanings(report).items() if name in EXPLAINED_BELOW]
+    parts = {
+        "What was not found, and why": reasons(report),
+        "Odd": report["doubts"],
+        "Assumed": report["assumed"],
+        "How to read it": [*reading, SCORED_WORDS if report["controls"] else NO_TRUTH],
+    }
+    lines = []
+    for title, said in parts.items():
+        if said:
+            lines += [f"{title}:", *(_wrapped(each) for each in said)]
+    return "\n".join(lines)
+
+
+def reasons(report: ReadTable) -> list[str]:
+    """Why an attack found nothing, a line each."""
+    return [f"{each['attack']}: {each['reason']}" for each in report["attacks"] if each["reason"]]
+
+
+def meanings(report: ReadTable) -> dict[str, str]:
+    """What each column is."""
+    return {**TRIED, **(SCORED if report["controls"] else {})}
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  * ", subsequent_indent="    ")
