@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -29,11 +30,23 @@ class Counts:
     message_type: str = ""
 
 
+class KnownClients(Grid):
+    """A grid that knows which client each of its nodes is, so that none has to be asked."""
+
+    @abstractmethod
+    def clients(self) -> dict[int, int]:
+        """The client (partition) of every node."""
+
+    @abstractmethod
+    def greet(self, hello: Message, seconds: float) -> list[Message]:
+        """One answer to `hello` from each process that runs clients, as far as they come within `seconds`."""
+
+
 class ValidatingGrid(Grid):
     """Any grid, with its clients and replies in partition order, a deadline for every exchange, and a guard.
 
-    `clients` nodes must register and answer 'query.hello' within `start_deadline` seconds; an exchange ends after
-    `deadline` seconds. `schemas` says by message type what replies must look like; without an entry, a train reply must
+    `clients` nodes must register within `start_deadline` seconds and answer 'query.hello': every one of them, or, on a
+    grid of KnownClients, one in each process, however many there are. An exchange ends after `deadline` seconds. `schemas` says by message type what replies must look like; without an entry, a train reply must
     have the arrays that were sent. An exchange with fewer than `min_replies` valid replies yields none: the strategy
     then keeps its model. `rounds` counts what became of every message.
     """
@@ -71,7 +84,7 @@ class ValidatingGrid(Grid):
         return self.inner.pull_messages(message_ids)
 
     def get_node_ids(self) -> list[int]:
-        """The node ids in partition order, so that position i is client i; asks every node for its partition once."""
+        """The node ids in partition order, so that position i is client i; greets once."""
         if not self._client:
             self._client = self._hello()
         return list(self._client)
@@ -82,14 +95,15 @@ class ValidatingGrid(Grid):
             if time.monotonic() > end:
                 raise TimeoutError(f"{len(nodes)} of {self.clients} clients registered in {self.start_deadline:g} s")
             time.sleep(POLL)
-        hello = [Message(RecordDict(), dst_node_id=node, message_type="query.hello") for node in nodes]
-        replies = self._exchange(hello, end - time.monotonic())
-        for reply in replies:
-            if reply.has_error():
-                raise RuntimeError(f"a client could not start: {_cause(reply)}")
-        if len(replies) < len(hello):
-            raise TimeoutError(f"{len(replies)} of {len(hello)} clients said hello in {self.start_deadline:g} s")
-        found = {r.metadata.src_node_id: int(r.content[METRICS]["client"]) for r in replies}  # type: ignore[arg-type]
+        if isinstance(self.inner, KnownClients):
+            _check_greeting(self.inner.greet(_hello_to(nodes[0]), end - time.monotonic()))
+            found = self.inner.clients()
+        else:
+            hellos = [_hello_to(node) for node in nodes]
+            replies = _check_greeting(self._exchange(hellos, end - time.monotonic()))
+            if len(replies) < len(hellos):
+                raise TimeoutError(f"{len(replies)} of {len(hellos)} clients said hello in {self.start_deadline:g} s")
+            found = {r.metadata.src_node_id: int(r.content[METRICS]["client"]) for r in replies}  # type: ignore[arg-type]
         return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
     def _exchange(self, messages: list[Message], limit: float) -> list[Message]:
@@ -157,6 +171,17 @@ class ValidatingGrid(Grid):
         if kind.startswith("train"):
             return schema_of(next(iter(asked.content.array_records.values())))
         return Schema(metrics=EVALUATE_METRICS if kind == "evaluate" else None)
+
+
+def _hello_to(node: int) -> Message:
+    return Message(RecordDict(), dst_node_id=node, message_type="query.hello")
+
+
+def _check_greeting(replies: list[Message]) -> list[Message]:
+    for reply in replies:
+        if reply.has_error():
+            raise RuntimeError(f"a client could not start: {_cause(reply)}")
+    return replies
 
 
 def _cause(reply: Message) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flower_apps import CLIENTS, clients, initial, local, model, one_round, train_config
 from flwr.app import ConfigRecord, Error
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy.simulations.backends.local import LocalGrid
@@ -61,21 +62,37 @@ def test_pack_says_what_to_do_about_bfloat16():
 # -- the grid ----------------------------------------------------------------------------------------------------------
 
 
-class Shuffled(LocalGrid):
-    """Node ids and replies in an order that has nothing to do with the partitions, as in Flower's simulation."""
+class Shuffled(Grid):
+    """Node ids and replies in an order that has nothing to do with the partitions, as in Flower's own simulation."""
+
+    def __init__(self) -> None:
+        self.grid, self.greeted = LocalGrid(clients(), CLIENTS), 0
 
     def get_node_ids(self):
-        return random.sample(super().get_node_ids(), CLIENTS)
+        return random.sample(self.grid.get_node_ids(), CLIENTS)
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.greeted += sum(message.metadata.message_type == "query.hello" for message in messages)
+        return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids):
-        replies = super().pull_messages(message_ids)
+        replies = self.grid.pull_messages(message_ids)
         return random.sample(replies, len(replies))
+
+    def send_and_receive(self, messages, *, timeout=None):
+        raise NotImplementedError
+
+    create_message = set_run = send_and_receive
+    run = None
 
 
 def test_nodes_and_replies_come_in_partition_order():
     for _ in range(5):
-        grid = ValidatingGrid(Shuffled(clients(), CLIENTS), CLIENTS)
+        inner = Shuffled()
+        grid = ValidatingGrid(inner, CLIENTS)
         assert grid.get_node_ids() == [1000, 1001, 1002, 1003]
+        assert inner.greeted == CLIENTS
         strategy = GradientSharing(CLIENTS, 0.1, seed=0)
         grid.schemas["train.gradient"] = gradient_schema(model())
         replies = grid.send_and_receive(strategy.configure_train(1, initial(), ConfigRecord(), grid))
@@ -85,7 +102,7 @@ def test_nodes_and_replies_come_in_partition_order():
 def test_fedavg_samples_the_same_clients_for_the_same_seed_of_random():
     def sampled(seed: int) -> list[int]:
         random.seed(99)  # the shuffling's own draws must not matter
-        grid = ValidatingGrid(Shuffled(clients(), CLIENTS), CLIENTS)
+        grid = ValidatingGrid(Shuffled(), CLIENTS)
         grid.get_node_ids()
         random.seed(seed)
         messages = FedAvg(fraction_train=0.5).configure_train(1, initial(), train_config(), grid)
@@ -94,6 +111,15 @@ def test_fedavg_samples_the_same_clients_for_the_same_seed_of_random():
     draws = [sampled(seed) for seed in range(8)]
     assert draws == [sampled(seed) for seed in range(8)]
     assert len({tuple(draw) for draw in draws}) > 1
+
+
+def test_where_the_clients_are_known_one_in_each_process_is_greeted_and_no_other_made():
+    inner = LocalGrid(clients(), 10_000)
+    grid = ValidatingGrid(inner, 10_000)
+    assert grid.get_node_ids() == list(range(1000, 11_000))
+    assert len(inner._contexts) == 1
+    grid.send_and_receive(GradientSharing(3, 0.1, seed=0).configure_train(1, initial(), ConfigRecord(), grid))
+    assert len(inner._contexts) <= 4
 
 
 class Silent(LocalGrid):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
-import threading
 import time
 
 import pytest
@@ -26,19 +23,6 @@ def test_ray_and_this_process_release_the_same_bits(workers: int) -> None:
     assert len(here) == 6
     assert there == here
     assert all(counts.received == 3 for counts in grid.rounds)
-
-
-def test_every_worker_gets_a_thread_and_flower_is_left_as_it_was() -> None:
-    from flwr.server.superlink.fleet.vce import vce_api
-    from flwr.server.superlink.fleet.vce.backend import raybackend
-
-    from fl_privacy.simulations.backends.ray_patches import patched_workers
-
-    before = vce_api.ThreadPoolExecutor, raybackend.RayBackend
-    with patched_workers(1, threading.Event()):
-        assert vce_api.ThreadPoolExecutor()._max_workers > 1000
-        assert raybackend.RayBackend is not before[1]
-    assert (vce_api.ThreadPoolExecutor, raybackend.RayBackend) == before
 
 
 def test_a_killed_worker_costs_at_most_one_client_round(tmp_path) -> None:
@@ -72,15 +56,3 @@ def test_what_the_server_raises_is_raised() -> None:
 
     with pytest.raises(LookupError, match="from the server"):
         run_ray(server, clients(), CLIENTS, workers=1)
-
-
-def test_the_process_exits_when_ray_cannot_start() -> None:
-    code = (
-        "import os; os.environ['RAY_ADDRESS'] = 'nonsense://nowhere:1'\n"
-        "from flower_apps import clients, federate\n"
-        "from fl_privacy.simulations.backends.ray import run_ray\n"
-        "federate(run_ray, clients())\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], cwd="tests", capture_output=True, text=True, timeout=180)
-    assert ended.returncode != 0
-    assert "broke down" in ended.stderr

@@ -1,4 +1,4 @@
-"""The releases of Flower whose Ray backend this package knows from the inside, which it has to mend (`ray_patches`)."""
+"""The releases of Flower with which this package is known to work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from importlib.metadata import version
 
 FIRST, BEYOND = (1, 41), (1, 43)
-"""As in pyproject.toml; every release in between has passed the tests on Ray."""
+"""As in pyproject.toml; every release in between has passed the tests."""
 
 
 def check_flower(found: str | None = None) -> None:
-    """Refuse a Flower whose Ray backend nobody has tried; `found` is the installed version, "1.42.0".
+    """Refuse a Flower that nobody has tried; `found` is the installed version, "1.42.0".
 
     Raises:
         RuntimeError: what is installed, what is known, and what to do.
@@ -20,7 +20,6 @@ def check_flower(found: str | None = None) -> None:
     if not FIRST <= (int(major), int(minor)) < BEYOND:
         known = ">={}.{},<{}.{}".format(*FIRST, *BEYOND)
         raise RuntimeError(
-            f"flwr {found} is installed, and the Ray backend is known to work with flwr{known} alone: it replaces "
-            "parts of Flower that move between releases, and would lose clients silently where they have moved. "
-            f"Install it (pip install 'flwr[simulation]{known}'), or run with --backend local"
+            f"flwr {found} is installed, and simulations are known to work with flwr{known} alone: messages are built "
+            f"with parts of Flower that move between releases. Install it (pip install 'flwr[simulation]{known}')"
         )

@@ -1,24 +1,58 @@
-"""Run a ServerApp and its ClientApp on Ray by Flower's simulation engine, mended where it hangs or loses work."""
+"""Ray for one run: a session of its own, or a cluster that is there, and a pool of workers on it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 
 from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.backends.addresses import check_address, ray_address
+from fl_privacy.simulations.backends.clients import identify, server_context
+from fl_privacy.simulations.backends.leftovers import session_folder, sweep
+from fl_privacy.simulations.backends.pool import Pool
+from fl_privacy.simulations.backends.process import prepare_process
+from fl_privacy.simulations.backends.ray_grid import RayGrid
 
-SETTINGS = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_max_direct_call_object_size": "1048576",  # above it a call takes 6 ms instead of 2: no shared memory for 1 MiB
-}
+MOST_INLINE = ("RAY_max_direct_call_object_size", "1048576")
+"""Above it a call takes 6 ms instead of 2: no shared memory for 1 MiB. Ray reads it when it is imported."""
+
+
+@contextmanager
+def ray_pool(
+    workers: int | None = None, address: str | None = None, gpus_per_worker: float = 0.0
+) -> Iterator[Pool]:
+    """Inside, Ray is up, with a pool of workers: those of the cluster at `address` (or RAY_ADDRESS), else `workers` of
+    this machine (None: one a CPU). A Ray that was up before is used, and left up.
+
+    Raises:
+        ValueError: nobody serves the address. RuntimeError: Ray could not start.
+    """
+    os.environ.setdefault(*MOST_INLINE)
+    import ray
+
+    own = not ray.is_initialized()
+    address = ray_address(address)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        if own:
+            _start(workers, address)
+        pool = None
+        try:
+            pool = Pool(prepare_worker, None if address else workers, gpus_per_worker)
+            yield pool
+        finally:
+            if pool is not None:
+                pool.close()
+            if own:
+                ray.shutdown()
+                sweep()
 
 
 def run_ray(
@@ -29,84 +63,57 @@ def run_ray(
     gpus_per_client: float = 0.0,
     client_seconds: float = 600.0,
 ) -> None:
-    """Run the apps on Ray: the cluster at RAY_ADDRESS, else this machine with `workers` processes (None: one a CPU).
+    """Run the apps on Ray, in a `ray_pool`.
 
-    A worker that dies is restarted and its client asked again, once. A client that computes for more than
+    The call of a worker that dies is repeated on another one, once. A client that computes for more than
     `client_seconds` is given up (an error reply) and its worker replaced. Returns or raises when the ServerApp does.
 
     Raises:
         RuntimeError: Ray could not start or broke down. Otherwise what the ServerApp raised.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    resources = {"num_cpus": 1, "num_gpus": gpus_per_client, "max_restarts": -1, "max_task_retries": 1}
-    init: PlainTable = {"log_to_driver": False, "logging_level": "error"}
-    if workers is not None and "RAY_ADDRESS" not in os.environ:
-        init["num_cpus"] = workers
-    over = threading.Event()
-    outcome: dict[str, BaseException | None] = {}
-    from flwr.simulation import run_simulation  # Flower and Ray read the environment when they are imported
-
-    from fl_privacy.simulations.backends.ray_patches import patched_workers
-
-    with _quiet(), patched_workers(client_seconds, over):
-        try:
-            run_simulation(
-                _stoppable(server_app, over, outcome),
-                client_app,
-                supernodes,
-                backend_config={"client_resources": {**resources}, "init_args": init},
-            )
-        except Exception as error:
-            raise RuntimeError(f"the simulation on Ray broke down: {_root(error)}") from error
-        finally:
-            over.set()
-    ended = outcome.get("error", RuntimeError("Ray stopped before the ServerApp had ended"))
-    if ended is not None:
-        raise ended
+    with ray_pool(workers, gpus_per_worker=gpus_per_client) as pool:
+        run_in_pool(pool, server_app, client_app, supernodes, client_seconds)
 
 
-def _stoppable(server_app: ServerApp, over: threading.Event, outcome: dict[str, BaseException | None]) -> ServerApp:
-    """`server_app` in a daemon thread of its own, so that a process whose Ray never started can still exit."""
-    from flwr.serverapp import ServerApp
-
-    wrapper = ServerApp()
-
-    @wrapper.main()
-    def main(grid: Grid, context: Context) -> None:
-        def work() -> None:
-            try:
-                server_app(grid, context)
-                outcome["error"] = None
-            except SystemExit as error:
-                outcome["error"] = RuntimeError(f"the ServerApp called sys.exit({error.code})")
-            except BaseException as error:
-                outcome["error"] = error
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        while thread.is_alive() and not over.is_set():
-            thread.join(0.05)
-        over.set()
-
-    return wrapper
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Flower's and Ray's chatter; what goes wrong comes as exceptions and in the grid's counts."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def run_in_pool(
+    pool: Pool, server_app: ServerApp, client_app: ClientApp, supernodes: int, client_seconds: float
+) -> None:
+    """Run the apps on the workers of a pool, which is afterwards as free as before."""
+    grid = RayGrid(pool, client_app, supernodes, client_seconds)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-            yield
+        server_app(grid, server_context())
+    except SystemExit as error:
+        raise RuntimeError(f"the ServerApp called sys.exit({error.code})") from error
     finally:
-        logger.setLevel(level)
+        grid.close()
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def prepare_worker() -> None:
+    """What every worker does first."""
+    prepare_process()
+    identify()
+
+
+def _start(workers: int | None, address: str | None) -> None:
+    import ray
+
+    settings: PlainTable = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    path = os.pathsep.join(filter(None, sys.path))  # where this process finds the user's own modules
+    if address:
+        check_address(address)
+        settings |= {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    else:
+        sweep()
+        settings |= {"address": "local", "num_cpus": workers, "_temp_dir": str(session_folder())}
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = path
+    try:
+        ray.init(**settings)
+    except Exception as error:
+        raise RuntimeError(f"Ray could not start: {error}") from error
+    finally:
+        if not address:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before

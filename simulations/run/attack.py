@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
-from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.results.records import Key
+
+if TYPE_CHECKING:
+    from fl_privacy.simulations.backends.pool import Pool  # Ray takes seconds to import
 
 Note = Callable[[str], None]
 """Where progress goes, one line at a time."""
@@ -86,49 +86,25 @@ def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
     return done
 
 
-def run_on_ray(workers: int) -> Runner:
-    """A runner that spreads the jobs over `workers` Ray workers, or over a running cluster that RAY_ADDRESS names."""
+def run_in(pool: Pool) -> Runner:
+    """A runner that spreads the jobs over the workers of a pool."""
 
     def run(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
-        import ray
-
-        address = os.environ.get("RAY_ADDRESS")
-        ray.init(
-            address=address,
-            num_cpus=None if address else workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start = told = time.perf_counter()
+        tickets = {pool.submit(job): index for index, job in enumerate(todo)}
+        done: dict[int, list[Reconstruction]] = {}
         try:
-            gpus = 1 / min(workers, len(todo)) if todo and todo[0].device == "cuda" else 0
-            task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
-            return _gather(task.remote, todo, 2 * workers, note)
+            while len(done) < len(todo):
+                for ticket, outcome in pool.take(tickets, HEARTBEAT).items():
+                    if outcome.error is not None:
+                        raise outcome.error
+                    done[tickets[ticket]] = outcome.value
+                now = time.perf_counter()
+                if now - told >= HEARTBEAT or len(done) == len(todo):
+                    told = now
+                    note(f"attack: {len(done)} of {len(todo)} groups done after {now - start:.0f} s")
         finally:
-            ray.shutdown()
+            pool.cancel(tickets)
+        return [done[index] for index in range(len(todo))]
 
     return run
-
-
-def _call(job: Job) -> list[Reconstruction]:
-    prepare_process()
-    return job()
-
-
-def _gather(submit: Callable[[Job], Any], todo: Sequence[Job], most: int, note: Note) -> list[list[Reconstruction]]:
-    """All results in order; at most `most` jobs are submitted at a time, because each lies in Ray's memory whole."""
-    import ray
-
-    tasks: list[Any] = []
-    waiting: list[Any] = []
-    start = told = time.perf_counter()
-    while len(tasks) < len(todo) or waiting:
-        while len(tasks) < len(todo) and len(waiting) < most:
-            tasks.append(submit(todo[len(tasks)]))
-            waiting.append(tasks[-1])
-        _, waiting = ray.wait(waiting, num_returns=1, timeout=HEARTBEAT)
-        now = time.perf_counter()
-        if now - told >= HEARTBEAT or (not waiting and len(tasks) == len(todo)):
-            told = now
-            note(f"attack: {len(tasks) - len(waiting)} of {len(todo)} groups done after {now - start:.0f} s")
-    return [ray.get(task) for task in tasks]

@@ -55,9 +55,9 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
         min_replies=experiment.min_replies,
         schemas=channel.rounds.schemas(federation),
     )
-    note(f"starting {experiment.clients} clients, which takes a while on Ray")
+    note("starting what runs the clients")
     validating.get_node_ids()
-    note(f"{experiment.clients} clients are ready")
+    note(f"ready for {experiment.clients} clients")
 
     def sink(condition: int, seen: Observation) -> None:
         storage.save_observation(out / files.OBSERVATIONS, condition, seen)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from fl_privacy.data import data_root as find_root
+from fl_privacy.simulations.backends.addresses import check_address, ray_address
 from fl_privacy.simulations.backends.flower_version import check_flower
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
@@ -24,7 +27,7 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.run.attack import run_here, run_on_ray
+from fl_privacy.simulations.run.attack import run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.simulations.scoring import blind_pool
@@ -41,6 +44,7 @@ class Plan:
     workers: int
     keep_originals: bool
     warnings: tuple[str, ...] = ()
+    address: str | None = None
 
 
 def plan(
@@ -51,20 +55,25 @@ def plan(
     workers: int | None = None,
     device: str | None = None,
     keep_originals: bool = False,
+    address: str | None = None,
 ) -> Plan:
     """Check everything that can be checked before anything starts, load the data, and make the run folder.
 
+    `address`: a running Ray cluster, else that of RAY_ADDRESS; without either Ray starts on this machine.
+
     Raises:
-        UnknownName, ValueError: a setting. MissingData: the data set is not there. RuntimeError: Flower is
-            too new, or too old.
+        UnknownName, ValueError: a setting, or a Ray address that nobody serves. MissingData: the data set is not there.
+            RuntimeError: Flower is too new, or too old.
     """
     check_backend(backend, workers)
-    if backend == "ray":
-        check_flower()
+    check_flower()
+    address = ray_address(address) if backend == "ray" else None
+    if address:
+        check_address(address)
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = count if workers is None else workers
     experiment = reconfigure(experiment, device=resolved_device(device or experiment.device))
-    if backend == "ray" and "RAY_ADDRESS" not in os.environ:
+    if backend == "ray" and not address:
         channel_of(experiment).rounds.check_workers(experiment, chosen)
     root = find_root(data_root)
     federation = federation_of(experiment.to_json(), root)
@@ -72,7 +81,7 @@ def plan(
     channel_of(experiment).rounds.check_federation(federation)
     blind_pool(channel_of(experiment), federation)
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
-    return Plan(federation, root, folder, backend, chosen, keep_originals, warnings)
+    return Plan(federation, root, folder, backend, chosen, keep_originals, warnings, address)
 
 
 def resolved_device(name: str) -> str:
@@ -105,21 +114,19 @@ def execute(checked: Plan, note: Note = print) -> Result:
     note(f"run folder: {out}")
     for warning in checked.warnings:
         note(f"warning: {warning}")
-    _collect(checked, note)
-    runner = run_on_ray(checked.workers) if checked.backend == "ray" else run_here
-    return finish(federation, out, note, runner, keep_originals=checked.keep_originals)
-
-
-def _collect(checked: Plan, note: Note) -> None:
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    experiment = checked.federation.experiment
-    prepare(checked.federation, checked.out, note)  # before Ray starts, whose workers would wait for it
-    server_app, client_app = apps(experiment, checked.root, checked.out, note)
+    prepare(federation, out, note)  # before Ray starts, whose workers would wait for it
     if checked.backend == "local":
-        run_local(server_app, client_app, experiment.clients)
-        return
-    from fl_privacy.simulations.backends.ray import (
-        run_ray,  # Ray takes seconds to import, and the local backend does without
-    )
+        run_local(*_apps(checked, note), federation.experiment.clients)
+        return finish(federation, out, note, run_here, keep_originals=checked.keep_originals)
+    # Ray takes seconds to import, and the local backend does without
+    from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
 
-    run_ray(server_app, client_app, experiment.clients, checked.workers, client_seconds=experiment.timeout)
+    with ray_pool(checked.workers, checked.address) as pool:
+        experiment = federation.experiment
+        run_in_pool(pool, *_apps(checked, note), experiment.clients, client_seconds=experiment.timeout)
+        return finish(federation, out, note, run_in(pool), keep_originals=checked.keep_originals)
+
+
+def _apps(checked: Plan, note: Note) -> tuple[ServerApp, ClientApp]:
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    return apps(checked.federation.experiment, checked.root, checked.out, note)

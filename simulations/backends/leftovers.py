@@ -1,0 +1,79 @@
+"""What a run that was killed has left behind: its Ray's processes and folder, found by the folder's name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "flp-"
+GRACE_SECONDS = 3.0
+
+
+def session_folder() -> Path:
+    """A new folder for the Ray of this process, in the machine's temporary folder, whose name tells whose it is."""
+    # short, because the paths of Ray's sockets have at most 107 characters
+    folder = Path(tempfile.gettempdir()) / f"{PREFIX}{os.getuid()}-{os.getpid()}-{_born(os.getpid())}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def sweep() -> list[Path]:
+    """End the processes, and remove the folders, of sessions of this user that are over; the folders.
+
+    A session is over when the process that started it is no longer there, or, for this process's own, now.
+    """
+    over = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{os.getuid()}-*"):
+        found = re.fullmatch(rf"{PREFIX}\d+-(\d+)-(\d+)", folder.name)
+        if found is None or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            continue
+        pid, born = int(found[1]), found[2]
+        if pid == os.getpid() or _born(pid) != born:
+            over.append(folder)
+            _end(list(_processes(folder)))
+            shutil.rmtree(folder, ignore_errors=True)
+    return over
+
+
+def _born(pid: int) -> str:
+    """When a process started, in ticks since the machine did, so that a reused number is told; '' for no process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _processes(folder: Path) -> Iterator[int]:
+    """This user's processes whose command line or environment names the folder."""
+    name = f"{folder}/".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            if entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
+                words = (entry / "cmdline").read_bytes()
+                if name in words or f"{folder}\0".encode() in words:
+                    yield int(entry.name)
+
+
+def _end(pids: list[int]) -> None:
+    """End processes, kindly first."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, how)
+        end = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < end and (pids := [pid for pid in pids if _runs(pid)]):
+            time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False

@@ -1,0 +1,236 @@
+"""A pool of Ray workers for clients and attacks alike: what dies is replaced and its call repeated, what hangs is ended.
+
+Everything happens inside its methods, in the caller's own thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+MOST_TRIES = 2
+MOST_FAILED_STARTS = 3
+START_SECONDS = 300.0
+RECOUNT_SECONDS = 5.0  # between two looks at which nodes there are
+RESOURCES = {"CPU": "num_cpus", "GPU": "num_gpus"}
+
+
+class LostWorker(RuntimeError):
+    """A worker died under a call, and another one that repeated the call died too."""
+
+
+@dataclass
+class Call:
+    """A function with its arguments, and what has become of it so far."""
+
+    ticket: int
+    function: Callable[..., object]
+    arguments: tuple[object, ...]
+    seconds: float
+    tries: int = 0
+    started: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call returned, or why it did not."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Worker:
+    """A process that calls whatever it is sent; made by Ray."""
+
+    def __init__(self, prepare: Callable[[], object]) -> None:
+        prepare()
+
+    def ready(self) -> None:
+        """Return, which says that this process is up."""
+
+    def call(self, function: Callable[..., object], *arguments: object) -> object:
+        return function(*arguments)
+
+
+class Pool:
+    """As many workers as have room, each with `cpus` and `gpus` of its node, at most `most` of them.
+
+    `prepare` runs first in every worker. Ray must be up. A call whose worker died is made once more, on another one.
+
+    Raises:
+        RuntimeError: no node has room for a single worker.
+    """
+
+    def __init__(self, prepare: Callable[[], object], most: int | None = None, gpus: float = 0.0) -> None:
+        self._prepare, self._most, self._share = prepare, most, {"CPU": 1.0, "GPU": gpus}
+        self._tickets = itertools.count()
+        self._urgent: deque[Call] = deque()
+        self._queue: deque[Call] = deque()
+        self._ended: dict[int, Outcome] = {}
+        self._idle: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        self._running: dict[Any, tuple[Any, Call]] = {}
+        self._room, self._counted = 0, -math.inf
+        self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
+        self._fill()
+
+    @property
+    def size(self) -> int:
+        """How many workers there are, those that are still starting included."""
+        return len(self._idle) + len(self._starting) + len(self._running)
+
+    def submit(
+        self, function: Callable[..., object], *arguments: object, seconds: float = math.inf, urgent: bool = False
+    ) -> int:
+        """Queue a call, in front of all that are not `urgent`; its ticket. It is given up after `seconds` of work."""
+        call = Call(next(self._tickets), function, arguments, seconds)
+        (self._urgent if urgent else self._queue).append(call)
+        self._dispatch()
+        return call.ticket
+
+    def take(self, tickets: Collection[int], seconds: float) -> dict[int, Outcome]:
+        """Those of these calls that have ended, by ticket, each once; waits at most `seconds` for any call to end.
+
+        Raises:
+            RuntimeError: no worker is left, and none can be started.
+        """
+        if not any(ticket in self._ended for ticket in tickets):
+            self._step(seconds)
+        return {ticket: self._ended.pop(ticket) for ticket in tickets if ticket in self._ended}
+
+    def cancel(self, tickets: Collection[int]) -> None:
+        """Forget these calls; a worker that is at one of them is replaced."""
+        self._urgent = deque(call for call in self._urgent if call.ticket not in tickets)
+        self._queue = deque(call for call in self._queue if call.ticket not in tickets)
+        for reference, (actor, call) in list(self._running.items()):
+            if call.ticket in tickets:
+                del self._running[reference]
+                ray.kill(actor)
+        for ticket in tickets:
+            self._ended.pop(ticket, None)
+
+    def started(self, seconds: float) -> int:
+        """Wait until every worker is up, for at most `seconds`; how many are.
+
+        Raises:
+            RuntimeError: one cannot start, and on which node, and why.
+        """
+        end = time.monotonic() + seconds
+        while self._starting and time.monotonic() < end:
+            self._start(ray.wait(list(self._starting), timeout=0.2)[0])
+            if self._failed_starts:
+                raise RuntimeError(f"a Ray worker could not start: {self._cause}")
+        return self.size - len(self._starting)
+
+    def close(self) -> None:
+        """End every worker; the calls that they are at are lost."""
+        for actor in (*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())):
+            ray.kill(actor)
+        self._idle, self._starting, self._running = [], {}, {}
+        self._urgent.clear()
+        self._queue.clear()
+
+    def _step(self, seconds: float) -> None:
+        watched = [*self._running, *self._starting]
+        ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0) if watched else ([], [])
+        if not ready and watched:
+            ready, _ = ray.wait(watched, timeout=seconds)
+        self._start(ready)
+        self._collect(ready)
+        self._give_up()
+        self._fill()
+        self._dispatch()
+        self._check_alive()
+
+    def _start(self, ready: list[Any]) -> None:
+        for reference in ready:
+            actor = self._starting.pop(reference, None)
+            if actor is None:
+                continue
+            try:
+                ray.get(reference)
+                self._idle.append(actor)
+                self._failed_starts = 0
+            except RayError as error:
+                self._lost(str(error))
+                self._failed_starts += 1
+
+    def _collect(self, ready: list[Any]) -> None:
+        for reference in ready:
+            if reference not in self._running:
+                continue
+            actor, call = self._running.pop(reference)
+            try:
+                self._ended[call.ticket] = Outcome(ray.get(reference))
+                self._idle.append(actor)
+            except RayTaskError as error:
+                self._ended[call.ticket] = Outcome(error=error.cause or error)
+                self._idle.append(actor)
+            except RayError as error:
+                self._lost(str(error))
+                ray.kill(actor)
+                self._repeat(call)
+
+    def _repeat(self, call: Call) -> None:
+        if call.tries < MOST_TRIES:
+            self._urgent.appendleft(call)
+            return
+        why = f"its worker died, and so did the one that repeated the call: {self._cause}"
+        self._ended[call.ticket] = Outcome(error=LostWorker(why))
+
+    def _give_up(self) -> None:
+        now = time.monotonic()
+        for reference, (actor, call) in list(self._running.items()):
+            if now - call.started > call.seconds:
+                del self._running[reference]
+                ray.kill(actor)
+                self._counted = -math.inf
+                error = TimeoutError(f"the client computed for more than {call.seconds:g} s and was given up")
+                self._ended[call.ticket] = Outcome(error=error)
+
+    def _dispatch(self) -> None:
+        while self._idle and (queue := self._urgent or self._queue):
+            call, actor = queue.popleft(), self._idle.pop()
+            call.tries, call.started = call.tries + 1, time.monotonic()
+            self._running[actor.call.remote(call.function, *call.arguments)] = (actor, call)
+
+    def _lost(self, why: str) -> None:
+        self._cause, self._counted = " ".join(why.split())[:500], -math.inf
+
+    def _fill(self) -> None:
+        """Start workers until no node that is alive has room for another, unless they cannot start."""
+        if time.monotonic() - self._counted > RECOUNT_SECONDS:
+            self._room, self._counted = capacity(self._share), time.monotonic()
+        room = self._room if self._most is None else min(self._room, self._most)
+        if not self.size and (not room or self._failed_starts >= MOST_FAILED_STARTS):
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in self._share.items() if amount)
+            raise RuntimeError(
+                f"the Ray cluster has room for {room} workers, each of which needs {wanted}, and none is left: {self._cause}"
+            )
+        options = {RESOURCES[name]: amount for name, amount in self._share.items()}
+        for _ in range(room - self.size if self._failed_starts < MOST_FAILED_STARTS else 0):
+            actor = ray.remote(Worker).options(**options, max_restarts=0, max_task_retries=0).remote(self._prepare)
+            self._starting[actor.ready.remote()] = actor
+
+    def _check_alive(self) -> None:
+        now = time.monotonic()
+        self._waits_since = math.inf if self._idle or self._running else min(self._waits_since, now)
+        if now - self._waits_since > START_SECONDS:
+            raise RuntimeError(f"no Ray worker came up within {START_SECONDS:g} s: {self._cause}")
+
+
+def capacity(share: dict[str, float]) -> int:
+    """How many workers with this share of a node's resources fit into the nodes that are alive."""
+    total = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        total += min(int(has.get(name, 0) / amount + 1e-9) for name, amount in share.items() if amount)
+    return total
