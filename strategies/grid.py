@@ -46,9 +46,10 @@ class ValidatingGrid(Grid):
     """Any grid, with its clients and replies in partition order, a deadline for every exchange, and a guard.
 
     `clients` nodes must register within `start_deadline` seconds and answer 'query.hello': every one of them, or, on a
-    grid of KnownClients, one in each process, however many there are. An exchange ends after `deadline` seconds. `schemas` says by message type what replies must look like; without an entry, a train reply must
-    have the arrays that were sent. An exchange with fewer than `min_replies` valid replies yields none: the strategy
-    then keeps its model. `rounds` counts what became of every message.
+    grid of KnownClients, one in each process, however many there are. An exchange ends after `deadline` seconds.
+    `schemas` says by message type what replies must look like; without an entry, a train reply must have the arrays
+    that were sent. An exchange with fewer than `min_replies` valid replies yields none: the strategy then keeps its
+    model. `rounds` counts what became of every message.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -325,3 +326,16 @@ def test_contents_hold_digests_and_no_image(runs):
     contents = json.loads((runs / "gradient" / "contents.json").read_text())
     assert set(contents["truths"]) == {"1_c0", "1_c1"}
     assert all(len(digest) == 64 for part in contents.values() for digest in part.values())
+
+
+def test_a_damaged_observation_is_named_by_its_path_before_a_folder_is_made(runs, tmp_path):
+    finished = shutil.copytree(runs / "gradient", tmp_path / "run")
+    (path, *_) = sorted((finished / "observations").glob("*_c*.safetensors"))
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged"):
+        plan_again(finished)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} is damaged or gone"):
+        plan_again(finished)
+    assert not (finished / "attacks").exists()

@@ -1,6 +1,7 @@
-"""A pool of Ray workers for clients and attacks alike: what dies is replaced and its call repeated, what hangs is ended.
+"""A pool of Ray workers for clients and attacks alike.
 
-Everything happens inside its methods, in the caller's own thread.
+What dies is replaced and its call repeated, what hangs is ended. Everything happens inside the methods, in the thread
+of whoever calls them.
 """
 
 from __future__ import annotations
@@ -213,11 +214,13 @@ class Pool:
         if not self.size and (not room or self._failed_starts >= MOST_FAILED_STARTS):
             wanted = ", ".join(f"{amount:g} {name}" for name, amount in self._share.items() if amount)
             raise RuntimeError(
-                f"the Ray cluster has room for {room} workers, each of which needs {wanted}, and none is left: {self._cause}"
+                f"no Ray worker is left: there is room for {room}, each of which needs {wanted}; the last was lost "
+                f"because of this: {self._cause}"
             )
+        remote: Any = ray.remote(Worker)
         options = {RESOURCES[name]: amount for name, amount in self._share.items()}
         for _ in range(room - self.size if self._failed_starts < MOST_FAILED_STARTS else 0):
-            actor = ray.remote(Worker).options(**options, max_restarts=0, max_task_retries=0).remote(self._prepare)
+            actor = remote.options(**options, max_restarts=0, max_task_retries=0).remote(self._prepare)
             self._starting[actor.ready.remote()] = actor
 
     def _check_alive(self) -> None:
@@ -230,7 +233,7 @@ class Pool:
 def capacity(share: dict[str, float]) -> int:
     """How many workers with this share of a node's resources fit into the nodes that are alive."""
     total = 0
-    for node in ray.nodes():
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
         has = node["Resources"] if node["Alive"] else {}
         total += min(int(has.get(name, 0) / amount + 1e-9) for name, amount in share.items() if amount)
     return total

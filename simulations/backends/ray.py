@@ -25,9 +25,7 @@ MOST_INLINE = ("RAY_max_direct_call_object_size", "1048576")
 
 
 @contextmanager
-def ray_pool(
-    workers: int | None = None, address: str | None = None, gpus_per_worker: float = 0.0
-) -> Iterator[Pool]:
+def ray_pool(workers: int | None = None, address: str | None = None, gpus_per_worker: float = 0.0) -> Iterator[Pool]:
     """Inside, Ray is up, with a pool of workers: those of the cluster at `address` (or RAY_ADDRESS), else `workers` of
     this machine (None: one a CPU). A Ray that was up before is used, and left up.
 

@@ -16,3 +16,6 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code (module:name) that the run folder names: only if you know it.")
 ]
 RunDir = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a running Ray cluster; else RAY_ADDRESS, else this machine.")
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RunDir, Sets, Trust
+from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RayAddress, RunDir, Sets, Trust
 from fl_privacy.simulations.cli.shell import bad_input, failure, progress, search_here
 
 
@@ -19,6 +19,7 @@ def run(
     data_root: DataRoot = None,
     backend: Annotated[str, typer.Option(help="ray, or local for one process.")] = "ray",
     workers: Annotated[int | None, typer.Option(help="Ray workers; one a core by default.")] = None,
+    ray_address: RayAddress = None,
     device: Device = None,
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
 ) -> None:
@@ -33,7 +34,7 @@ def run(
         from fl_privacy.simulations.run.pipeline import execute, plan
 
         chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
-        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals)
+        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address)
     with failure(checked.out), progress() as note:
         result = execute(checked, note)
     result.show()

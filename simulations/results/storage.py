@@ -66,7 +66,9 @@ def load_observations(
         loaded = read_tensors(path.with_suffix(".safetensors"))
         payload = {name: loaded[name] for name in facts["names"] if name in loaded}
         if digest(payload) != facts["sha256"]:
-            raise ValueError(f"{path.stem}.safetensors is damaged: its SHA-256 is not the one in {path.name}")
+            raise ValueError(
+                f"{path.with_suffix('.safetensors')} is damaged: its SHA-256 is not the one in {path.name}"
+            )
         weights = None if facts["model"] is None else _weights(key)  # never a path that stands in the file
         if weights is not None and weights not in models:
             models[weights] = model = blank(spec)

@@ -72,6 +72,7 @@ def plan_again(
     channel_of(experiment).rounds.check_federation(federation)
     blind_pool(channel_of(experiment), federation)
     contents.check(federation, source)
+    observed(federation, source)  # what is damaged is named before anything is made
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
     return Replan(federation, source, files.new_folder(Path(out) if out else below))
 
