@@ -20,7 +20,7 @@ from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.config.resolve import attack_of
 
-ORDER = ("label_counts", "linear_layer", "peeling", "low_rank", "map")
+ORDER = ("label_counts", "linear_layer", "peeling", "spear", "low_rank", "map")
 """Labels first, then what is solved, then what is searched for."""
 
 

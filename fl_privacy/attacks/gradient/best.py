@@ -22,10 +22,11 @@ from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_unit
 from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.peeling import Peeling
+from fl_privacy.attacks.gradient.spear import Spear
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
-Member = Literal["label_counts", "linear_layer", "peeling", "low_rank", "map", "grnn"]
-EXACT: tuple[Member, ...] = ("linear_layer", "peeling", "low_rank")
+Member = Literal["label_counts", "linear_layer", "peeling", "spear", "low_rank", "map", "grnn"]
+EXACT: tuple[Member, ...] = ("linear_layer", "peeling", "spear", "low_rank")
 SOLVED = 1e-4
 """The relative mismatch ||g(x) - g|| / ||g|| below which an undefended message is solved, and nothing dearer is tried.
 
@@ -40,10 +41,10 @@ class Best(Attack):
 
     All guesses are judged by one objective, minus the log posterior of `map` under the known law of the defence, with
     the prior that the adversary's own images allow: 'public_by_class' where they have labels, 'public' where they have
-    none, 'power_law' where there are no images. `map` searches with the same prior. `low_rank` is tried on batches of
-    two or more, `grnn` for `grnn_iterations` (0 leaves it out) where there is no known noise, which is for `map`. A
-    member that refuses a message is passed over; once an exact one has solved a message without a known defence, those
-    after it are not tried. Where none has images, the labels of `label_counts` are the guess.
+    none, 'power_law' where there are no images. `map` searches with the same prior. `spear` and `low_rank` are tried on
+    batches of two or more, `grnn` for `grnn_iterations` (0 leaves it out) where there is no known noise, which is for
+    `map`. A member that refuses a message is passed over; once an exact one has solved a message without a known
+    defence, those after it are not tried. Where none has images, the labels of `label_counts` are the guess.
 
     The loss is that objective in nats, up to a constant; of `map` with public images that of the guess before its
     pixels are cut to [0, 1]. `trace` has it for the members' guesses in the order in which they were made, and `winner`
@@ -133,7 +134,7 @@ class Best(Attack):
 
     def _member(self, name: Member, judge: MaximumAPosteriori, seen: Observation) -> Attack | None:
         """The attack called `name`; None where it is left out."""
-        if name == "low_rank" and seen.spec.batch_size == 1:
+        if name in ("spear", "low_rank") and seen.spec.batch_size == 1:
             return None
         if name == "grnn":
             # Under noise the posterior hardly tells GRNN's from what MAP finds once it has learned the victims' own
@@ -146,6 +147,7 @@ class Best(Attack):
             "label_counts": LabelCounts(),
             "linear_layer": LinearLayer(),
             "peeling": Peeling(),
+            "spear": Spear(),
             "low_rank": LowRank(),
         }
         return exact[name]

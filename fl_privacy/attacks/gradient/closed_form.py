@@ -67,20 +67,20 @@ class LinearLayer(Attack):
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The part of [dL/dW dL/db] outside the span of the images (B, C, H, W), relative to all of it."""
-        return _unexplained(_rows(first_layer(seen), released(seen)), inputs.double().flatten(1).cpu().numpy())
+        return unexplained(pixel_rows(first_layer(seen), released(seen)), inputs.double().flatten(1).cpu().numpy())
 
     def _read(self, seen: Observation) -> Reconstruction:
         start, batch, shape = time.perf_counter(), seen.spec.batch_size, seen.spec.image_shape
         layer, gradient = first_layer(seen), released(seen)
-        rows = _rows(layer, gradient)
+        rows = pixel_rows(layer, gradient)
         if batch == 1:
             images = (rows[:, -1] @ rows[:, :-1] / max(float(np.square(rows[:, -1]).sum()), 1e-300))[None]
         else:
-            images = self._of_a_batch(rows, _row_errors(layer, gradient), batch)
+            images = self._of_a_batch(rows, row_errors(layer, gradient), batch)
         if not len(images):
             return Reconstruction(seconds=time.perf_counter() - start)
         inputs = torch.from_numpy(images).float().clamp(0, 1).view(batch, *shape)
-        loss = _unexplained(rows, inputs.double().flatten(1).numpy())
+        loss = unexplained(rows, inputs.double().flatten(1).numpy())
         return Reconstruction(inputs=inputs, loss=loss, iterations=1, seconds=time.perf_counter() - start)
 
     def _of_a_batch(self, rows: Array, errors: tuple[Array, float], batch: int) -> Array:
@@ -148,20 +148,20 @@ def _taken(taken: dict[str, Tensor], name: str, module: nn.Module, arguments: tu
     taken.setdefault(name, arguments[0])
 
 
-def _rows(layer: FirstLayer, gradient: Released) -> Array:
+def pixel_rows(layer: FirstLayer, gradient: Released) -> Array:
     """[dL/dW dL/db] (neurons, pixels + 1) as if the layer took pixels in [0, 1]."""
     weight, bias = gradient.gradients[f"{layer.name}.weight"], gradient.gradients[f"{layer.name}.bias"][:, None]
     return np.hstack([(weight - bias * layer.shift) / layer.scale, bias])
 
 
-def _row_errors(layer: FirstLayer, gradient: Released) -> tuple[Array, float]:
+def row_errors(layer: FirstLayer, gradient: Released) -> tuple[Array, float]:
     """The standard error of an entry of those rows: root mean square over the pixels, and in the last column."""
     bias = gradient.deviations[f"{layer.name}.bias"]
     weight = np.hypot(gradient.deviations[f"{layer.name}.weight"], bias * layer.shift) / layer.scale
     return np.sqrt(np.mean(np.square(weight))), bias
 
 
-def _unexplained(rows: Array, images: Array) -> float:
+def unexplained(rows: Array, images: Array) -> float:
     span, _ = np.linalg.qr(np.hstack([images, np.ones((len(images), 1))]).T)
     rest = rows - rows @ span @ span.T
     return float(np.linalg.norm(rest) / max(float(np.linalg.norm(rows)), 1e-300))

@@ -1,0 +1,93 @@
+"""Descent without known noise: Adam from several starts, then L-BFGS from the best of them, a history a victim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fl_privacy.attacks.gradient.lbfgs import BatchedLbfgs
+from fl_privacy.attacks.gradient.optimise import Descent
+
+Objective = Callable[[Tensor], Tensor]
+"""Coordinates (V, B, k) to losses (V,), each victim's of its own coordinates alone."""
+
+RATE = 0.1
+HISTORY = 40
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a descent ended: `u` (V, B, k) with its `losses` (V,), and the losses on the way, a `trace` (T, V)."""
+
+    u: Tensor
+    losses: Tensor
+    trace: Tensor
+
+
+def descend(objective: Objective, starts: Tensor, adam: int, lbfgs: int) -> Reached:
+    """From `starts` (R, V, B, k): `adam` iterations each, and from each victim's best `lbfgs` more.
+
+    Images of one label whose starts are equal stay equal for ever: a start has to be random. The best iterate counts,
+    and a victim whose losses are no numbers keeps its first start.
+    """
+    found = [_adam(objective, start, adam) for start in starts]
+    losses = torch.stack([each.losses for each in found]).nan_to_num(torch.inf)
+    best, victims = losses.argmin(0), torch.arange(starts.shape[1], device=starts.device)
+    u = torch.stack([each.u for each in found])[best, victims]
+    traces = torch.stack([each.trace for each in found])[best, :, victims].T
+    last = _lbfgs(objective, u, lbfgs)
+    return Reached(last.u, last.losses, torch.cat([traces, last.trace]))
+
+
+def _adam(objective: Objective, start: Tensor, iterations: int) -> Reached:
+    guess = nn.ParameterList([start.clone()])
+    step = Descent("adam", RATE, "cosine", iterations).stepper(guess)
+    kept = _Kept(start, objective)
+    for iteration in range(iterations):
+        losses = objective(guess[0])
+        kept.see(guess[0], losses)
+        step(iteration, losses, lambda: objective(guess[0]))
+    return kept.reached(guess[0])
+
+
+def _lbfgs(objective: Objective, start: Tensor, iterations: int) -> Reached:
+    guess = start.clone().requires_grad_()
+    solver = BatchedLbfgs([guess], HISTORY)
+    kept = _Kept(start, objective)
+
+    def again() -> Tensor:
+        with torch.no_grad():
+            return objective(guess)
+
+    for _ in range(iterations):
+        losses = objective(guess)
+        kept.see(guess, losses)
+        if not bool(torch.isfinite(losses).any()):
+            break
+        solver.step(losses, again)
+    return kept.reached(guess)
+
+
+class _Kept:
+    """The best iterate of every victim."""
+
+    def __init__(self, start: Tensor, objective: Objective) -> None:
+        self._objective = objective
+        self._u = start.clone()
+        self._losses = torch.full((len(start),), torch.inf, device=start.device)
+        self._trace: list[Tensor] = []
+
+    @torch.no_grad()
+    def see(self, u: Tensor, losses: Tensor) -> None:
+        losses = losses.detach()
+        better = losses < self._losses
+        self._u[better], self._losses[better] = u[better], losses[better]
+        self._trace.append(losses)
+
+    @torch.no_grad()
+    def reached(self, last: Tensor) -> Reached:
+        self.see(last, self._objective(last))
+        return Reached(self._u, self._losses, torch.stack(self._trace))
