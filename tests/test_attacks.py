@@ -34,7 +34,9 @@ BUDGET = {
     "best": {"members": ["map", "grnn"], "grnn_iterations": 20},
     "low_rank": {"outer": 6, "inner": 10, "starts": 2},
 }
-MODELS = {"linear_layer": nn.Sequential(nn.Flatten(), nn.Linear(1024, 30), nn.ReLU(), nn.Linear(30, 10))}
+MODELS = dict.fromkeys(
+    ("linear_layer", "spear"), nn.Sequential(nn.Flatten(), nn.Linear(1024, 30), nn.ReLU(), nn.Linear(30, 10))
+)
 """The model on which an attack is checked that cannot read the wide sigmoid LeNet of the others."""
 
 

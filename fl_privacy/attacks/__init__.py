@@ -12,6 +12,7 @@ from fl_privacy.attacks.gradient import (
     low_rank,
     map,
     peeling,
+    spear,
 )
 from fl_privacy.attacks.output import class_mean
 from fl_privacy.attacks.output import decoders as vicious
@@ -34,5 +35,6 @@ __all__ = [
     "map",
     "peeling",
     "rmle",
+    "spear",
     "vicious",
 ]

@@ -14,6 +14,7 @@ from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.closed_form import FirstLayer, first_layer, pixel_rows, row_errors, unexplained
 from fl_privacy.attacks.gradient.released import Released, released
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.seeding import stream
 
 ZERO = 1e-3
 """A slope below this share of its column's root mean square counts as zero."""
@@ -47,7 +48,7 @@ class Spear(Attack):
 
     channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.GRADIENT, ChannelName.UPDATE})
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
-    capabilities: ClassVar[Capabilities] = Capabilities(stochastic=True)
+    capabilities: ClassVar[Capabilities] = Capabilities()
 
     tries: int = 400_000
 
@@ -60,13 +61,13 @@ class Spear(Attack):
         Raises:
             ValueError: the model's first linear layer takes no pixels, has no trained bias, or is too small.
         """
-        return [self._read(each, rng) for each in seen]
+        return [self._read(each) for each in seen]
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The part of [dL/dW dL/db] outside the span of the images (B, C, H, W), relative to all of it."""
         return unexplained(pixel_rows(first_layer(seen), released(seen)), inputs.double().flatten(1).cpu().numpy())
 
-    def _read(self, seen: Observation, rng: torch.Generator) -> Reconstruction:
+    def _read(self, seen: Observation) -> Reconstruction:
         start, batch = time.perf_counter(), seen.spec.batch_size
         layer, gradient = first_layer(seen), released(seen)
         rows = pixel_rows(layer, gradient)
@@ -75,16 +76,14 @@ class Spear(Attack):
                 f"a first layer of {rows.shape[0]} neurons on {rows.shape[1] - 1} pixels has no rank of {batch}, so "
                 "that the images of the batch cannot be told apart in it: use an attack that optimises, such as 'map'"
             )
-        images = self._images(seen, layer, gradient, torch.from_numpy(rows), rng)
+        images = self._images(seen, layer, gradient, torch.from_numpy(rows))
         if images is None:
             return Reconstruction(seconds=time.perf_counter() - start)
         inputs = images.float().clamp(0, 1).view(batch, *seen.spec.image_shape)
         loss = unexplained(rows, inputs.double().flatten(1).numpy())
         return Reconstruction(inputs=inputs, loss=loss, iterations=1, seconds=time.perf_counter() - start)
 
-    def _images(
-        self, seen: Observation, layer: FirstLayer, gradient: Released, rows: Tensor, rng: torch.Generator
-    ) -> Tensor | None:
+    def _images(self, seen: Observation, layer: FirstLayer, gradient: Released, rows: Tensor) -> Tensor | None:
         """The images (B, pixels), or None where the rank is another or a column has not been found."""
         batch = seen.spec.batch_size
         sizes, right = torch.linalg.svd(rows, full_matrices=False)[1:]
@@ -95,14 +94,14 @@ class Spear(Attack):
         mixed = rows @ right.T
 
         def images_of(columns: Tensor) -> Tensor:
-            whole = torch.linalg.solve(columns, right)
+            whole: Tensor = torch.linalg.solve(columns, right)
             return whole[:, :-1] / whole[:, -1:]
 
         def possible(columns: Tensor) -> bool:
             """Whether every neuron that has a slope for an image is on for it."""
             return float(on(images_of(columns)).T[~_zeros(mixed, columns.T)].double().mean()) > CONSISTENT
 
-        columns = sparse_columns(mixed, self.tries, rng, possible)
+        columns = sparse_columns(mixed, self.tries, stream(0, "spear"), possible)
         return None if columns is None else images_of(columns)
 
 
@@ -153,7 +152,8 @@ def _zeros(mixed: Tensor, directions: Tensor) -> Tensor:
 
 def _sharpened(mixed: Tensor, direction: Tensor) -> Tensor:
     """The direction (B,) that all rows of `mixed` which are zero along this one agree on best."""
-    return torch.linalg.svd(mixed[_zeros(mixed, direction[None])[:, 0]]).Vh[-1]
+    agreed: Tensor = torch.linalg.svd(mixed[_zeros(mixed, direction[None])[:, 0]]).Vh[-1]
+    return agreed
 
 
 def _sparsest(mixed: Tensor, directions: Tensor) -> Tensor:
