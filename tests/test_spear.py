@@ -46,7 +46,7 @@ def test_every_image_of_a_batch_comes_back(batch):
 
 
 def test_it_reads_what_single_neurons_do_not_tell():
-    seen, truth = seen_of(8, width=60)
+    seen, truth = seen_of(8, width=90)
     (rows,) = LinearLayer()([seen], stream(0))
     (guess,) = Spear()([seen], stream(0))
     assert (align(guess, truth).inputs - truth.inputs).abs().max() < 1e-3
