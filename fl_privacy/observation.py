@@ -105,6 +105,15 @@ class Images:
         return len(self.inputs)
 
 
+class HasGradient(Protocol):
+    """What a defence made of the gradients of single examples."""
+
+    @property
+    def gradient(self) -> Tensors:
+        """One gradient, by parameter name."""
+        ...
+
+
 class KnownDefence(Protocol):
     """What an adversary may know of the clients' defences: how they act, never what they drew."""
 
@@ -122,6 +131,19 @@ class KnownDefence(Protocol):
 
     def as_seen(self, payload: Tensors, released: Tensors) -> Tensors:
         """The same for an adversary who has seen `released`, which may show more, such as what was pruned."""
+        ...
+
+    @property
+    def by_example(self) -> bool:
+        """Whether the clients' gradients are made of those of single examples."""
+        ...
+
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> HasGradient:
+        """The gradient that a client makes of examples' own (B, ...), with draws of `rng`."""
+        ...
+
+    def mean_of_examples(self, gradients: Tensors) -> Tensors:
+        """What is certain about a gradient made of examples' own (B, ...), such as their clip. Differentiable."""
         ...
 
     @property

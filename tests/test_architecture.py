@@ -13,9 +13,9 @@ LAYERS = {
         ("atomic", "seeding", "settings", "registry", "observation", "optimiser_state", "weights"),
         ("data", "metrics", "models"),
         ("defences",),
-        ("federated", "split", "joint_training"),
+        ("federated", "split", "joint_training", "accounting"),
         ("attacks",),
-        ("evaluation", "protocol_check", "sanity", "testing"),
+        ("evaluation", "identification", "protocol_check", "sanity", "testing"),
     ),
     "fl_privacy.strategies": (
         ("guard", "grid", "records"),

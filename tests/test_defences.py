@@ -40,6 +40,7 @@ STRONG = {
     "prune": {"share": 0.3},
     "quantise": {"bits": 3},
     "sign": {},
+    "dp_sgd": {"norm": 0.1, "noise_multiplier": 1.0},
 }
 
 

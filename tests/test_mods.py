@@ -154,3 +154,9 @@ def test_several_records_are_one_payload_and_no_arrays_are_none():
     assert float(torch.cat(parts).norm()) == pytest.approx(1.0, rel=1e-5)
     bare = answers(lambda: RecordDict({"metrics": MetricRecord({"n": 1})}), "clip(norm=1.0)", "query")
     assert list(bare) == ["metrics"]
+
+
+def test_a_chain_that_needs_single_examples_is_refused_unless_the_app_knows_it():
+    with pytest.raises(ValueError, match="gradient_under"):
+        defence_mod("dp_sgd(norm=1.0)", seed=0)
+    assert defence_mod("dp_sgd(norm=1.0)", seed=0, by_example=True)

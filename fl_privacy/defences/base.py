@@ -15,6 +15,17 @@ from fl_privacy.registry import Registry
 from fl_privacy.seeding import stream
 
 
+@dataclasses.dataclass(frozen=True)
+class ExampleRelease:
+    """What a defence made of the gradients of single examples: one `gradient`, and the share of them that it clipped.
+
+    The share depends on the data and is no part of any message.
+    """
+
+    gradient: Tensors
+    clipped_share: float
+
+
 class Defence:
     """A client-side defence. Concrete ones are frozen dataclasses: their fields are the settings."""
 
@@ -38,6 +49,29 @@ class Defence:
         By default that is `without_noise`; a release may show more, as pruning shows which values it kept.
         """
         return self.without_noise(payload)
+
+    @property
+    def by_example(self) -> bool:
+        """Whether it acts on the gradient of each example, in every step, by `on_example_gradients`."""
+        return False
+
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> ExampleRelease:
+        """One gradient of examples' own (B, ...), by name; the mean unless overridden. `rng` is the round's stream."""
+        return ExampleRelease(self.mean_of_examples(gradients), 0.0)
+
+    def mean_of_examples(self, gradients: Tensors) -> Tensors:
+        """What is certain of `on_example_gradients`. Differentiable."""
+        return {name: value.mean(0) for name, value in gradients.items()}
+
+    @property
+    def example_noise(self) -> float:
+        """The deviation of its Gaussian noise on a sum over examples, over the most that one example adds; 0: none."""
+        return 0.0
+
+    @property
+    def gaussian_scale(self) -> float:
+        """The deviation of the independent Gaussian noise that it adds to every released value; 0: none."""
+        return 0.0
 
     def norm_bound(self, before: float) -> float:
         """The largest L2 norm, over all tensors, of a release whose payload had at most `before`; infinite: none."""
@@ -68,6 +102,10 @@ class Chain:
 
     defences: tuple[Defence, ...] = ()
 
+    def __post_init__(self) -> None:
+        if sum(each.by_example for each in self.defences) > 1:
+            raise ValueError(f"the chain '{self.label}' acts on examples' gradients twice: keep one of them")
+
     def __bool__(self) -> bool:
         return bool(self.defences)
 
@@ -93,6 +131,19 @@ class Chain:
         for defence in self.defences:
             payload = defence.as_seen(payload, released)
         return payload
+
+    @property
+    def by_example(self) -> bool:
+        """Whether a member acts on the gradients of single examples."""
+        return any(defence.by_example for defence in self.defences)
+
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> ExampleRelease:
+        """What the member that acts on examples' gradients (B, ...) makes of them."""
+        return next(d for d in self.defences if d.by_example).on_example_gradients(gradients, rng)
+
+    def mean_of_examples(self, gradients: Tensors) -> Tensors:
+        """What is certain of it, for an adversary who knows the chain."""
+        return next(d for d in self.defences if d.by_example).mean_of_examples(gradients)
 
     @property
     def release_tells(self) -> bool:

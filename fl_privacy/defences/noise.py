@@ -41,6 +41,10 @@ class AdditiveNoise(Defence):
 class GaussianNoise(AdditiveNoise):
     """Adds independent N(0, scale^2) to every released value; `scale` is in the payload's unit, 0 changes nothing."""
 
+    @property
+    def gaussian_scale(self) -> float:
+        return self.scale
+
     def draw(self, value: Tensor, rng: torch.Generator) -> Tensor:
         return torch.randn(value.shape, generator=rng, dtype=value.dtype)
 

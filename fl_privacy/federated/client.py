@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from fl_privacy.defences.base import Chain
 from fl_privacy.observation import Tensors
 from fl_privacy.weights import moving_statistics, trainable
+
+LossOf = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, classes), labels (B,)) to a scalar."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,15 @@ class ClientTask:
     seed: int
 
 
-def gradient(
-    model: nn.Module, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
-) -> tuple[Tensors, float]:
+class SlopeOf(Protocol):
+    """How a client computes a gradient: `gradient`, or one that a defence makes of its examples' own."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, loss_of: LossOf = F.cross_entropy
+    ) -> tuple[Tensors, float]: ...
+
+
+def gradient(model: nn.Module, x: Tensor, y: Tensor, loss_of: LossOf = F.cross_entropy) -> tuple[Tensors, float]:
     """The batch gradient of the mean loss, cross entropy unless said, by parameter name, and the loss, undefended.
 
     Every module of `model` runs in the mode it is in; x (B, C, H, W), y (B,) int64. A parameter that the loss does not

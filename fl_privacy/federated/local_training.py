@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl_privacy.federated.client import gradient
+from fl_privacy.federated.client import LossOf, SlopeOf, gradient
 from fl_privacy.observation import LocalTraining, Tensors
 from fl_privacy.weights import trainable
 
@@ -74,8 +74,18 @@ def minibatches(local: LocalTraining, examples: int, rng: torch.Generator | None
     return taken[: local.steps_on(examples)]
 
 
-def train_locally(model: nn.Module, x: Tensor, y: Tensor, local: LocalTraining, rng: torch.Generator) -> float:
-    """Train `model`, in place, on images x (N, C, H, W) in [0, 1] and labels y (N,); the loss before the first step."""
+def train_locally(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    local: LocalTraining,
+    rng: torch.Generator,
+    slope_of: SlopeOf = gradient,
+) -> float:
+    """Train `model`, in place, on images x (N, C, H, W) in [0, 1] and labels y (N,); the loss before the first step.
+
+    `slope_of` computes the gradient of every step (`example_gradients.gradient_under`).
+    """
     if local.mode == "eval":
         model.eval()
     parameters, parts, losses = trainable(model), minibatches(local, len(x), rng), list[float]()
@@ -85,7 +95,7 @@ def train_locally(model: nn.Module, x: Tensor, y: Tensor, local: LocalTraining, 
     def slope(weights: Tensors, step: int) -> Tensors:
         _write(parameters, weights)
         part = parts[step].to(x.device)
-        found, loss = gradient(model, x[part], y[part], loss_of)
+        found, loss = slope_of(model, x[part], y[part], loss_of)
         losses.append(loss)
         return found
 
@@ -117,8 +127,8 @@ def _squared_error_of_labels(logits: Tensor, labels: Tensor) -> Tensor:
     return squared_error(logits, F.one_hot(labels, logits.shape[1]).to(logits))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, LossOf] = {
     "cross_entropy": F.cross_entropy,
     "squared_error": _squared_error_of_labels,
 }
-"""(logits (B, classes), labels (B,)) to a scalar, by the name in `LocalTraining.loss`."""
+"""By the name in `LocalTraining.loss`."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from flwr.app import Context, Message
@@ -54,6 +54,9 @@ class Tried:
 
 class Rounds(ABC):
     """What runs on Flower: the messages, the clients, and the rounds of every condition. Without state."""
+
+    examples_have_gradients: ClassVar[bool] = False
+    """Whether clients compute gradients in the way that a defence wants which acts on those of single examples."""
 
     def check(self, experiment: Experiment) -> None:  # noqa: B027 (a hook)
         """What must fit together in this channel's experiments.

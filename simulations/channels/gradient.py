@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import flwr.serverapp.strategy as flower
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
@@ -14,16 +13,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy.attacks.gradient.matching import check_matchable
-from fl_privacy.evaluation import Truth
 from fl_privacy.federated.client import ClientTask, accuracy, calibrate
+from fl_privacy.federated.example_gradients import check_examples
 from fl_privacy.federated.local_training import normalised
-from fl_privacy.observation import ONE_STEP, ChannelName, LocalTraining, Observation, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import subseed
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import (
-    Adversary,
     Channel,
-    Evaluation,
     FederationOf,
     Rounds,
     Row,
@@ -31,10 +28,11 @@ from fl_privacy.simulations.channels.base import (
     Sink,
     Tried,
 )
+from fl_privacy.simulations.channels.gradient_evaluation import Batches, Server
+from fl_privacy.simulations.channels.gradient_protocol import FedSGD, WeightUpdates
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.results.records import Key
 from fl_privacy.strategies.federated.client import local_config
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
@@ -44,58 +42,10 @@ from fl_privacy.weights import load_weights, tied
 PROGRESS_LINES = 6  # a condition
 
 
-@dataclass(frozen=True)
-class FedSGD:
-    """Gradient sharing; under `secure_aggregation` the server sees the mean over a round's clients and nothing else."""
-
-    secure_aggregation: bool = False
-    """Whether the server sees the mean over all clients of a round alone."""
-
-
-@dataclass(frozen=True)
-class WeightUpdates:
-    """Weight updates after `local` training on `batch_size` examples, averaged by one of Flower's strategies.
-
-    `local`: epochs, batch_size, steps, optimiser, momentum, weight_decay, proximal (FedProx alone), loss, normalise and
-    mode of `fl_privacy.observation.LocalTraining`, at the experiment's learning_rate; one plain step by default.
-    With `secure_aggregation` the server sees the mean over a round's clients, no single message.
-    """
-
-    strategy: Literal["FedAvg", "FedAvgM", "FedProx", "FedMedian", "FedTrimmedAvg", "FedAdam", "Krum"] = "FedAvg"
-    """Which of Flower's strategies averages the updates."""
-    local: LocalTraining = ONE_STEP
-    """How a client trains between receiving and sending: epochs, batch size, optimiser, momentum, weight decay."""
-    secure_aggregation: bool = False
-    """Whether the server sees the mean over all clients of a round alone."""
-
-
-class Server(Adversary):
-    """The server: it holds the model that it sent, and what public images the experiment grants it."""
-
-    def knowledge(self, experiment: Experiment, condition: int) -> frozenset[str]:
-        return frozenset({"model", *(("public",) if experiment.public else ())})
-
-    def add_knowledge(
-        self, federation: Federation, folder: Path, seen: dict[Key, Observation]
-    ) -> dict[Key, Observation]:
-        public = federation.public()
-        return {key: replace(each, public=public) for key, each in seen.items()}
-
-
-class Batches(Evaluation):
-    """The batch behind every message."""
-
-    def truth(self, federation: Federation, client: int, round: int) -> Truth:
-        return Truth(*federation.batch(client, round))
-
-    def class_is_read(self, experiment: Experiment) -> bool:
-        """Always: the gradient of the last layer tells the labels of a batch."""
-        return True
-
-
 class GradientRounds(Rounds):
     """A client's batch gradient, each round, to a server that steps on their mean."""
 
+    examples_have_gradients: ClassVar[bool] = True
     channel: ClassVar[ChannelName] = ChannelName.GRADIENT
     statistics_travel: ClassVar[bool] = False
     """Whether clients send running statistics of batch normalisation, so that the server has any to evaluate with."""
@@ -112,6 +62,10 @@ class GradientRounds(Rounds):
         _check_public(federation)
         images = federation.held_out[0][: federation.experiment.batch_size]
         check_matchable(federation.model(), images, federation.spec.classes)
+        for index, condition in enumerate(federation.experiment.conditions):
+            if condition.trained.by_example:
+                model = federation.model()
+                check_examples(model.eval() if self._spec(federation, index).local.mode == "eval" else model)
 
     def tried(self, federation: Federation) -> Sequence[Tried]:
         count, classes = federation.experiment.batch_size, federation.spec.classes

@@ -44,6 +44,7 @@ def check_objects(experiment: Experiment) -> None:
         ValueError: what does not.
     """
     channel_of(experiment).rounds.check(experiment)
+    _check_defences(experiment)
     _check_attacks(experiment)
     _check_published(experiment)
 
@@ -86,6 +87,18 @@ def _check_labels(key: str, labels: Sequence[str]) -> None:
                 f"'{key}': the labels {other!r} and {label!r} both become the folder '{folder}', where one would show "
                 "the other's numbers: choose labels that differ in letters or digits, not only in spaces, signs or case"
             )
+
+
+def _check_defences(experiment: Experiment) -> None:
+    if channel_of(experiment).rounds.examples_have_gradients:
+        return
+    for condition in experiment.conditions:
+        for each in (condition.trained, condition.released):
+            if each.by_example:
+                raise ValueError(
+                    f"'{each.label}' acts on gradients of single examples, which clients of the channels gradient and "
+                    f"update compute, and this experiment's channel is {experiment.channel}: it would do nothing"
+                )
 
 
 def _check_attacks(experiment: Experiment) -> None:

@@ -10,7 +10,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from fl_privacy.federated.client import ClientTask, accuracy, gradient
+from fl_privacy.federated.client import ClientTask, SlopeOf, accuracy
+from fl_privacy.federated.example_gradients import gradient_under
 from fl_privacy.federated.local_training import train_locally
 from fl_privacy.observation import LocalTraining
 from fl_privacy.seeding import one_thread, seeded, stream
@@ -45,8 +46,9 @@ def gradient_app(task_of: TaskOf) -> ClientApp:
 
     @app.train("gradient")
     def share_gradient(message: Message, context: Context) -> Message:
-        with _at_work(message, context, task_of(message, context)) as (model, x, y):
-            released, loss = gradient(model, x, y)
+        client_task = task_of(message, context)
+        with _at_work(message, context, client_task) as (model, x, y):
+            released, loss = _slope_of(message, context, client_task)(model, x, y)
         return reply_with(message, _metrics(context, y, train_loss=loss), released)
 
     @app.train("update")
@@ -54,7 +56,7 @@ def gradient_app(task_of: TaskOf) -> ClientApp:
         local, client_task = local_training(message.content.config_records[CONFIG]), task_of(message, context)
         order = stream(client_task.seed, "shuffle", client_of(context), round_of(message))
         with _at_work(message, context, client_task) as (model, x, y):
-            loss = train_locally(model, x, y, local, order)
+            loss = train_locally(model, x, y, local, order, _slope_of(message, context, client_task))
         return reply_with(message, _metrics(context, y, train_loss=loss), model.state_dict())
 
     app.train()(share_update)  # what FedAvg and its kin send
@@ -108,6 +110,11 @@ def _at_work(message: Message, context: Context, client_task: ClientTask) -> Ite
         model = client_task.model()
         load_weights(model, unpack(message.content.array_records[ARRAYS]))
         yield model, *client_task.batch(client, round)
+
+
+def _slope_of(message: Message, context: Context, client_task: ClientTask) -> SlopeOf:
+    noise = stream(client_task.seed, "examples", client_of(context), round_of(message))
+    return gradient_under(client_task.chain, noise)
 
 
 def _metrics(context: Context, y: Tensor, **measured: float) -> dict[str, int | float]:

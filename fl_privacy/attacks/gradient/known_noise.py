@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fl_privacy.attacks.gradient.matching import gradient_unit
-from fl_privacy.observation import Observation
+from fl_privacy.federated.local_training import local_train, minibatches
+from fl_privacy.observation import ChannelName, Observation, Tensors
+from fl_privacy.seeding import stream
 from fl_privacy.weights import trainable
 
 DRAWS = 8
@@ -20,9 +22,9 @@ ENOUGH = 4096
 def noise_deviation(seen: Observation, seed: int = 0) -> Tensor | None:
     """The standard deviation (P,) of the noise on each entry of the observed gradient, in its order and unit.
 
-    Every tensor of the payload has one deviation: that of `on_release` less what is certain of it, and of what no
-    second release shows, such as rounding. None where nothing is known, or nothing random. It works for any chain,
-    because a law that is known can be drawn from.
+    Every tensor of the payload has one deviation: that of `on_release` less what is certain of it, of what no second
+    release shows, such as rounding, and of the noise in every local step. None where nothing is known, or nothing
+    random. It works for any chain, because a law that is known can be drawn from.
     """
     if not seen.defence:
         return None
@@ -30,6 +32,9 @@ def noise_deviation(seen: Observation, seed: int = 0) -> Tensor | None:
     shapes = {name: value.shape for name, value in trainable(seen.model).items()}
     drawn, hidden = _drawn_variance(seen, list(shapes), seed), seen.defence.hidden_variance(seen.payload)
     variances = {name: drawn[name] + (float(hidden[name]) if hidden else 0.0) for name in shapes}
+    if seen.defence.by_example:
+        of_steps = _step_variance(seen, shapes, seed)
+        variances = {name: variances[name] + of_steps[name] for name in shapes}
     overall = sum(variances[n] * shape.numel() for n, shape in shapes.items()) / sum(
         map(torch.Size.numel, shapes.values())
     )
@@ -65,3 +70,33 @@ def _drawn_variance(seen: Observation, names: Sequence[str], seed: int) -> dict[
             counts[name] += released[name].numel()
     overall = sum(squares.values()) / sum(counts.values())
     return {name: squares[name] / counts[name] if counts[name] >= ENOUGH else overall for name in names}
+
+
+def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: int) -> dict[str, float]:
+    """The variance, by name, that the noise on the sum over examples in every step leaves in the payload.
+
+    Drawn through the client's own optimiser, as if every step had the mean gradient: how noise bends them is left out.
+    """
+    chain, local, unit = seen.defence, seen.spec.local, gradient_unit(seen)
+    assert chain is not None
+    start = {name: torch.zeros_like(seen.payload[name]) for name in shapes}
+    one_gradient = seen.channel is ChannelName.GRADIENT
+    sizes = [seen.examples] if one_gradient else [len(part) for part in minibatches(local, seen.examples, None)]
+
+    def sent(rng: torch.Generator | None) -> Tensors:
+        def slope(now: Tensors, step: int) -> Tensors:
+            nothing = {name: value.new_zeros(()).expand(sizes[step], *value.shape) for name, value in start.items()}
+            mean = {name: seen.payload[name] / unit for name in start}
+            if rng is None:
+                return mean
+            noise = chain.on_example_gradients(nothing, rng).gradient
+            return {name: value + noise[name] for name, value in mean.items()}
+
+        return slope(start, 0) if one_gradient else local_train(start, slope, len(sizes), local)
+
+    certain, squares = sent(None), dict.fromkeys(shapes, 0.0)
+    for draw in range(DRAWS):
+        drawn = sent(stream(seed + draw, "examples"))
+        for name in shapes:
+            squares[name] += float((drawn[name] - certain[name]).square().mean()) / DRAWS
+    return squares

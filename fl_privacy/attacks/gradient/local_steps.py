@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fl_privacy.attacks.gradient.by_example import by_example
 from fl_privacy.attacks.gradient.defended import defended
 from fl_privacy.attacks.gradient.dropout import read_masks
 from fl_privacy.attacks.gradient.matching import (
@@ -17,6 +18,7 @@ from fl_privacy.attacks.gradient.matching import (
     adversary_copy,
     gradient_matcher,
     soft_cross_entropy,
+    whole_gradient,
 )
 from fl_privacy.federated.local_training import local_train, minibatches, normalised, squared_error
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
@@ -57,10 +59,12 @@ def _of_one_client(
     masks = {name: torch.cat([mask] * restarts) for name, mask in read.items()}
     victims = len(seen) * restarts
     if first.channel is ChannelName.GRADIENT or local.sends_gradient(first.spec.batch_size):
-        match = gradient_matcher(model, victims, cross_entropy, masks)
+        whole = by_example(whole_gradient, first.defence, first.spec.batch_size)
+        match = gradient_matcher(model, victims, cross_entropy, masks, whole)
     else:
         loss = squared_error if local.loss == "squared_error" else cross_entropy
-        inner = gradient_matcher(model, victims, loss, masks, partial(mean_step, first.spec))
+        sent = by_example(partial(mean_step, first.spec), first.defence, first.spec.batch_size)
+        inner = gradient_matcher(model, victims, loss, masks, sent)
 
         def match(images: Tensor, targets: Tensor) -> Tensor:
             return inner(normalised(images, local), targets)

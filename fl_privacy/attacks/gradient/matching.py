@@ -137,7 +137,7 @@ def gradient_matcher(
     objective is then a function of the guess. `own` holds buffers of which each victim has its own, (V, ...) by name.
     `released` says what a client makes of its gradients before it sends: by default, it sends that of the whole batch.
     """
-    own, released = own or {}, released or _whole_gradient
+    own, released = own or {}, released or whole_gradient
     weights = {name: value.detach() for name, value in trainable(model).items()}
     buffers = {name: value.detach() for name, value in model.named_buffers()}
 
@@ -191,7 +191,8 @@ def _slopes(value: Tensor, weights: Tensors, again: bool) -> Tensors:
     return dict(zip(weights, found, strict=True))
 
 
-def _whole_gradient(weights: Tensors, slope: PartialSlope) -> Tensors:
+def whole_gradient(weights: Tensors, slope: PartialSlope) -> Tensors:
+    """What a client sends who sends the gradient of all its examples."""
     return slope(weights, None)
 
 

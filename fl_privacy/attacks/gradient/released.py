@@ -63,6 +63,8 @@ def rescales(seen: Observation) -> bool:
     """Whether what is known of the defence changes the scale of a payload, as a clip does."""
     if not seen.defence:
         return False
+    if seen.defence.by_example:
+        return True
     large = {name: 1e6 * value for name, value in seen.payload.items()}
     certain = seen.defence.without_noise(large)
     return any(not torch.equal(certain[name], large[name]) for name in large)

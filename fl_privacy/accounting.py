@@ -1,0 +1,141 @@
+"""From what a chain of defences does to (epsilon, delta) over a run, by dp-accounting; or why there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.stats import norm
+
+from fl_privacy.defences.base import Chain
+
+Unit = Literal["example", "client", "none"]
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What is Gaussian about a chain: noise of deviation `noise_multiplier` times the most that one `unit` can change.
+
+    `unit` 'example': in every step an example is added to a sum or not; 'client': a whole message is sent, or noise
+    alone. `words` say so, or, for 'none', why nothing is guaranteed.
+    """
+
+    unit: Unit
+    noise_multiplier: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """How often the data of one client enter what the server sees.
+
+    `rounds` in which it takes part, of which the server knows; `examples` that it draws for each of them, without
+    replacement, from the `held` ones, of which the server does not know; `passes`: local steps that a drawn one enters.
+    """
+
+    rounds: int = 1
+    examples: int = 1
+    held: int = 1
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.examples, self.passes) < 1 or self.held < self.examples:
+            raise ValueError(f"a use has at least 1 round, example and pass, and no more examples than held: {self}")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """(`epsilon`, `delta`) over all messages of a run, and `mu` of a single one; None where there is no guarantee.
+
+    epsilon is for replacing one unit's data by any other, as fits draws of fixed size. `mu` is Gaussian differential
+    privacy (Dong, Roth and Su 2022) for adding or removing the unit, of which `identification_bound` is made.
+    """
+
+    unit: Unit
+    epsilon: float | None
+    delta: float | None
+    mu: float | None
+    words: str
+
+
+def mechanism(chain: Chain) -> Mechanism:
+    """The first member's that guarantees anything: what comes after it is post-processing.
+
+    Gaussian noise counts where what it is added to has a bounded norm. Laplace and uniform noise, pruning, rounding and
+    signs guarantee nothing under a clip in L2, and neither does a secret.
+    """
+    for each in chain.defences:
+        if each.by_example and each.example_noise > 0:
+            words = f"one example, in every step, by noise of {each.example_noise:g} times the norm of its clip"
+            return Mechanism("example", each.example_noise, words)
+    bound, noisy = math.inf, False
+    for each in chain.defences:
+        if each.gaussian_scale and math.isfinite(bound):
+            words = f"a client's whole message, by noise of {each.gaussian_scale / bound:g} times the norm of its clip"
+            return Mechanism("client", each.gaussian_scale / bound, words)
+        noisy |= each.gaussian_scale > 0
+        bound = each.norm_bound(bound)
+    if noisy:
+        return Mechanism("none", 0.0, "no norm bound: put a clip before the Gaussian noise")
+    return Mechanism("none", 0.0, "no Gaussian noise" if chain else "no defence")
+
+
+def guarantee(chain: Chain, use: Use, delta: float = 1e-5) -> Guarantee:
+    """What `chain` guarantees one unit against a server that sees every message of a run.
+
+    The noise for a replaced unit counts half, because a clip of C lets it change a sum by 2 C. That the server does not
+    know which examples were drawn is counted, by RDP, where that says more; not that few clients were, which it knows.
+    What a client reports beside its arrays, such as its training loss, is not covered.
+
+    Raises:
+        ValueError: delta is not between 0 and 1.
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie between 0 and 1, well below one over the number of units, not {delta}")
+    found = mechanism(chain)
+    if found.unit == "none":
+        return Guarantee("none", None, None, None, f"none: {found.words}")
+    passes = use.passes if found.unit == "example" else 1
+    one_message = found.noise_multiplier / math.sqrt(passes)
+    epsilon = gaussian_epsilon(one_message / 2 / math.sqrt(use.rounds), delta)
+    if found.unit == "example" and use.examples < use.held:
+        epsilon = min(epsilon, _sampled_epsilon(one_message / 2, use, delta))
+    return Guarantee(found.unit, epsilon, delta, 1 / one_message, found.words)
+
+
+def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
+    """The epsilon of one Gaussian mechanism, exactly: of T of them, that of a noise multiplier / sqrt(T).
+
+    Source: Balle and Wang 2018 (arXiv 1805.06530), theorem 8, as dp-accounting computes it.
+    """
+    from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
+
+    return float(get_epsilon_gaussian(noise_multiplier, delta))
+
+
+def _sampled_epsilon(noise_multiplier: float, use: Use, delta: float) -> float:
+    """The same of messages about examples that are drawn without replacement, by Rényi differential privacy.
+
+    Source: Wang, Balle and Kasiviswanathan 2019 (arXiv 1808.00087), theorem 27, as dp-accounting computes it.
+    """
+    import dp_accounting as dp
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant: Any = RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
+    drawn = dp.SampledWithoutReplacementDpEvent(use.held, use.examples, dp.GaussianDpEvent(noise_multiplier))
+    accountant.compose(drawn, use.rounds)
+    return float(accountant.get_epsilon(delta))
+
+
+def identification_bound(blind: float, mu: float) -> float:
+    """The most often that any attacker can pass a test which the best fixed guess passes with probability `blind`.
+
+    Phi(Phi^-1(blind) + mu), whatever the attacker knows of all other examples, from one message whose `mu` this is.
+
+    Source: Balle, Cherubin and Hayes 2022 (arXiv 2201.04845); Hayes, Mahloujifar and Balle 2023 (arXiv 2302.07225);
+    Kaissis et al. 2023 (arXiv 2305.04446), by the trade-off function of Dong, Roth and Su 2022 (arXiv 1905.02383).
+    """
+    if not 0 <= blind <= 1 or not mu >= 0:
+        raise ValueError(f"a probability from 0 to 1 and a mu of at least 0 are needed, not {blind} and {mu}")
+    return float(norm.cdf(norm.ppf(blind) + mu))
