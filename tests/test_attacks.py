@@ -33,6 +33,7 @@ BUDGET = {
     # peeling would solve it, whatever the seed
     "best": {"members": ["map", "grnn"], "grnn_iterations": 20},
     "low_rank": {"outer": 6, "inner": 10, "starts": 2},
+    "learned": {"examples": 300, "epochs": 2},
 }
 MODELS = dict.fromkeys(
     ("linear_layer", "spear"), nn.Sequential(nn.Flatten(), nn.Linear(1024, 30), nn.ReLU(), nn.Linear(30, 10))
@@ -79,6 +80,9 @@ def built(name):
 def test_conformance(name, digits):
     attack = built(name)
     seen, truths = observe(digits, model=MODELS.get(name))
+    if "public" in attack.needs:
+        owned = Images(digits.test.images(), digits.test.labels)
+        seen = [dataclasses.replace(each, public=owned) for each in seen]
     frozen = [{key: value.clone() for key, value in o.payload.items()} for o in seen]
     weights = copy.deepcopy(seen[0].model.state_dict())
     guesses = attack(seen, stream(0, "attack"))

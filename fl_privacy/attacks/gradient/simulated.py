@@ -1,0 +1,90 @@
+"""Messages of an attacker's own images: by the clients' own function, through the clients' own chain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fl_privacy.federated.client import gradient
+from fl_privacy.federated.local_training import train_locally
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Tensors
+from fl_privacy.seeding import seeded, stream, subseed
+from fl_privacy.weights import constant, copied, trainable
+
+Client = Callable[[Tensor, Tensor, int], Tensors]
+"""(images (B, C, H, W), labels (B,), seed) to the payload that would be received for them, with the draws of `seed`."""
+
+
+def simulated_client(seen: Observation, noisy: bool = True) -> Client:
+    """What the clients behind an observation would have sent for other images: the function that they run themselves.
+
+    All that they draw (dropout, the order of mini-batches, noise) is drawn afresh from `seed`; `noisy` False: what is
+    certain of their defences acts in place of what they draw. Of a mean over clients the images are dealt to them in
+    order.
+    """
+    assert seen.model is not None
+    local, clients = seen.spec.local, len(seen.clients)
+    model = copied(seen.model).to(next(iter(seen.payload.values())).device)
+    if local.mode == "eval":
+        model.eval()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    fixed = constant(model)
+    changes = seen.channel is ChannelName.UPDATE or any(True for _ in model.buffers())
+
+    def computed(images: Tensor, labels: Tensor, seed: int) -> Tensors:
+        if changes:
+            model.load_state_dict(start)
+        with seeded(seed, "attack", "forward"), torch.enable_grad():
+            if seen.channel is ChannelName.GRADIENT:
+                return gradient(model, images, labels)[0]
+            return _update(model, start, fixed, images, labels, local, seed)
+
+    def one(images: Tensor, labels: Tensor, seed: int) -> Tensors:
+        payload = {name: value.detach() for name, value in computed(images, labels, seed).items()}
+        if not seen.defence:
+            return payload
+        return (
+            seen.defence.on_release(payload, subseed(seed, "defence")) if noisy else seen.defence.without_noise(payload)
+        )
+
+    def mean(images: Tensor, labels: Tensor, seed: int) -> Tensors:
+        shares = zip(torch.chunk(images, clients), torch.chunk(labels, clients), strict=True)
+        sent = [one(*share, subseed(seed, client)) for client, share in enumerate(shares)]
+        return {name: torch.stack([each[name] for each in sent]).mean(0) for name in sent[0]}
+
+    return one if clients == 1 else mean
+
+
+def _update(
+    model: nn.Module,
+    start: Tensors,
+    fixed: frozenset[str],
+    images: Tensor,
+    labels: Tensor,
+    local: LocalTraining,
+    seed: int,
+) -> Tensors:
+    """What local training changes, running statistics among it."""
+    train_locally(model, images, labels, local, stream(seed, "shuffle"))
+    return {
+        name: value.detach() - start[name]
+        for name, value in model.state_dict().items()
+        if name not in fixed and value.is_floating_point()
+    }
+
+
+def chain_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+    """||c(g(x, y)) - r|| / ||r||: what images (B, C, H, W) with labels (B,) would have released, and what was, r.
+
+    c is what is certain of a known chain: a clip, signs, pruning, but no noise. 0 is exact, 1 what zero reaches.
+    """
+    assert seen.model is not None
+    device = next(iter(seen.payload.values())).device
+    sent = simulated_client(seen, noisy=False)(inputs.to(device), labels.to(device), 0)
+    names = list(trainable(seen.model))
+    apart = sum(float((sent[name] - seen.payload[name]).double().square().sum()) for name in names)
+    size = sum(float(seen.payload[name].double().square().sum()) for name in names)
+    return math.sqrt(apart / max(size, 1e-300))
