@@ -214,7 +214,6 @@ def test_the_linear_layer_is_ridge_regression():
 
 
 def test_a_model_without_a_head_has_its_images_read_and_no_labels(digits):
-    torch.manual_seed(0)
     headless = nn.Sequential(nn.Conv2d(1, 10, 5, stride=3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     seen, _ = observe(digits, model=headless, count=1)
     guess = LearnedInversion(examples=80, epochs=1)(seen, stream(0))[0]

@@ -125,7 +125,8 @@ def _ranks(labels: Tensor) -> Tensor:
 
 def _unit(value: Tensor) -> Tensor:
     """Rows (N, K) of length 1."""
-    return value / value.norm(dim=1, keepdim=True).clamp_min(TINY)
+    lengths: Tensor = value.norm(dim=1, keepdim=True)
+    return value / lengths.clamp_min(TINY)
 
 
 def _hashed(name: str, value: Tensor, size: int) -> Tensor:
