@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from fl_privacy.simulations.run.again import open_run as open_run
     from fl_privacy.simulations.run.again import reopen as reopen
     from fl_privacy.simulations.run.pipeline import simulate as simulate
+    from fl_privacy.simulations.sweeping.result import SweepResult as SweepResult
+    from fl_privacy.simulations.sweeping.run import sweep as sweep
 
 _DOOR = {
     "Audit": ("auditing.audit", "Audit"),
     "FinishedRun": ("run.again", "FinishedRun"),
     "Result": ("report.result", "Result"),
+    "SweepResult": ("sweeping.result", "SweepResult"),
     "attack_again": ("run.again", "attack_again"),
     "audit": ("auditing.audit", "audit"),
     "configure": ("config.load", "configure"),
@@ -41,12 +44,14 @@ _DOOR = {
     "reopen": ("run.again", "reopen"),
     "server_images": ("channels.output.pairs", "split"),
     "simulate": ("run.pipeline", "simulate"),
+    "sweep": ("sweeping.run", "sweep"),
 }
 
 __all__ = [
     "Audit",
     "FinishedRun",
     "Result",
+    "SweepResult",
     "attack_again",
     "audit",
     "configure",
@@ -57,6 +62,7 @@ __all__ = [
     "reopen",
     "server_images",
     "simulate",
+    "sweep",
 ]
 
 

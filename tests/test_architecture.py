@@ -30,6 +30,7 @@ LAYERS = {
         ("scoring",),
         ("report",),
         ("run", "auditing"),
+        ("sweeping",),
         ("flower_app", "listing", "doctor"),
         ("cli",),
     ),

@@ -13,7 +13,7 @@ from matplotlib.text import Annotation
 
 from fl_privacy.simulations.report import tradeoff
 from fl_privacy.simulations.report.labels import Box, place
-from fl_privacy.simulations.report.tradeoff import blind_guesses, draw_tradeoff, points, strongest
+from fl_privacy.simulations.report.tradeoff import Estimate, blind_guesses, draw_tradeoff, over_seeds, points, strongest
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -58,14 +58,22 @@ def test_a_run_gives_a_point_a_defence_with_the_interval_over_its_images():
     assert second.leakage.value == 11.0
 
 
-def test_several_seeds_give_the_mean_and_the_range_over_them():
-    rows = [
-        row("grnn", "none", psnr, accuracy, seed=seed) for seed, (psnr, accuracy) in enumerate([(40, 0.7), (44, 0.8)])
-    ]
-    (point,) = points(rows)
-    assert (point.leakage.low, point.leakage.value, point.leakage.high) == (40, 42, 44)
-    assert (point.utility.low, point.utility.high) == (0.7, 0.8)
+def test_several_seeds_give_the_mean_and_its_interval_over_them():
+    measured = [(40, 0.7), (42, 0.75), (44, 0.8)]
+    (point,) = points(
+        [row("grnn", "none", psnr, accuracy, seed=seed) for seed, (psnr, accuracy) in enumerate(measured)]
+    )
+    assert point.leakage.value == pytest.approx(42)
+    assert point.leakage.high - 42 == pytest.approx(4.302653 * 2 / 3**0.5), "the table of Student's t, two degrees"
+    assert 42 - point.leakage.low == pytest.approx(point.leakage.high - 42)
     assert point.utility.value == pytest.approx(0.75)
+    assert point.utility.high - 0.75 == pytest.approx(4.302653 * 0.05 / 3**0.5)
+
+
+def test_an_interval_over_seeds_stays_among_the_values_that_there_are():
+    assert over_seeds([0.9, 1.0], 0, 1).high == 1
+    assert over_seeds([0.9, 1.0]).high == pytest.approx(0.95 + 12.706205 * 0.05)
+    assert over_seeds([0.9]) == Estimate(0.9, 0.9, 0.9)
 
 
 def test_a_defence_is_judged_by_the_attack_that_got_most():
@@ -113,7 +121,7 @@ def test_what_is_left_out_and_what_bars_are_is_said(drawn):
     assert "Left out, because an accuracy or an image is missing: clip, norm=1.0, arg max." in words
     assert "95 % intervals over images" in words
     several = [{**each, "seed": seed} for seed in (0, 1, 2) for each in ROWS]
-    assert "Bars: range over 3 seeds." in " ".join(drawn(several)._supxlabel.get_text().split())
+    assert "Bars: 95 % intervals (Student's t) over 3 seeds." in " ".join(drawn(several)._supxlabel.get_text().split())
 
 
 def assert_apart(figure):

@@ -8,6 +8,7 @@ from fl_privacy.simulations.cli.audits import audit
 from fl_privacy.simulations.cli.inventory import doctor, list_
 from fl_privacy.simulations.cli.reports import report
 from fl_privacy.simulations.cli.runs import attack, run
+from fl_privacy.simulations.cli.sweeps import sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +22,7 @@ def _about() -> None:
     """What does your federated-learning setup leak, and which defence is worth its cost?"""
 
 
-for _command in (run, attack, audit, report):
+for _command in (run, attack, audit, sweep, report):
     app.command()(_command)
 app.command("list")(list_)
 app.command()(doctor)

@@ -8,6 +8,7 @@ import typer
 
 from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RayAddress, RunDir, Sets, Trust
 from fl_privacy.simulations.cli.shell import bad_input, failure, progress, search_here
+from fl_privacy.simulations.cli.sweeps import conclude, sweep_of_seeds
 
 
 def run(
@@ -15,10 +16,15 @@ def run(
     changes: Sets = None,
     profile: Profile = None,
     seed: Annotated[int | None, typer.Option(help="Every random stream follows from it.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several of them, 0..4 or 0,1,2: a run each, one table with intervals.")
+    ] = None,
     out: Out = None,
     data_root: DataRoot = None,
     backend: Annotated[str, typer.Option(help="ray, or local for one process.")] = "ray",
-    workers: Annotated[int | None, typer.Option(help="Ray workers; one a core by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ray workers, one a core by default; local with --seeds: processes.")
+    ] = None,
     ray_address: RayAddress = None,
     device: Device = None,
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
@@ -30,6 +36,13 @@ def run(
 
         check_early(experiment, changes or (), profile, seed=seed, device=device)
         check_backend(backend, workers)
+        if seeds is not None and (seed is not None or keep_originals):
+            raise ValueError("'--seeds' goes neither with --seed nor with --keep-originals: run one seed for that")
+        several = None if seeds is None else sweep_of_seeds(experiment, changes or (), profile, seeds)
+    if several is not None:
+        conclude(several, out, data_root, backend, workers, device, ray_address)
+        return
+    with bad_input():
         from fl_privacy.simulations.config.load import load_experiment
         from fl_privacy.simulations.run.pipeline import execute, plan
 

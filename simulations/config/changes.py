@@ -21,14 +21,23 @@ def override(settings: ReadTable, changes: Sequence[str]) -> PlainTable:
     Raises:
         ValueError: a text without '=', or a part of something that has none.
     """
-    changed = copy.deepcopy(dict(settings))
+    changed = dict(settings)
     for text in changes:
         key, equals, value = text.partition("=")
-        head, *rest = key.strip().split(".")
-        if not equals or not head or not all([head, *rest]):
+        if not equals:
             raise ValueError(f"a change is written key=value, such as attack.iterations=500, not '{text}'")
-        apply = {"attack": _change_attack, "defence": _change_defence}.get(head, _change)
-        apply(changed, head, rest, parse_value(value))
+        changed = change(changed, key, parse_value(value))
+    return changed
+
+
+def change(settings: ReadTable, address: str, value: object) -> PlainTable:
+    """`settings` with another value at an address, in the words of `override`; raises as it does."""
+    changed = copy.deepcopy(dict(settings))
+    head, *rest = address.strip().split(".")
+    if not all([head, *rest]):
+        raise ValueError(f"a change is written key=value, such as attack.iterations=500, and '{address}' is no key")
+    apply = {"attack": _change_attack, "defence": _change_defence}.get(head, _change)
+    apply(changed, head, rest, value)
     return changed
 
 

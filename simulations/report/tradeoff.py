@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
@@ -30,7 +32,7 @@ LEAST_SPAN = (0.01, 2.0)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with what is known of how far it may be off: an interval over images, or the range over seeds."""
+    """A mean with what is known of how far it may be off: a 95 % interval, over images or over seeds."""
 
     value: float
     low: float
@@ -58,7 +60,7 @@ def points(rows: Sequence[ReadTable]) -> list[Point]:
         if control_of(row) is None:
             groups.setdefault((row["defence"], row["attack"]), []).append(row)
     return [
-        Point(defence, attack, _leakage(group), _over_seeds([row["model_accuracy"] for row in group]))
+        Point(defence, attack, _leakage(group), over_seeds([row["model_accuracy"] for row in group], 0, 1))
         for (defence, attack), group in groups.items()
     ]
 
@@ -83,14 +85,19 @@ def strongest(found: Sequence[Point]) -> list[Point]:
 
 def _leakage(group: Sequence[ReadTable]) -> Estimate:
     if len(group) > 1:
-        return _over_seeds([row["psnr"] for row in group])
+        return over_seeds([row["psnr"] for row in group])
     (row,) = group
     low, high = row["psnr_low"], row["psnr_high"]
     return Estimate(row["psnr"], row["psnr"] if low is None else low, row["psnr"] if high is None else high)
 
 
-def _over_seeds(values: Sequence[float]) -> Estimate:
-    return Estimate(fmean(values), min(values), max(values))
+def over_seeds(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Estimate:
+    """The mean over seeds with its 95 % interval, Student's t, cut to [least, most]; of one seed just its value."""
+    middle, count = fmean(values), len(values)
+    if count == 1:
+        return Estimate(middle, middle, middle)
+    half = float(student.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    return Estimate(middle, max(least, middle - half), min(most, middle + half))
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # a '$' in a name begins no formula
@@ -109,8 +116,8 @@ def draw_tradeoff(path: Path, name: str, rows: Sequence[ReadTable]) -> Path | No
     axes = figure.subplots()
     axes.set_title(f"{name}: what each defence stops, and what it costs", fontsize=12)
     _draw_points(figure, axes, found, best)
-    _limit(axes, found, blind)
-    _draw_blind(axes, blind, found)
+    limit(axes, found, blind)
+    draw_blind(axes, blind, found)
     axes.set_xlabel("utility: test accuracy of the model (%)")
     axes.set_ylabel("leakage: PSNR of what was rebuilt (dB), higher is closer to the private image")
     figure.supxlabel(_note(rows, found, best), fontsize=9, x=0.01, ha="left")
@@ -142,7 +149,7 @@ def _draw_points(figure: Figure, axes: Axes, found: Sequence[Point], best: Seque
         figure.legend(title="attack", fontsize=9, loc="outside right upper")
 
 
-def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]) -> None:
+def limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]) -> None:
     """Axes that fit the data, with room for the labels."""
     use = [value for each in found for value in (each.utility.low, each.utility.high)]
     leak = [value for each in (*(each.leakage for each in found), *blind.values()) for value in (each.low, each.high)]
@@ -155,7 +162,7 @@ def _limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= 100])  # the room for labels may reach beyond
 
 
-def _draw_blind(axes: Axes, blind: Mapping[Control, Estimate], found: Sequence[Point]) -> None:
+def draw_blind(axes: Axes, blind: Mapping[Control, Estimate], found: Sequence[Point]) -> None:
     """Shade all that is no more than the best control, and draw a line for each control with its name.
 
     The name stands at that end of the line which has fewer points near it.
@@ -186,7 +193,7 @@ def _note(rows: Sequence[ReadTable], found: Sequence[Point], best: Sequence[Poin
     seeds = {row.get("seed") for row in rows}
     sentences = [
         "Lower right is better: useful, and little leaks. In the grey band the attack got no more than a control.",
-        f"Bars: range over {len(seeds)} seeds."
+        f"Bars: 95 % intervals (Student's t) over {len(seeds)} seeds."
         if len(seeds) > 1
         else "Vertical bars: 95 % intervals over images. The accuracy is of one training, so it has no interval.",
     ]
@@ -210,14 +217,14 @@ def _label(figure: Figure, axes: Axes, found: Sequence[Point], best: Sequence[Po
     names = ["; ".join(part for part in in_words(each.defence).split("; ") if part not in shared) for each in best]
     for width in LABELS:
         broken = ["\n".join(textwrap.fill(part, width) for part in name.split("; ")) for name in names]
-        if _write(figure, axes, found, best, broken):
+        if write_labels(figure, axes, found, best, broken):
             return
     key = [f"{number}  {name}" for number, name in enumerate(names, start=1)]
     figure.set_size_inches(figure.get_figwidth() + LETTER * max(map(len, key)), max(HEIGHT, 0.18 * len(key) + 2.5))
     axes.legend([], [], title="\n".join(key), title_fontsize=8, loc="lower left", bbox_to_anchor=(1.01, 0))
     numbers = [str(number) for number in range(1, len(best) + 1)]
-    if not _write(figure, axes, found, best, numbers):
-        _write(figure, axes, found, best, numbers, crossing=True)
+    if not write_labels(figure, axes, found, best, numbers):
+        write_labels(figure, axes, found, best, numbers, crossing=True)
 
 
 def _shared(best: Sequence[Point]) -> set[str]:
@@ -227,7 +234,7 @@ def _shared(best: Sequence[Point]) -> set[str]:
     return common if all(set(each) - common for each in parts) else set()
 
 
-def _write(
+def write_labels(
     figure: Figure,
     axes: Axes,
     found: Sequence[Point],

@@ -65,6 +65,32 @@ def plan(
         UnknownName, ValueError: a setting, or a Ray address that nobody serves. MissingData: the data set is not there.
             RuntimeError: Flower is too new, or too old.
     """
+    ready = check(experiment, data_root, backend, workers, device, address)
+    experiment = ready.federation.experiment
+    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
+    return Plan(ready.federation, ready.root, folder, backend, ready.workers, keep_originals, ready.warnings, ready.address)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a checked run starts from: its data are loaded, and nothing is written yet."""
+
+    federation: Federation
+    root: Path | None
+    workers: int
+    warnings: tuple[str, ...]
+    address: str | None
+
+
+def check(
+    experiment: Experiment,
+    data_root: str | os.PathLike[str] | None = None,
+    backend: str = "ray",
+    workers: int | None = None,
+    device: str | None = None,
+    address: str | None = None,
+) -> Ready:
+    """Check everything that can be checked before anything starts, and load the data; raises as `plan` does."""
     check_backend(backend, workers)
     check_flower()
     address = ray_address(address) if backend == "ray" else None
@@ -80,8 +106,7 @@ def plan(
     warnings = preflight(federation)
     channel_of(experiment).rounds.check_federation(federation)
     blind_pool(channel_of(experiment), federation)
-    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
-    return Plan(federation, root, folder, backend, chosen, keep_originals, warnings, address)
+    return Ready(federation, root, chosen, warnings, address)
 
 
 def resolved_device(name: str) -> str:

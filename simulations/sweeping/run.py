@@ -1,0 +1,146 @@
+"""A sweep, from its file to the table and the plot: what is finished is kept, what failed costs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.data import data_root as find_root
+from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.channels.training_cache import alone
+from fl_privacy.simulations.config.early import check_backend
+from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.results import files
+from fl_privacy.simulations.sweeping.cells import CELLS, Job, clear_drafts, job_of
+from fl_privacy.simulations.sweeping.decide import Finished, decide
+from fl_privacy.simulations.sweeping.figure import draw_settings
+from fl_privacy.simulations.sweeping.grid import Sweep, read_sweep
+from fl_privacy.simulations.sweeping.result import SWEEP, TABLE, SweepResult, csv_of
+from fl_privacy.simulations.sweeping.workers import compute_here, compute_in_processes
+
+KIND = "sweep-folder.json"
+"""What marks a folder as a sweep's own from the start, so that its command may be given again."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A checked sweep that only has to be executed, or to be gone on with."""
+
+    sweep: Sweep
+    jobs: tuple[Job, ...]
+    out: Path
+    workers: int
+
+
+def plan_sweep(
+    sweep: Sweep | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    backend: str = "local",
+    workers: int | None = None,
+    device: str | None = None,
+    address: str | None = None,
+) -> SweepPlan:
+    """Check every cell as a run is checked before it starts, and make the sweep's folder or take it up again.
+
+    `workers` processes compute a cell each, this one alone by default; with the backend ray, where cells come one
+    after another, it is the number of Ray's own, one a core by default.
+
+    Raises:
+        UnknownName, ValueError, MissingData: a cell, or the folder holds something else.
+    """
+    check_backend(backend, workers)
+    sweep = sweep if isinstance(sweep, Sweep) else read_sweep(str(sweep))
+    folder = (Path(out) if out else Path("outputs") / files.slug(sweep.name) / "sweep").absolute()
+    root = find_root(data_root)
+    inside = workers if backend == "ray" else None
+    jobs = tuple(job_of(cell, folder, root, backend, inside, device, address) for cell in sweep.cells)
+    if not (folder / KIND).is_file():
+        files.write_json(files.new_folder(folder) / KIND, {"sweep": sweep.name})
+    return SweepPlan(sweep, jobs, folder, 1 if backend == "ray" else workers or 1)
+
+
+def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
+    """Compute the cells that are not finished, then write sweep.json, table.csv and the figures.
+
+    Cells that failed are in the result's `failed`, their tracebacks in failures/; the next time they are tried again.
+
+    Raises:
+        RuntimeError: no cell at all went well.
+    """
+    out = plan.out
+    with ExitStack() as held:
+        held.enter_context(alone(out / SWEEP, note))
+        clear_drafts(out)
+        todo = [job for job in plan.jobs if job.finished is None]
+        note(f"sweep folder: {out}")
+        note(f"{len(plan.jobs)} cells, of which {len(plan.jobs) - len(todo)} are finished already")
+        failed = _compute(plan, todo, note)
+        return _conclude(plan, failed)
+
+
+def sweep(source: Sweep | str | os.PathLike[str], *, note: Note = print, **choices: Any) -> SweepResult:
+    """Run a sweep file, or go on with it, and return its result; `choices` are those of `plan_sweep`."""
+    return execute_sweep(plan_sweep(source, **choices), note)
+
+
+def _compute(plan: SweepPlan, todo: Sequence[Job], note: Note) -> dict[str, str]:
+    """Compute these cells; the last line of each failure by the words of its cell."""
+    failed: dict[str, str] = {}
+    done = 0
+
+    def told(job: Job, failure: str | None) -> None:
+        nonlocal done
+        done += 1
+        if failure is None:
+            job.failure.unlink(missing_ok=True)
+            note(f"cell {done} of {len(todo)}: {job.words}")
+            return
+        failed[job.words] = failure.strip().splitlines()[-1]
+        files.write_atomic(job.failure, failure.encode())
+        note(f"cell {done} of {len(todo)} FAILED: {job.words}: {failed[job.words]}")
+
+    (plan.out / CELLS).mkdir(exist_ok=True)
+    if plan.workers == 1:
+        compute_here(todo, told)
+    else:
+        with (plan.out / "workers.log").open("a") as log:
+            compute_in_processes(todo, plan.workers, told, log)
+    return failed
+
+
+def _conclude(plan: SweepPlan, failed: dict[str, str]) -> SweepResult:
+    """Read the finished cells, in the grid's order, and write what they say: nothing in it depends on how they came."""
+    pairs = list(zip(plan.sweep.cells, plan.jobs, strict=True))
+    finished = [Finished(cell, job.result) for cell, job in pairs if job.words not in failed]
+    if not finished:
+        first = next(iter(failed.values()))
+        raise RuntimeError(f"every cell failed, the first with {first}. The tracebacks are in {plan.out / 'failures'}")
+    found: PlainTable = {
+        "name": plan.sweep.name,
+        "grid": plan.sweep.grid,
+        "seeds": list(plan.sweep.seeds),
+        **decide(finished, plan.sweep.seeds),
+        "failed": [
+            {"cell": job.words, "error": failed[job.words], "log": files.path_inside(job.failure, plan.out)}
+            for job in plan.jobs
+            if job.words in failed
+        ],
+        "cells": [
+            {
+                "cell": each.cell.words,
+                "folder": files.path_inside(each.result.folder, plan.out),
+                "samples": each.result.digests["samples"],
+            }
+            for each in finished
+        ],
+    }
+    files.write_json(plan.out / SWEEP, found)
+    result = SweepResult.read(plan.out)
+    files.write_atomic(plan.out / TABLE, csv_of(result.points))
+    draw_settings(plan.out / files.FIGURES, result.found)
+    return result
