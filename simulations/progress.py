@@ -37,8 +37,8 @@ def step(note: Note, what: str, done: int, total: int, detail: str = "") -> None
     """Tell `note` how far a stage is; a plain function of lines gets a few of them."""
     if isinstance(note, Progress):
         note.step(what, done, total, detail)
-    elif done == total or (done and done % max(1, total // LINES) == 0):
-        note(_line(what, done, total, "", detail))
+    elif done and (done == total or done % max(1, total // LINES) == 0):
+        note(detail or _line(what, done, total, "", ""))
 
 
 @dataclass
@@ -52,6 +52,8 @@ class Clock:
         """The seconds that the rest takes at the pace so far; None where nothing was done since the stage began."""
         now = self.now()
         began, before = self._began.setdefault(what, (now, done))
+        if done < before:  # a stage of the same name begins anew
+            began, before = self._began[what] = now, done
         return (now - began) / (done - before) * (total - done) if done > before else None
 
 
@@ -68,7 +70,7 @@ class Lines:
 
     def step(self, what: str, done: int, total: int, detail: str = "") -> None:
         left, now = self._clock.left(what, done, total), self._now()
-        if done == total or (done and now - self._told.setdefault(what, self._start) >= EVERY):
+        if done and (done == total or now - self._told.setdefault(what, self._start) >= EVERY):
             self._told[what] = now
             self(_line(what, done, total, in_words(left) if left and done < total else "", detail))
 

@@ -19,6 +19,7 @@ from fl_privacy.attacks.gradient.matching import observed_step
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.config.resolve import attack_of
+from fl_privacy.simulations.progress import step
 
 ORDER = ("label_counts", "linear_layer", "peeling", "spear", "low_rank", "map")
 """Labels first, then what is solved, then what is searched for."""
@@ -61,6 +62,7 @@ def tries(
     """Every attack on one message; one that does not apply, or fails, or runs out of time, costs no other."""
     end, done = time.monotonic() + 60 * minutes, list[Try]()
     for name, attack in attacks.items():
+        step(note, "attacks", len(done), len(attacks), f"trying {name}")
         note(f"trying {name}")
         start = time.monotonic()
         guess, reason = _tried(attack, seen, end - start, seed)
@@ -71,6 +73,7 @@ def tries(
             guess = replace(guess, inputs=None if guess.inputs is None else guess.inputs.cpu())
             unexplained = _unexplained(seen, guess)
         done.append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
+    step(note, "attacks", len(done), len(attacks))
     return done
 
 

@@ -33,13 +33,12 @@ from fl_privacy.simulations.channels.gradient_protocol import FedSGD, WeightUpda
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import step
 from fl_privacy.strategies.federated.client import local_config
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack, unpack
 from fl_privacy.weights import load_weights, tied
-
-PROGRESS_LINES = 6  # a condition
 
 
 class GradientRounds(Rounds):
@@ -245,7 +244,8 @@ def _evaluate(
         )
     images, labels = federation.held_out
     hits, loss = accuracy(model, normalised(images, local), labels)
-    if round % max(1, experiment.rounds // PROGRESS_LINES) == 0 or round == experiment.rounds:
-        progress = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
-        run_context.note(f"defence {experiment.condition_labels[condition]}: {progress}")
+    words = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
+    detail = f"defence {experiment.condition_labels[condition]}: {words}"
+    all_rounds = len(experiment.conditions) * experiment.rounds
+    step(run_context.note, "rounds", condition * experiment.rounds + round, all_rounds, detail)
     return MetricRecord({"accuracy": hits, "loss": loss})

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fl_privacy.simulations.cli.options import DataRoot, Out
-from fl_privacy.simulations.cli.shell import bad_input, failure, progress, search_here
+from fl_privacy.simulations.cli.shell import bad_input, failure, search_here
+from fl_privacy.simulations.progress import shown
 
 
 def audit(
@@ -57,6 +58,6 @@ def audit(
             out=out,
             data_root=data_root,
         )
-    with failure(checked.out), progress() as note:
+    with failure(checked.out), shown() as note:
         result = execute_audit(checked, note)
     result.show()

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RayAddress, RunDir, Sets, Trust
-from fl_privacy.simulations.cli.shell import bad_input, failure, progress, search_here
+from fl_privacy.simulations.cli.shell import bad_input, failure, search_here
 from fl_privacy.simulations.cli.sweeps import conclude, sweep_of_seeds
+from fl_privacy.simulations.progress import shown
 
 
 def run(
@@ -48,7 +49,7 @@ def run(
 
         chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
         checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address)
-    with failure(checked.out), progress() as note:
+    with failure(checked.out), shown() as note:
         result = execute(checked, note)
     result.show()
 
@@ -73,6 +74,6 @@ def attack(
         from fl_privacy.simulations.run.again import execute_again, plan_again
 
         checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
-    with failure(checked.out), progress() as note:
+    with failure(checked.out), shown() as note:
         result = execute_again(checked, note)
     result.show()

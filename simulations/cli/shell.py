@@ -1,16 +1,14 @@
-"""What every command needs around it: exit codes, errors as one message, progress."""
+"""What every command needs around it: exit codes, errors as one message."""
 
 from __future__ import annotations
 
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -46,20 +44,3 @@ def failure(folder: Path) -> Iterator[None]:
         log.write_text(traceback.format_exc())
         typer.echo(f"failed: {type(error).__name__}: {error}\ntraceback: {log}", err=True)
         raise typer.Exit(FAILED) from error
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A spinner over the latest lines on a terminal, plain lines elsewhere; each with the seconds so far."""
-    start = time.perf_counter()
-    if not sys.stdout.isatty():
-        yield lambda text: print(f"{time.perf_counter() - start:6.1f} s  {text}", flush=True)
-        return
-    console = Console()
-    with console.status("starting") as status:
-
-        def note(text: str) -> None:
-            console.print(f"{time.perf_counter() - start:6.1f} s  {text}", highlight=False, soft_wrap=True)
-            status.update("working")
-
-        yield note

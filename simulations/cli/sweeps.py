@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_privacy.simulations.cli.options import DataRoot, Device
-from fl_privacy.simulations.cli.shell import FAILED, bad_input, failure, progress, search_here
+from fl_privacy.simulations.cli.shell import FAILED, bad_input, failure, search_here
+from fl_privacy.simulations.progress import shown
 
 if TYPE_CHECKING:  # --help answers at once
     from fl_privacy.simulations.sweeping.grid import Sweep
@@ -60,7 +61,7 @@ def conclude(
         from fl_privacy.simulations.sweeping.run import execute_sweep, plan_sweep
 
         checked = plan_sweep(wanted, out, data_root, backend, workers, device, ray_address)
-    with failure(checked.out), progress() as note:
+    with failure(checked.out), shown() as note:
         result = execute_sweep(checked, note)
     result.show()
     if result.failed:

@@ -20,7 +20,7 @@ from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.progress import Note, shown
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Key
@@ -84,9 +84,11 @@ def execute_again(checked: Replan, note: Note = print) -> Result:
     return finish(checked.federation, checked.out, note, run_here, checked.source)
 
 
-def attack_again(run_dir: str | os.PathLike[str], *, note: Note = print, **choices: Any) -> Result:
-    """Attack a finished run once more and return the result; `choices` are those of `plan_again`."""
-    return execute_again(plan_again(run_dir, **choices), note)
+def attack_again(run_dir: str | os.PathLike[str], *, note: Note | None = None, **choices: Any) -> Result:
+    """Attack a finished run once more and return the result; `choices` are those of `plan_again`, `note` as always."""
+    checked = plan_again(run_dir, **choices)
+    with shown(note) as told:
+        return execute_again(checked, told)
 
 
 def _reattack(experiment: Experiment, attack: str | None, changes: Sequence[str]) -> Experiment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,16 +14,13 @@ from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.progress import Note, step
 from fl_privacy.simulations.results.records import Key
 
 if TYPE_CHECKING:
     from fl_privacy.simulations.backends.pool import Pool  # Ray takes seconds to import
 
-Note = Callable[[str], None]
-"""Where progress goes, one line at a time."""
-
-
-HEARTBEAT = 10  # seconds between two signs of life
+HEARTBEAT = 10  # seconds for which the pool is waited for at a time
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,11 @@ def jobs(
 
 def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
     """Run the jobs one after the other in this process."""
-    done = []
-    for index, job in enumerate(todo):
-        start = time.perf_counter()
+    done = list[list[Reconstruction]]()
+    step(note, "attacks", 0, len(todo))
+    for job in todo:
         done.append(job())
-        note(f"attack {index + 1} of {len(todo)} done after {time.perf_counter() - start:.0f} s")
+        step(note, "attacks", len(done), len(todo))
     return done
 
 
@@ -90,7 +86,7 @@ def run_in(pool: Pool) -> Runner:
     """A runner that spreads the jobs over the workers of a pool."""
 
     def run(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
-        start = told = time.perf_counter()
+        step(note, "attacks", 0, len(todo))
         tickets = {pool.submit(job): index for index, job in enumerate(todo)}
         done: dict[int, list[Reconstruction]] = {}
         try:
@@ -99,10 +95,7 @@ def run_in(pool: Pool) -> Runner:
                     if outcome.error is not None:
                         raise outcome.error
                     done[tickets[ticket]] = outcome.value
-                now = time.perf_counter()
-                if now - told >= HEARTBEAT or len(done) == len(todo):
-                    told = now
-                    note(f"attack: {len(done)} of {len(todo)} groups done after {now - start:.0f} s")
+                    step(note, "attacks", len(done), len(todo))
         finally:
             pool.cancel(tickets)
         return [done[index] for index in range(len(todo))]

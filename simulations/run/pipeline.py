@@ -24,7 +24,7 @@ from fl_privacy.simulations.config.preflight import preflight
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.progress import Note, shown
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.run.attack import run_here, run_in
@@ -122,9 +122,14 @@ def resolved_device(name: str) -> str:
     return name
 
 
-def simulate(experiment: Experiment, *, note: Note = print, **choices: Any) -> Result:
-    """Run an experiment whole and return its result; `choices` are those of `plan`, `note` takes progress lines."""
-    return execute(plan(experiment, **choices), note)
+def simulate(experiment: Experiment, *, note: Note | None = None, **choices: Any) -> Result:
+    """Run an experiment whole and return its result; `choices` are those of `plan`.
+
+    `note` takes progress lines; without one there are bars, or lines where bars cannot be.
+    """
+    checked = plan(experiment, **choices)
+    with shown(note) as told:
+        return execute(checked, told)
 
 
 def execute(checked: Plan, note: Note = print) -> Result:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.atomic import write_atomic
 from fl_privacy.data import data_root as find_root
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.config.early import check_backend
-from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.progress import Note, shown, step
 from fl_privacy.simulations.results import files
 from fl_privacy.simulations.sweeping.cells import CELLS, Job, clear_drafts, job_of
 from fl_privacy.simulations.sweeping.decide import Finished, decide
@@ -83,26 +84,32 @@ def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
         return _conclude(plan, failed)
 
 
-def sweep(source: Sweep | str | os.PathLike[str], *, note: Note = print, **choices: Any) -> SweepResult:
-    """Run a sweep file, or go on with it, and return its result; `choices` are those of `plan_sweep`."""
-    return execute_sweep(plan_sweep(source, **choices), note)
+def sweep(source: Sweep | str | os.PathLike[str], *, note: Note | None = None, **choices: Any) -> SweepResult:
+    """Run a sweep file, or go on with it, and return its result; `choices` are those of `plan_sweep`.
+
+    `note` takes progress lines; without one there are bars, or lines where bars cannot be.
+    """
+    plan = plan_sweep(source, **choices)
+    with shown(note) as told:
+        return execute_sweep(plan, told)
 
 
 def _compute(plan: SweepPlan, todo: Sequence[Job], note: Note) -> dict[str, str]:
     """Compute these cells; the last line of each failure by the words of its cell."""
     failed: dict[str, str] = {}
-    done = 0
+    done, finished = 0, len(plan.jobs) - len(todo)
+    step(note, "cells", finished, len(plan.jobs))
 
     def told(job: Job, failure: str | None) -> None:
         nonlocal done
         done += 1
         if failure is None:
             job.failure.unlink(missing_ok=True)
-            note(f"cell {done} of {len(todo)}: {job.words}")
-            return
-        failed[job.words] = failure.strip().splitlines()[-1]
-        files.write_atomic(job.failure, failure.encode())
-        note(f"cell {done} of {len(todo)} FAILED: {job.words}: {failed[job.words]}")
+        else:
+            failed[job.words] = failure.strip().splitlines()[-1]
+            write_atomic(job.failure, failure.encode())
+            note(f"FAILED: {job.words}: {failed[job.words]}")
+        step(note, "cells", finished + done, len(plan.jobs), job.words)
 
     (plan.out / CELLS).mkdir(exist_ok=True)
     if plan.workers == 1:
@@ -141,6 +148,6 @@ def _conclude(plan: SweepPlan, failed: dict[str, str]) -> SweepResult:
     }
     files.write_json(plan.out / SWEEP, found)
     result = SweepResult.read(plan.out)
-    files.write_atomic(plan.out / TABLE, csv_of(result.points))
+    write_atomic(plan.out / TABLE, csv_of(result.points))
     draw_settings(plan.out / files.FIGURES, result.found)
     return result

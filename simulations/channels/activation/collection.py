@@ -27,6 +27,7 @@ from fl_privacy.simulations.channels.base import Row, RunContext, Sink
 from fl_privacy.simulations.channels.round_log import round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.progress import step
 from fl_privacy.simulations.results import files
 from fl_privacy.split.cutting import cut
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
@@ -34,7 +35,6 @@ from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
 from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings
 from fl_privacy.strategies.split.transport import LinkKind
 
-PROGRESS_LINES = 6  # a training
 MEASURED = 2048
 """Test images, at most, whose activations' distance correlation is measured."""
 
@@ -155,14 +155,21 @@ class Collection:
         state = unpack(arrays)
         released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, condition, round)
         scores = self._scores(state, released)
-        if round % max(1, self.experiment.rounds // PROGRESS_LINES) == 0 or fixed:
-            self._tell(chosen.trained.label, fixed, round, scores)
+        self._tell(condition, fixed, round, scores)
         return MetricRecord({**scores})
 
-    def _tell(self, chain: str, fixed: bool, round: int, scores: dict[str, float]) -> None:
-        progress = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
+    def _tell(self, condition: int, fixed: bool, round: int, scores: dict[str, float]) -> None:
+        chosen = self.experiment.conditions[condition]
+        rounds = chosen.settings(SplitProtocol).server_epochs if fixed else self.experiment.rounds
         which = "the server alone" if fixed else "training"
-        self.run_context.note(f"{which} under {chain}, round {round}: {progress}")
+        words = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
+        step(
+            self.run_context.note,
+            "rounds",
+            round,
+            rounds,
+            f"{which} under {chosen.trained.label}, round {round}: {words}",
+        )
 
     @torch.no_grad()
     def _clean(self, state: Tensors) -> Tensor:

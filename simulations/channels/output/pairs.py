@@ -18,7 +18,7 @@ from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.channels.base import RunContext
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.federation import Federation, Positions
-from fl_privacy.simulations.progress import Note
+from fl_privacy.simulations.progress import Note, step
 from fl_privacy.simulations.results.files import path_inside, read_json, slug, write_json
 
 PAIRS, MODELS = "pairs.json", "models"
@@ -166,7 +166,8 @@ def _progress(label: str, note: Note, report: EpochReport) -> None:
     scores = report.scores
     leak = f", PSNR {scores.psnr:.2f} dB, SSIM {scores.ssim:.3f}" if scores.psnr == scores.psnr else ""
     best = " (best)" if report.best else ""
-    note(
+    words = (
         f"{label}: epoch {report.epoch + 1} of {report.epochs}, {report.seconds:.0f} s, loss {report.train_loss:.4f}, "
         f"validation accuracy {scores.accuracy:.2%}{leak}{best}"
     )
+    step(note, "epochs", report.epoch + 1, report.epochs, words)
