@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -163,9 +163,8 @@ def _printed(text: str) -> None:
 
 def _in_notebook() -> bool:
     """Whether this is a kernel that shows HTML: only such a one has IPython loaded and a kernel in it."""
-    ipython: Any = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and hasattr(shell, "kernel")
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return callable(ask) and hasattr(ask(), "kernel")
 
 
 def _notebook_output() -> Callable[[str], None]:
