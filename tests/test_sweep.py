@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from fl_privacy.settings import UnknownName
 from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.tradeoff import Estimate, Point
 from fl_privacy.simulations.sweeping import decide as deciding
 from fl_privacy.simulations.sweeping.cells import Job
 from fl_privacy.simulations.sweeping.grid import make_sweep, parse_seeds, read_sweep, spread
+from fl_privacy.simulations.sweeping.page import reading
 from fl_privacy.simulations.sweeping.result import SweepResult
 from fl_privacy.simulations.sweeping.run import plan_sweep, sweep
 
@@ -136,10 +138,15 @@ def test_a_sweep_ends_in_a_table_a_plot_and_sentences(whole):
     (figure,) = whole.figures
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert whole.sentences
-    assert "Student's t over 2 seeds" in whole.content().reading
+    assert "Student's t over 2 seeds" in reading(whole.found)
     rows = list(csv.DictReader((whole.folder / "table.csv").open()))
     assert [float(row["psnr"]) for row in rows] == [each["psnr"] for each in whole.points]
     assert "control: class mean" in whole._repr_html_()
+    opened = CliRunner().invoke(app, ["report", str(whole.folder), "--html"])
+    assert opened.exit_code == 0, opened.output
+    page = (whole.folder / "report.html").read_text()
+    assert "<img" in page
+    assert whole.sentences[0].split(":")[0] in page
     runs = {path.name for path in (whole.folder / "cells").iterdir()}
     assert len(runs) == 4
     for path in runs:
@@ -309,12 +316,14 @@ def test_the_sentences_say_what_a_defence_costs_and_stops():
         point("b", 0.7, 16.2),
         point("c", 0.6, 15.0),
     ]
-    said = list(deciding._sentences(found, FLOOR))
-    assert said[0].startswith("no defence: accuracy 90.0% (89.0% to 91.0%); map gets the images whole")
+    made = list(deciding._findings(found, FLOOR))
+    assert [each["level"] for each in made] == [Level.EXACT, Level.CLOSER, Level.UNCLEAR, Level.BLIND]
+    said = [each["words"] for each in made]
+    assert said[0].startswith("accuracy 90.0% (89.0% to 91.0%); map gets the images whole")
     assert "2.0 points less than without a defence; map gets 30.0 dB (29.0 to 31.0), 14.0 dB more than" in said[1]
     assert "not told apart from the class mean" in said[2]
     assert "no more than the class mean (16.0 dB)" in said[3]
-    assert len(list(deciding._sentences([{**found[1], "beaten_by": "none"}, found[0]], FLOOR))) == 1
+    assert len(list(deciding._findings([{**found[1], "beaten_by": "none"}, found[0]], FLOOR))) == 1
 
 
 def test_a_defence_under_which_more_leaks_is_doubted():

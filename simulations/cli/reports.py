@@ -13,6 +13,7 @@ from fl_privacy.simulations.cli.shell import bad_input, search_here
 if TYPE_CHECKING:
     from fl_privacy.simulations.auditing.audit import Audit
     from fl_privacy.simulations.report.result import Result
+    from fl_privacy.simulations.sweeping.result import SweepResult
 
 
 def report(
@@ -21,7 +22,7 @@ def report(
     data_root: DataRoot = None,
     trust: Trust = False,
 ) -> None:
-    """Print what a finished run or audit found, from its files; of a run the figures are drawn again."""
+    """Print what a finished run, audit or sweep found, from its files; of a run the figures are drawn again."""
     if trust:
         search_here()
     with bad_input():
@@ -34,18 +35,22 @@ def report(
         typer.echo(f"written: {path}")
 
 
-def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit:
+def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit | SweepResult:
     """What a folder holds, by the file that it has.
 
     Raises:
-        ValueError: neither a finished run nor a finished audit.
+        ValueError: no finished run, audit or sweep.
     """
-    from fl_privacy.simulations.results.files import AUDIT
+    from fl_privacy.simulations.results.files import AUDIT, SWEEP
 
     if (folder / AUDIT).is_file():
         from fl_privacy.simulations.auditing.audit import Audit
 
         return Audit.read(folder)
+    if (folder / SWEEP).is_file():
+        from fl_privacy.simulations.sweeping.result import SweepResult
+
+        return SweepResult.read(folder)
     from fl_privacy.simulations.config.early import check_run_folder
 
     check_run_folder(folder)

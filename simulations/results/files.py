@@ -24,6 +24,7 @@ from fl_privacy.settings import ReadTable
 
 CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
 AUDIT, PAGE, ROWS = "audit.json", "report.html", "report.csv"
+SWEEP = "sweep.json"
 OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
 LONGEST = 80  # characters of a name that becomes a path; what is longer ends in a digest
 

@@ -63,7 +63,9 @@ class SweepResult:
         """Write the points as CSV, numbers with every digit, and return the path."""
         left_out = ("strengths", "seeds")
         rows = [{key: value for key, value in each.items() if key not in left_out} for each in self.points]
-        return write_csv(Path(path), [{**row, "seeds": len(each["seeds"])} for row, each in zip(rows, self.points)])
+        return write_csv(
+            Path(path), [{**row, "seeds": len(each["seeds"])} for row, each in zip(rows, self.points, strict=True)]
+        )
 
     def page(self) -> Page:
         """What `fl-privacy report --html` and a notebook show: the verdict first, and all that it rests on."""

@@ -16,15 +16,13 @@ from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.progress import Note, shown, step
 from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results.environment import describe
 from fl_privacy.simulations.sweeping.cells import CELLS, Job, clear_drafts, job_of
 from fl_privacy.simulations.sweeping.decide import Finished, decide
 from fl_privacy.simulations.sweeping.figure import draw_settings
 from fl_privacy.simulations.sweeping.grid import Sweep, read_sweep
-from fl_privacy.simulations.sweeping.result import SWEEP, TABLE, SweepResult, csv_of
+from fl_privacy.simulations.sweeping.result import KIND, TABLE, SweepResult
 from fl_privacy.simulations.sweeping.workers import compute_here, compute_in_processes
-
-KIND = "sweep-folder.json"
-"""What marks a folder as a sweep's own from the start, so that its command may be given again."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def plan_sweep(
     inside = workers if backend == "ray" else None
     jobs = tuple(job_of(cell, folder, root, backend, inside, device, address) for cell in sweep.cells)
     if not (folder / KIND).is_file():
-        files.write_json(files.new_folder(folder) / KIND, {"sweep": sweep.name})
+        files.write_json(files.new_folder(folder) / KIND, describe())
     return SweepPlan(sweep, jobs, folder, 1 if backend == "ray" else workers or 1)
 
 
@@ -75,8 +73,9 @@ def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
     """
     out = plan.out
     with ExitStack() as held:
-        held.enter_context(alone(out / SWEEP, note))
+        held.enter_context(alone(out / files.SWEEP, note))
         clear_drafts(out)
+        files.write_json(out / KIND, describe())
         todo = [job for job in plan.jobs if job.finished is None]
         note(f"sweep folder: {out}")
         note(f"{len(plan.jobs)} cells, of which {len(plan.jobs) - len(todo)} are finished already")
@@ -146,8 +145,8 @@ def _conclude(plan: SweepPlan, failed: dict[str, str]) -> SweepResult:
             for each in finished
         ],
     }
-    files.write_json(plan.out / SWEEP, found)
+    files.write_json(plan.out / files.SWEEP, found)
     result = SweepResult.read(plan.out)
-    write_atomic(plan.out / TABLE, csv_of(result.points))
+    result.to_csv(plan.out / TABLE)
     draw_settings(plan.out / files.FIGURES, result.found)
     return result
