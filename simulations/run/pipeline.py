@@ -68,7 +68,9 @@ def plan(
     ready = check(experiment, data_root, backend, workers, device, address)
     experiment = ready.federation.experiment
     folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
-    return Plan(ready.federation, ready.root, folder, backend, ready.workers, keep_originals, ready.warnings, ready.address)
+    return Plan(
+        ready.federation, ready.root, folder, backend, ready.workers, keep_originals, ready.warnings, ready.address
+    )
 
 
 @dataclass(frozen=True)
