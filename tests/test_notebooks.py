@@ -6,7 +6,10 @@ from pathlib import Path
 
 import jupytext
 import pytest
+from html_reader import Html
 from nbclient import NotebookClient
+
+from benchmarks.notebooks import built, sources
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
@@ -37,7 +40,12 @@ def split(tmp_path_factory):
 
 
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} <= {"gradient", "split", "vicious"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"compare_attacks", "gradient", "split", "vicious"}
+
+
+def test_every_notebook_is_there_to_be_opened_and_in_step_with_its_source():
+    shipped = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.ipynb")}
+    assert shipped == {path.stem: built(path) for path in sources()}, "python -m benchmarks.notebooks"
 
 
 def test_the_gradient_notebook_shows_its_pictures_and_table(gradient):
@@ -102,3 +110,23 @@ def test_the_split_notebook_shows_what_its_texts_claim(split):
     assert all(before > after + 0.05 for before, after in zip(undefended, peeked, strict=True))
     pictures = [o for cell in split.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(pictures) == 2
+
+
+def test_the_comparison_shows_what_its_texts_claim(tmp_path):
+    notebook = executed("compare_attacks", tmp_path)
+    read = re.findall(r"label_counts +labels right: (\d+)%", texts(notebook))
+    assert read == ["100", "100"]
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    (html,) = (each["text/html"] for each in outputs if "flp" in each.get("text/html", ""))
+    page = Html(html)
+    assert page.attributes("src"), "pictures"
+    psnr = [float(row[2]) for row in page.rows[1:]]  # peeling, map, inverting_gradients, grnn; then the controls
+    assert len(psnr) == 11
+    open_, noisy = psnr[0:8:2], psnr[1:8:2]
+    assert open_[0] == max(open_) > 90
+    assert noisy[1] == max(noisy)
+    assert [row[6] for row in page.rows[1:9:2]] == ["float32"] * 4
+    bound = float(page.rows[2][6])
+    assert bound - 3 < noisy[1] < bound + 1
+    class_mean = psnr[-1]
+    assert open_[3] < class_mean < min(noisy[:3])
