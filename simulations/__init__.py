@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fl_privacy.simulations.auditing.audit import Audit as Audit
     from fl_privacy.simulations.auditing.audit import audit as audit
+    from fl_privacy.simulations.auditing.result import Audit as Audit
     from fl_privacy.simulations.channels.output.pairs import pair_of as pair_of
     from fl_privacy.simulations.channels.output.pairs import split as server_images
     from fl_privacy.simulations.config.load import configure as configure
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fl_privacy.simulations.sweeping.run import sweep as sweep
 
 _DOOR = {
-    "Audit": ("auditing.audit", "Audit"),
+    "Audit": ("auditing.result", "Audit"),
     "FinishedRun": ("run.again", "FinishedRun"),
     "Result": ("report.result", "Result"),
     "SweepResult": ("sweeping.result", "SweepResult"),

@@ -67,7 +67,12 @@ class HonestButCurious(Strategy):
         self._run_config = run_config
         self._watch: Recorder | _Observations
         if out is not None:
-            about = {"strategy": type(inner).__name__, "model": _name_of(model), "run_config": dict(run_config or {})}
+            about = {
+                "strategy": type(inner).__name__,
+                "model": _name_of(model),
+                "weighted_by": getattr(inner, "weighted_by_key", None),
+                "run_config": dict(run_config or {}),
+            }
             self._watch = Recorder(Path(out), about, rounds, clients, max_bytes)
         elif sink is None or model is None or spec is None:
             raise ValueError("a sink gets whole observations, which need model=... and spec=...")

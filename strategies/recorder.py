@@ -1,7 +1,7 @@
 """What a curious server writes down of an ordinary Flower app: a folder that says by itself what was seen.
 
     observations/
-        about.json                 the layout's number, the strategy, the model's name, the app's run config, versions
+        about.json                 layout, strategy, weighted_by (a metric's name), model, run_config, limits, versions
         round_1/
             global.safetensors     the weights that were sent, once a round
             client_0.safetensors   the arrays that this client sent back, under the names that they had
@@ -40,7 +40,7 @@ from fl_privacy.strategies.records import applied_in
 
 LAYOUT = 1
 ABOUT, ROUND, GLOBAL = "about.json", "round.json", "global"
-LONGEST = 2000  # characters of an error, which may be a whole traceback
+LONGEST = 2000  # characters of an error, from its end: it may be a whole traceback
 LOG = logging.getLogger("flwr")  # the app's own log, whose lines its user reads
 Numbered = Sequence[tuple[int, Message]]
 """Messages with the numbers of the clients that they go to or come from."""
@@ -144,7 +144,7 @@ class Recorder:
                 "metrics": {},
                 "applied": None,
                 "further": [],
-                "error": str(reply.error.reason)[:LONGEST],
+                "error": str(reply.error.reason)[-LONGEST:],
             }
         content = reply.content
         name = self._round["record"]

@@ -1,1 +1,1 @@
-"""An update that somebody saved, without any run: looked at, attacked, told."""
+"""What a server of somebody's own federation saw, without any run: looked at, attacked, told."""

@@ -16,7 +16,7 @@ from fl_privacy.federated.local_training import normalised
 from fl_privacy.models.normalise import Normalise
 from fl_privacy.observation import ChannelName, Images, Observation, Spec, Tensors
 from fl_privacy.sanity import check_model, check_update, typical_slope
-from fl_privacy.simulations.auditing.asked import Facts
+from fl_privacy.simulations.auditing.asked import Facts, Kind
 from fl_privacy.simulations.auditing.weight_files import read_weights
 from fl_privacy.simulations.config.own import built_models
 from fl_privacy.weights import copied, load_weights, tied, trainable
@@ -47,7 +47,7 @@ def case(facts: Facts, public: Images | None) -> Case:
     faults, read = list[str](), list[Tensors]()
     for option, source in (
         ("--global", facts.weights),
-        ("--weights" if facts.new_weights else "--update", facts.message),
+        (f"--{facts.kind}", facts.message),
     ):
         try:
             read.append(read_weights(source, order))
@@ -58,15 +58,11 @@ def case(facts: Facts, public: Images | None) -> Case:
     weights, message = read
     model = next((each for each in models if not misfits(each, weights)), models[0])
     faults += [f"--global: {each}" for each in misfits(model, weights)]
-    faults += [f"--update: {each}" for each in misfits(model, message, update=True)]
+    faults += [f"--{facts.kind}: {each}" for each in misfits(model, message, update=True)]
     if faults:
         raise ValueError(_together(faults))
     load_weights(model, {**model.state_dict(), **weights})
-    floating = [name for name, value in model.state_dict().items() if value.is_floating_point()]
-    payload = {name: message[name].float() for name in floating if name in message}  # in one order, whatever the file's
-    if facts.new_weights:
-        held = model.state_dict()
-        payload = {name: value - held[name] for name, value in payload.items()}
+    payload = _payload(model, message, facts.kind)
     faults, doubts = _odd(model, payload, facts)
     try:
         probe = torch.rand(min(2, facts.images), *facts.image_shape, generator=torch.Generator().manual_seed(0))
@@ -86,9 +82,22 @@ def case(facts: Facts, public: Images | None) -> Case:
         local = replace(local, normalise=None)
     spec = Spec(image_shape=facts.image_shape, classes=facts.classes, batch_size=facts.images, local=local)
     seen = Observation(
-        channel=ChannelName.UPDATE, payload=payload, spec=spec, round=0, client=0, model=model, public=public
+        channel=ChannelName.GRADIENT if facts.kind == "gradient" else ChannelName.UPDATE,
+        payload=payload,
+        spec=spec,
+        round=0,
+        client=0,
+        model=model,
+        public=public,
     )
     return Case(seen, tuple(doubts), assumed)
+
+
+def _payload(model: nn.Module, message: Tensors, kind: Kind) -> Tensors:
+    """What the client changed, or its gradient, in the model's order, whatever the file's."""
+    held = trainable(model) if kind == "gradient" else model.state_dict()
+    found = {n: message[n].float() for n, value in held.items() if value.is_floating_point() and n in message}
+    return {name: value - held[name] for name, value in found.items()} if kind == "weights" else found
 
 
 def _models(facts: Facts) -> list[nn.Module]:
@@ -137,13 +146,14 @@ def _odd(model: nn.Module, payload: Tensors, facts: Facts) -> tuple[list[str], l
         slope = _slope(model, facts)
     except Exception:  # the model is looked at by itself, and says there what is wrong
         slope = None
-    found = check_update(moved, held, local.learning_rate, steps, slope, NEAR)
+    rate = 1.0 if facts.kind == "gradient" else local.learning_rate
+    found = check_update(moved, held, rate, steps, slope, NEAR)
     faults = [each.words for each in found if each.certain]
-    if faults and not facts.new_weights and "global weights themselves" in faults[0]:
+    if faults and facts.kind == "update" and "global weights themselves" in faults[0]:
         faults[0] += ": with --weights in place of --update that is done for you"
     old = torch.cat([held[name].flatten() for name in moved])
     new = torch.cat([value.flatten() for value in moved.values()])
-    if facts.new_weights and float((new + old).norm()) < LIKE * float(old.norm()):
+    if facts.kind == "weights" and float((new + old).norm()) < LIKE * float(old.norm()):
         faults.append(
             "the new weights are nearly zero beside the global ones: an update was given, so name it --update"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 
 import torch
@@ -19,27 +20,51 @@ from fl_privacy.simulations.config.own import own_object
 
 Pair = tuple[Tensor, Tensor]
 MOST_PUBLIC = 2000  # images: enough for a covariance
+ASKED = {
+    "partition": "partition",
+    "partition_id": "partition",
+    "client": "client",
+    "node": "node",
+    "node_id": "node",
+    "round": "round",
+    "server_round": "round",
+}
+"""What a function that gives the truth may call its parameters, and what of a reply they get."""
 MEASURED = ("psnr", "ssim")
 
 
-def public_images(given: str | Images | None, root: Path | None, shape: tuple[int, ...]) -> Images | None:
+def public_images(given: str | Images | None, root: Path | None) -> Images | None:
     """The adversary's own images: the training images of a data set (or module:name of one).
 
     Raises:
-        UnknownName, MissingData: no such set. ValueError: images of another shape.
+        UnknownName, MissingData: no such set.
     """
     if isinstance(given, str):
         train = load(given, root, {}).train
-        given = Images(train.images(slice(0, MOST_PUBLIC)), train.labels[:MOST_PUBLIC])
-    if given is not None and tuple(given.inputs.shape[1:]) != shape:
-        raise ValueError(f"--public has images {tuple(given.inputs.shape[1:])}, and --shape says {shape}")
+        return Images(train.images(slice(0, MOST_PUBLIC)), train.labels[:MOST_PUBLIC])
     return given
 
 
+def check_public(public: Images | None, shape: tuple[int, ...]) -> None:
+    """Check that the adversary's images have the shape of those that are looked for.
+
+    Raises:
+        ValueError: they have another.
+    """
+    if public is not None and tuple(public.inputs.shape[1:]) != shape:
+        raise ValueError(f"--public has images {tuple(public.inputs.shape[1:])}, and those of the message are {shape}")
+
+
 def granted_truth(
-    given: str | Pair | Callable[[], Pair] | None, count: int, shape: tuple[int, ...], public: Images | None
+    given: str | Pair | Callable[..., Pair] | None,
+    count: int,
+    shape: tuple[int, ...],
+    public: Images | None,
+    known: Mapping[str, object] | None = None,
 ) -> Truth | None:
     """The client's own images (N, C, H, W) in [0, 1] and labels (N,), with which guesses are scored and nothing else.
+
+    A function is given what it asks for by name of `known` (of a folder: ASKED).
 
     Raises:
         ValueError: they are something else, another number than the update's, or the adversary has one of them.
@@ -48,12 +73,12 @@ def granted_truth(
         return None
     found: object = own_object("function that gives the truth", given) if isinstance(given, str) else given
     if callable(found):
+        wanted = _wanted(found, known or {})
         try:
-            found = found()
+            found = found(**wanted)
         except Exception as error:  # the user's own code can raise anything
-            raise ValueError(
-                f"--truth: called without arguments it fails with {type(error).__name__}: {error}"
-            ) from error
+            said = ", ".join(f"{name}={value}" for name, value in wanted.items()) or "without arguments"
+            raise ValueError(f"--truth: called {said} it fails with {type(error).__name__}: {error}") from error
     if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(each, Tensor) for each in found)):
         raise ValueError("--truth gives (images, labels): two tensors, (N, C, H, W) in [0, 1] and (N,) whole numbers")
     images, labels = found[0].detach().cpu().float(), found[1].detach().cpu()
@@ -67,6 +92,28 @@ def granted_truth(
     if public is not None and any(bool((public.inputs == image).flatten(1).all(1).any()) for image in images):
         raise ValueError("--public holds one of the client's own images, which no adversary has: take others")
     return Truth(images, labels.long())
+
+
+def _wanted(function: Callable[..., object], known: Mapping[str, object]) -> dict[str, object]:
+    """What a function asks for by the names of its parameters; those with a default of their own keep it.
+
+    Raises:
+        ValueError: it needs something that is not known.
+    """
+    wanted: dict[str, object] = {}
+    for name, parameter in signature(function).parameters.items():
+        field = ASKED.get(name)
+        if field is not None and known.get(field) is not None:
+            wanted[name] = known[field]
+        elif parameter.default is Parameter.empty and parameter.kind in (0, 1, 3) and known:
+            lacks = (
+                "the replies do not say which partition a client holds: let the client app send it as the metric "
+                "'partition-id' (context.node_config['partition-id']), or take 'client' or 'node'"
+                if field == "partition"
+                else f"it may ask for {', '.join(ASKED)}, and no more without a default"
+            )
+            raise ValueError(f"--truth: the function needs '{name}', and {lacks}")
+    return wanted
 
 
 def scores(attempt: Try, seen: Observation, truth: Truth) -> PlainTable | None:

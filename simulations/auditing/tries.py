@@ -1,4 +1,4 @@
-"""The attacks on one message, cheapest and exact first, within a time."""
+"""The attacks, cheapest and exact first over all messages, within a time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.gradient.local_steps import matcher_for
@@ -21,8 +22,11 @@ from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.config.resolve import attack_of
 from fl_privacy.simulations.progress import step
 
+EXACT = 1e-4
+"""Below this, what a guess leaves unexplained is rounding."""
 ORDER = ("label_counts", "linear_layer", "peeling", "spear", "low_rank", "map")
 """Labels first, then what is solved, then what is searched for."""
+SOLVED = frozenset(ORDER) - {"map"}
 
 
 @dataclass(frozen=True)
@@ -57,24 +61,47 @@ def chosen(names: Sequence[str], public: bool) -> dict[str, Attack]:
 
 
 def tries(
-    seen: Observation, attacks: dict[str, Attack], minutes: float, seed: int, note: Callable[[str], None]
-) -> list[Try]:
-    """Every attack on one message; one that does not apply, or fails, or runs out of time, costs no other."""
-    end, done = time.monotonic() + 60 * minutes, list[Try]()
+    messages: Sequence[Observation],
+    attacks: dict[str, Attack],
+    minutes: float,
+    seed: int,
+    note: Callable[[str], None],
+    device: str = "cpu",
+) -> list[list[Try]]:
+    """Every attack on every message, the first attack on all of them first, and a list for each message.
+
+    Each message has an equal share of the time that is left. One that an attack explains is not searched any more; an
+    attack that does not apply, or fails, or runs out of time, costs no other.
+    """
+    end, done = time.monotonic() + 60 * minutes, [list[Try]() for _ in messages]
     for name, attack in attacks.items():
-        step(note, "attacks", len(done), len(attacks), f"trying {name}")
-        note(f"trying {name}")
-        start = time.monotonic()
-        guess, reason = _tried(attack, seen, end - start, seed)
-        if guess is not None and guess.inputs is None and guess.labels is None:
-            guess, reason = None, "it found nothing that it could be sure of"
-        unexplained = None
-        if guess is not None:
-            guess = replace(guess, inputs=None if guess.inputs is None else guess.inputs.cpu())
-            unexplained = _unexplained(seen, guess)
-        done.append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
-    step(note, "attacks", len(done), len(attacks))
+        note(f"trying {name}" + (f" on {len(messages)} messages" if len(messages) > 1 else ""))
+        for place, seen in enumerate(messages):
+            step(note, "attacks", sum(map(len, done)), len(attacks) * len(messages), f"trying {name}")
+            if name not in SOLVED and (by := _explained(done[place])):
+                done[place].append(Try(name, attack, None, f"not tried: {by} explains the whole message", None, 0.0))
+                continue
+            start = time.monotonic()
+            share = (end - start) / (len(messages) - place)
+            guess, reason = _tried(attack, seen.to(torch.device(device)), share, seed)
+            if guess is not None and guess.inputs is None and guess.labels is None:
+                guess, reason = None, "it found nothing that it could be sure of"
+            unexplained = None
+            if guess is not None:
+                guess = replace(guess, inputs=_here(guess.inputs), labels=_here(guess.labels), bound=_here(guess.bound))
+                unexplained = _unexplained(seen, guess)
+            done[place].append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
+    step(note, "attacks", sum(map(len, done)), len(attacks) * len(messages))
     return done
+
+
+def _here(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.cpu()
+
+
+def _explained(done: Sequence[Try]) -> str:
+    """The attack whose images and labels leave rounding errors alone; empty where none has."""
+    return next((each.name for each in done if each.unexplained is not None and each.unexplained <= EXACT), "")
 
 
 def _tried(attack: Attack, seen: Observation, seconds: float, seed: int) -> tuple[Reconstruction | None, str]:

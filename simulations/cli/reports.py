@@ -11,7 +11,7 @@ from fl_privacy.simulations.cli.options import DataRoot, RunDir, Trust
 from fl_privacy.simulations.cli.shell import bad_input, search_here
 
 if TYPE_CHECKING:
-    from fl_privacy.simulations.auditing.audit import Audit
+    from fl_privacy.simulations.auditing.result import Audit
     from fl_privacy.simulations.report.result import Result
     from fl_privacy.simulations.sweeping.result import SweepResult
 
@@ -44,7 +44,7 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
     from fl_privacy.simulations.results.files import AUDIT, SWEEP
 
     if (folder / AUDIT).is_file():
-        from fl_privacy.simulations.auditing.audit import Audit
+        from fl_privacy.simulations.auditing.result import Audit
 
         return Audit.read(folder)
     if (folder / SWEEP).is_file():

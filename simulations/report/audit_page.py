@@ -84,6 +84,8 @@ def _assumed(report: ReadTable) -> Iterator[str]:
     yield f"Images of {shape} (channels, height, width) with values from 0 to 1; {report['classes']} classes."
     training = [f"{name} = {value}" for name, value in report["local"].items() if value]
     yield f"The client trained so: {', '.join(training)}."
+    if report.get("defence") is not None:
+        yield f"The client ran '{report['defence']}', and the attacks know it."
     for each in report["assumed"]:
         yield f"{each[:1].upper()}{each[1:]}."
 
@@ -93,5 +95,6 @@ def _untried(report: ReadTable) -> Iterator[str]:
     if others := [each for each in attacks_of(ChannelName.UPDATE) if each not in tried]:
         yield f"Other attacks on updates: {', '.join(others)}. --attack NAME tries one."
     yield "Several rounds or clients together: this update was attacked by itself."
-    yield "Defences that the client ran: the attacks were told of none."
+    if report.get("defence") is None:
+        yield "Defences that the client ran: the attacks were told of none."
     yield from NOT_MODELLED

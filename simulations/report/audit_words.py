@@ -44,11 +44,12 @@ def findings(report: ReadTable) -> list[Finding]:
     """What leaks: of the images, and of the labels where any were read."""
     count, found = report["images"], report["attacks"]
     named = f"{count} image" + "s" * (count != 1)
-    if exact := [each for each in found if each["images"] and _left(each) <= EXPLAINED]:
-        best = min(exact, key=lambda each: max(_left(each), EXACT))  # of equals the first, which is the most exact way
+    if exact := [each for each in found if each["images"] and unexplained(each) <= EXPLAINED]:
+        # of equals the first, which is the most exact way
+        best = min(exact, key=lambda each: max(unexplained(each), EXACT))
         words = (
             f"It leaks: {best['attack']} rebuilt {named}, which explain{'s' * (count == 1)} all but "
-            f"{_left(best):.1g} of this update{_beside_controls(best, report['controls'])}."
+            f"{unexplained(best):.1g} of this update{_beside_controls(best, report['controls'])}."
         )
         said = [Finding("The images", Level.CLOSER, words)]
     elif any(each["images"] for each in found):
@@ -68,7 +69,7 @@ def verdict(report: ReadTable) -> list[str]:
     return [each.words for each in findings(report)]
 
 
-def _left(each: ReadTable) -> float:
+def unexplained(each: ReadTable) -> float:
     """What a guess leaves unexplained; of images without labels the attack's own loss says it, as that of a layer."""
     left = each["unexplained"] if each["labels"] is not None else each["loss"]
     return math.inf if left is None else float(left)
@@ -77,8 +78,8 @@ def _left(each: ReadTable) -> float:
 def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
     if not controls:
         return ""
-    name, blind = max(((name, _mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
-    return f": PSNR {_mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
+    name, blind = max(((name, mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
+    return f": PSNR {mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -90,9 +91,11 @@ def grid(report: ReadTable) -> Grid:
     scored = bool(report["controls"])
     rows = []
     for each in report["attacks"]:
-        off = None if each["bound"] is None or _left(each) > EXPLAINED else math.sqrt(max(0.0, _mean(each["bound"])))
+        off = (
+            None if each["bound"] is None or unexplained(each) > EXPLAINED else math.sqrt(max(0.0, mean(each["bound"])))
+        )
         labels = None if each["labels"] is None else len(each["labels"])
-        cells = [str(each["images"]), _cell(labels), *map(_cell, (each["loss"], each["unexplained"], off))]
+        cells = [str(each["images"]), cell(labels), *map(cell, (each["loss"], each["unexplained"], off))]
         rows.append(GridRow(each["attack"], "", [*cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored)]))
     for name, scores in report["controls"].items():
         rows.append(GridRow(f"control: {name}", "", [*[""] * 6, *_scores(scores, scored)], "control"))
@@ -107,7 +110,7 @@ def flat(report: ReadTable) -> list[PlainTable]:
 
 
 def _means(scores: ReadTable) -> PlainTable:
-    found = {name: _mean(scores.get(name, ())) for name in ("psnr", "ssim")}
+    found = {name: mean(scores.get(name, ())) for name in ("psnr", "ssim")}
     known = {name: None if math.isnan(value) else value for name, value in found.items()}
     return {**known, "label_accuracy": scores.get("label_accuracy")}
 
@@ -115,17 +118,17 @@ def _means(scores: ReadTable) -> PlainTable:
 def _scores(scores: ReadTable | None, scored: bool) -> list[str]:
     if not scored:
         return []
-    psnr, ssim = (_mean((scores or {}).get(name, ())) for name in ("psnr", "ssim"))
-    return [_cell(psnr, ".1f"), _cell(ssim, ".2f"), _cell((scores or {}).get("label_accuracy"), ".0%")]
+    psnr, ssim = (mean((scores or {}).get(name, ())) for name in ("psnr", "ssim"))
+    return [cell(psnr, ".1f"), cell(ssim, ".2f"), cell((scores or {}).get("label_accuracy"), ".0%")]
 
 
-def _mean(values: Sequence[float | None]) -> float:
+def mean(values: Sequence[float | None]) -> float:
     """NaN of none at all, or where one was not measured: audit.json has null there."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else math.nan
 
 
-def _cell(value: float | None, form: str = ".2g") -> str:
+def cell(value: float | None, form: str = ".2g") -> str:
     if value is None or math.isnan(value):
         return "-"
     return str(value) if isinstance(value, int) else format(value, form)
@@ -134,12 +137,18 @@ def _cell(value: float | None, form: str = ".2g") -> str:
 def words(report: ReadTable) -> str:
     """All that stands below the table: the reasons, the doubts, what was assumed."""
     reading = [f"{name}: {meaning}" for name, meaning in meanings(report).items() if name in EXPLAINED_BELOW]
-    parts = {
-        "What was not found, and why": reasons(report),
-        "Odd": report["doubts"],
-        "Assumed": report["assumed"],
-        "How to read it": [*reading, SCORED_WORDS if report["controls"] else NO_TRUTH],
-    }
+    return wrapped(
+        {
+            "What was not found, and why": reasons(report),
+            "Odd": report["doubts"],
+            "Assumed": report["assumed"],
+            "How to read it": [*reading, SCORED_WORDS if report["controls"] else NO_TRUTH],
+        }
+    )
+
+
+def wrapped(parts: Mapping[str, Sequence[str]]) -> str:
+    """Titles with their sentences, without those that have none."""
     lines = []
     for title, said in parts.items():
         if said:

@@ -1,0 +1,234 @@
+"""What an audit of a folder of observations says, in words, rows and as a page: the verdict first."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from fl_privacy.settings import PlainTable, ReadTable
+from fl_privacy.simulations.report import audit_words
+from fl_privacy.simulations.report.audit_words import (
+    EXPLAINED,
+    NO_TRUTH,
+    SCORED_WORDS,
+    cell,
+    mean,
+    unexplained,
+    wrapped,
+)
+from fl_privacy.simulations.report.page import (
+    Block,
+    Finding,
+    Grid,
+    GridRow,
+    Level,
+    Page,
+    Paragraphs,
+    Picture,
+    Points,
+    Section,
+    Terms,
+)
+from fl_privacy.simulations.report.reproduce import reproduce
+from fl_privacy.simulations.report.threat import NOT_MODELLED
+from fl_privacy.simulations.results import files
+
+SHOWN, PICTURES = 40, 12  # messages in a table, pictures on a page; the folder has all
+COLUMNS = {
+    "images": "how many images the message is of, as the client says",
+    "labels read": "the classes that were read in it, with how many images each",
+    "best by": "the attack whose images leave the least of the message unexplained",
+    "unexplained": "the share of the message that these images and labels do not reproduce (0: all is)",
+    "error": "the root mean square error a pixel, in [0, 1], that the attack expects where it explains the message",
+}
+SCORED = {
+    "PSNR dB": "how close the images are to the private ones, in decibels; higher is closer",
+    "right": "the share of the labels that are right",
+    "best blind": "the PSNR of the best guess that never saw the message",
+}
+SCALE = (
+    "'leaks': what was rebuilt explains a message almost wholly, or labels could be read in it. 'unclear': images were "
+    "made that do not explain it. 'nothing found': no attack that was tried gave an image, which is no proof."
+)
+PYTHON = """from fl_privacy.simulations import audit
+
+found = audit("observations", model="my_app.task:Net", local="my_app.task:LOCAL")
+found.show()"""
+
+
+def best(message: ReadTable) -> ReadTable | None:
+    """The attack whose images leave the least of the message unexplained; None where none made any images."""
+    made = [each for each in message["attacks"] if each["images"]]
+    return min(made, key=unexplained, default=None)
+
+
+def findings(report: ReadTable) -> list[Finding]:
+    """What leaks: of the images, and of the labels; and what is known of defences."""
+    messages = report["messages"]
+    rows = [row for each in messages if (row := best(each)) is not None]
+    leaked = [row for row in rows if unexplained(row) <= EXPLAINED]
+    count, said = len(messages), list[Finding]()
+    if leaked:
+        names = ", ".join(f"{name} {times}" for name, times in Counter(each["attack"] for each in leaked).most_common())
+        most = max(each["images"] for each in leaked)
+        words = (
+            f"It leaks: of {len(leaked)} of {count} messages images were rebuilt that explain all but {EXPLAINED:.0%} "
+            f"of what was sent, of up to {most} images at once ({names})."
+        )
+        said.append(Finding("The images", Level.CLOSER, words + _beside_controls(messages)))
+    elif rows:
+        words = f"Guesses at images were made, and of no message of {count} do they explain it: look at the pictures."
+        said.append(Finding("The images", Level.UNCLEAR, words + _beside_controls(messages)))
+    else:
+        words = f"Of no message of {count} were images rebuilt. That is no proof: others may."
+        said.append(Finding("The images", Level.NOTHING, words))
+    read = sum(_labels(each) is not None for each in messages)
+    level = Level.CLOSER if read else Level.NOTHING
+    said.append(Finding("The labels", level, f"Labels were read in {read} of {count} messages."))
+    return said
+
+
+def verdict(report: ReadTable) -> list[str]:
+    """What leaks, a sentence each, and which defences clients say they ran."""
+    return [*(each.words for each in findings(report)), of_defences(report["messages"])]
+
+
+def of_defences(messages: list[ReadTable]) -> str:
+    """What clients say of their defences, and what cannot be known."""
+    claims = Counter(each["applied"] for each in messages)
+    said = [f"clients say that they ran '{name}' ({times})" for name, times in claims.items() if name is not None]
+    if silent := claims[None]:
+        said.append(f"{silent} say nothing of a defence, and what those ran cannot be known from here")
+    return f"Of {len(messages)} messages: " + "; ".join(said) + "."
+
+
+def _beside_controls(messages: list[ReadTable]) -> str:
+    scored = [(each, row) for each in messages if (row := best(each)) and (row["scores"] or {}).get("psnr")]
+    if not scored:
+        return ""
+    ours = mean([mean(row["scores"]["psnr"]) for _, row in scored])
+    blind = mean([_blind(each["controls"])[1] for each, _ in scored])
+    return f" With the truth, their mean PSNR is {ours:.1f} dB, and that of the best blind guesses {blind:.1f} dB."
+
+
+def _blind(controls: Mapping[str, ReadTable]) -> tuple[str, float]:
+    """The best guess without the message, and its mean PSNR."""
+    return max(((name, mean(each["psnr"])) for name, each in controls.items()), key=lambda pair: pair[1])
+
+
+def _labels(message: ReadTable) -> Mapping[str, int] | None:
+    return next((each["label_counts"] for each in message["attacks"] if each["label_counts"] is not None), None)
+
+
+def grid(report: ReadTable) -> Grid:
+    """A line a message: the labels read, the best-explaining images, how sure, and the scores where there are any."""
+    scored = any(each["controls"] for each in report["messages"])
+    rows = [GridRow(f"{each['round']}, {each['client']}", "", _cells(each, scored)) for each in report["messages"]]
+    return Grid("round, client", [*COLUMNS, *(SCORED if scored else ())], rows[:SHOWN])
+
+
+def _cells(message: ReadTable, scored: bool) -> list[str]:
+    row, labels = best(message), _labels(message)
+    counts = "-" if labels is None else " ".join(f"{key}x{n}" if n > 1 else key for key, n in labels.items())
+    cells = [str(message["images"]), counts if len(counts) <= 24 else f"{len(labels or ())} classes"]
+    cells += ["-", "-", "-"] if row is None else [row["attack"], cell(unexplained(row)), cell(_error(row))]
+    if scored:
+        scores = (row or {}).get("scores") or {}
+        cells += [cell(mean(scores.get("psnr", ())), ".1f"), cell(scores.get("label_accuracy"), ".0%")]
+        cells.append(f"{_blind(message['controls'])[1]:.1f}" if message["controls"] else "-")
+    return cells
+
+
+def _error(row: ReadTable) -> float | None:
+    """The error a pixel that the attack itself expects, where its images explain the message."""
+    known = row["bound"] is not None and unexplained(row) <= EXPLAINED
+    return math.sqrt(max(0.0, mean(row["bound"]))) if known else None
+
+
+def flat(report: ReadTable) -> list[PlainTable]:
+    """A row a message and attack, and a message and control, as numbers with every digit."""
+    return [
+        {"round": each["round"], "client": each["client"], "of": each["images"], **row}
+        for each in report["messages"]
+        for row in audit_words.flat(each)
+    ]
+
+
+def words(report: ReadTable) -> str:
+    """All that stands below the table: reasons, doubts, what was assumed, what was not attacked."""
+    scored = any(each["controls"] for each in report["messages"])
+    known = {**COLUMNS, **(SCORED if scored else {})}
+    reading = [f"{name}: {meaning}" for name, meaning in known.items()]
+    return wrapped({**_told(report), "How to read it": [*reading, SCORED_WORDS if scored else NO_TRUTH]})
+
+
+def _told(report: ReadTable) -> dict[str, list[str]]:
+    messages = report["messages"]
+    more = len(messages) - SHOWN
+    reasons = Counter((row["attack"], row["reason"]) for each in messages for row in each["attacks"])
+    assumed = Counter(said for each in messages for said in each["assumed"])
+    return {
+        "What was not found, and why": [f"{name}: {why}{_times(n)}" for (name, why), n in reasons.items() if why],
+        "Odd": _counted(said for each in messages for said in each["doubts"]),
+        "Assumed": [*report["assumed"], *(f"{said}{_times(n)}" for said, n in assumed.items())],
+        "Not attacked": _counted(each["reason"] for each in report["left_out"]),
+        "Not in the table": [f"{more} more messages, which are in audit.json"] if more > 0 else [],
+    }
+
+
+def _counted(said: Iterable[str]) -> list[str]:
+    return [f"{each}{_times(n)}" for each, n in Counter(said).items()]
+
+
+def _times(count: int) -> str:
+    return f" ({count} messages)" if count > 1 else ""
+
+
+def page(report: ReadTable, folder: Path) -> Page:
+    """The page of an audit of a folder: the verdict first, and all that it rests on."""
+    scored = any(each["controls"] for each in report["messages"])
+    known = {**COLUMNS, **(SCORED if scored else {})}
+    who = {
+        "The adversary": "The server. It is honest but curious: it breaks no rule.",
+        "It sees": f"The weights that it sent, and those that came back, under {report['strategy']}.",
+        "It holds beside that": "The model's code; how clients train, as assumed below.",
+        "It is told of defences": of_defences(report["messages"]),
+    }
+    numbers: list[Block] = [
+        grid(report),
+        Terms({name: f"{meaning[0].upper()}{meaning[1:]}." for name, meaning in known.items()}),
+        Paragraphs([SCORED_WORDS if scored else NO_TRUTH]),
+    ]
+    sections = [
+        Section("Who sees what", [Terms(who)]),
+        Section("What came back", list(_pictures(report, folder))),
+        Section("The numbers", numbers),
+        *(Section(title, [Points(said)]) for title, said in _told(report).items() if said),
+        Section("What was not tried", [Points(["Several rounds or clients together.", *NOT_MODELLED])]),
+        reproduce(
+            report["environment"],
+            {f"SHA-256 of round {e['round']}, client {e['client']}": str(e["sha256"]) for e in report["messages"]},
+            PYTHON,
+            f"The observations lie in {report['observations']}.",
+        ),
+    ]
+    return Page(
+        title="What a federation gives away",
+        question="What can a server read in the messages of its clients, which it received as agreed?",
+        warnings=[],
+        verdict=findings(report),
+        scale=SCALE,
+        sections=[each for each in sections if each.blocks],
+        files={"the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG": folder},
+    )
+
+
+def _pictures(report: ReadTable, folder: Path) -> Iterator[Picture]:
+    """Of the messages whose images explain the most."""
+    made = [(row, each) for each in report["messages"] if (row := best(each)) is not None]
+    for row, each in sorted(made, key=lambda pair: unexplained(pair[0]))[:PICTURES]:
+        path = folder / f"round_{each['round']}/client_{each['client']}" / f"{files.slug(row['attack'])}.png"
+        if path.exists():
+            yield Picture(path, f"Round {each['round']}, client {each['client']}: what {row['attack']} rebuilt.")
