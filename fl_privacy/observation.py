@@ -65,6 +65,10 @@ class LocalTraining:
         """How many steps are taken on that many examples."""
         return self.steps or self.epochs * -(-examples // (self.batch_size or examples))
 
+    def passes_on(self, examples: int) -> int:
+        """How many of the steps on that many examples one of them enters at most."""
+        return -(-self.steps_on(examples) // -(-examples // (self.batch_size or examples)))
+
     def sends_gradient(self, examples: int) -> bool:
         """Whether what a client changes is its gradient of the cross entropy on all examples, times a number."""
         whole = self.steps_on(examples) == 1 and (self.batch_size or examples) >= examples

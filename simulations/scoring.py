@@ -18,6 +18,7 @@ from fl_privacy.simulations.bounds import bound_of
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
+from fl_privacy.simulations.prices import messages_of, prices, success_rate
 from fl_privacy.simulations.results.controls import Control
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.records import LONGEST_LABEL
@@ -48,7 +49,7 @@ def score_all(
     metrics = experiment.resolved.metrics
 
     def scored_guess(attack: Attack, key: Key, name: str, defence: str, guess: Reconstruction) -> Scored:
-        found = score(attack, seen[key], guess, truths[key], metrics)
+        found = score(attack, experiment.held_by(name, seen[key]), guess, truths[key], metrics)
         return Scored(key, name, defence, matched(seen[key], guess, truths[key]), truths[key], found)
 
     scored = [
@@ -189,12 +190,15 @@ def summary(
     for each in scored:
         groups.setdefault((each.attack, each.defence), []).append(each)
     bounds = _bounds(channel, federation, seen, scored) if federation.experiment.bound else {}
+    messages = messages_of(seen, scored)
+    priced = prices(channel, federation, messages, lambda: federation.images_at(blind_pool(channel, federation)))
     table = []
     for (attack, defence), group in groups.items():
         came_back = [each for each in group if each.guess.inputs is not None]
         row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
         if group[0].control is None:
-            row = _merged(row, bounds.get(defence, {}))
+            row = _merged(row, bounds.get(defence, {})) | priced.get(defence, {})
+        row |= {"success_rate": success_rate(group)} if channel.evaluation.tells_success else {}
         row |= dict.fromkeys(channel.evaluation.says_nothing(federation, group[0].key.condition))
         table.append(_with_set_metrics(channel, federation, row, came_back) if came_back else row)
     return table
@@ -204,11 +208,8 @@ def _bounds(
     channel: Channel, federation: Federation, seen: Mapping[Key, Observation], scored: Sequence[Scored]
 ) -> dict[str, PlainTable]:
     """What could be known at best, by condition: under the mean and covariance of each class of the controls."""
-    truths = {each.key: (each.defence, each.truth) for each in scored if each.control is None}
+    groups = messages_of(seen, scored)
     prior = public_by_class(federation.images_at(blind_pool(channel, federation)))  # labels are read from gradients
-    groups: dict[str, list[tuple[Observation, Truth]]] = {}
-    for key, (defence, truth) in truths.items():
-        groups.setdefault(defence, []).append((seen[key], truth))
     return {defence: bound_of(group, prior, federation.experiment.seed) for defence, group in groups.items()}
 
 

@@ -26,7 +26,7 @@ LAYERS = {
         ("progress", "results", "experiment", "backends"),
         ("federation",),
         ("channels",),
-        ("bounds", "config"),
+        ("bounds", "config", "prices"),
         ("scoring",),
         ("report",),
         ("run", "auditing"),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fl_privacy.accounting import Use, guarantee, identification_bound
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step
@@ -19,7 +20,8 @@ from fl_privacy.federated.local_training import LOSSES, train_locally
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import seeded, stream
-from fl_privacy.simulations.config.load import load_experiment
+from fl_privacy.simulations.config.load import configure, load_experiment
+from fl_privacy.simulations.report.content import content
 from fl_privacy.simulations.run.pipeline import simulate
 
 SHAPE = (1, 12, 12)
@@ -197,8 +199,29 @@ def test_a_run_has_it_in_every_message(channel, tmp_path):
         "dp_sgd(norm=1.0, noise_multiplier=0.5)",
     ]
     assert not result.not_valid
+    rows = {row["defence"]: row for row in result.summary if row["attack"] == "inverting_gradients"}
+    bare, private = rows["none"], rows["dp_sgd(norm=1.0, noise_multiplier=0.5)"]
+    assert (bare["epsilon"], bare["guarantee"]) == ("none", "none: no defence")
+    passes, held = (2, 143) if channel == "update" else (1, 143)
+    expected = guarantee(chain([{"name": "dp_sgd", "norm": 1.0, "noise_multiplier": 0.5}]), Use(2, 2, held, passes))
+    assert (private["epsilon"], private["delta"]) == (pytest.approx(expected.epsilon), 1e-5)
+    assert private["identification_bound"] == identification_bound(private["blind_share"], passes**0.5 / 0.5)
+    assert 0 < private["clipped_share"] <= 1
+    samples = [row for row in result.samples if row["defence"] == "none" and row["attack"] == "inverting_gradients"]
+    assert bare["success_rate"] == sum(row["psnr"] >= 20 or row["ssim"] >= 0.6 for row in samples) / len(samples)
+    assert "epsilon" in " ".join(content(result.experiment, result.summary, ()).headings)
 
 
 def test_what_cannot_be_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match=r"gradients.*activation"):
         load_experiment("split_quickstart", [PRIVATE])
+
+
+def test_a_static_attacker_does_not_know_the_defence():
+    attacks = ({"name": "map"}, {"name": "map", "label": "static", "static": True})
+    experiment = configure(name="told", attacks=attacks)
+    seen = trained(chain([{"name": "dp_sgd", "norm": 0.5}]), LOCAL, *batch())
+    assert experiment.held_by("static", seen).defence is None
+    assert experiment.held_by("map", seen) is seen
+    with pytest.raises(ValueError, match="true or false"):
+        configure(name="told", attacks=({"name": "map", "static": "yes"},))

@@ -13,6 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fl_privacy.accounting import Guarantee
 from fl_privacy.attacks import Attack
 from fl_privacy.evaluation import Truth
 from fl_privacy.metrics import MatchedSet
@@ -142,17 +143,23 @@ class Evaluation(ABC):
 
     `columns`: what the report shows beside the common columns, heading to (key, format); `unshown`: keys of common
     columns that say nothing in this channel. `set_metrics`: the metrics of sets that every row has; `provides`: what
-    `matched_set` has of that which metrics of sets may need.
+    `matched_set` has of that which metrics of sets may need. `tells_success`: whether rows say how often an image was
+    recovered.
     """
 
     columns: Mapping[str, tuple[str, str]] = {}
     unshown: frozenset[str] = frozenset()
     set_metrics: tuple[str, ...] = ()
+    tells_success: bool = False
     provides: frozenset[str] = frozenset({"gallery"})
 
     @abstractmethod
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         """The private batch behind an observation."""
+
+    def guarantee(self, federation: Federation, condition: int) -> Guarantee | None:
+        """What the condition's defences guarantee over the run; None where this channel does not account for it."""
+        return None
 
     def control_pool(self, federation: Federation) -> Positions:
         """Images of the same kind from which the controls guess: nobody's target, and nothing was trained on them.

@@ -5,12 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fl_privacy.accounting import Guarantee, Use, guarantee
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Observation
 from fl_privacy.simulations.channels.base import Adversary, Evaluation
+from fl_privacy.simulations.channels.gradient_protocol import FedSGD, WeightUpdates
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key
+
+COLUMNS = {
+    "recov-\nered": ("success_rate", "{:.0%}"),
+    "epsilon": ("epsilon", "{:.3g}"),
+    "delta": ("delta", "{:.0e}"),
+    "at most\n(DP)": ("identification_bound", "{:.0%}"),
+    "clipped": ("clipped_share", "{:.0%}"),
+}
 
 
 class Server(Adversary):
@@ -28,6 +38,24 @@ class Server(Adversary):
 
 class Batches(Evaluation):
     """The batch behind every message."""
+
+    columns = COLUMNS
+    tells_success = True
+
+    def guarantee(self, federation: Federation, condition: int) -> Guarantee:
+        """Over all rounds, as if the server saw a client in each, for the client with the least data."""
+        experiment = federation.experiment
+        chosen = experiment.conditions[condition]
+        protocol = chosen.protocol
+        assert isinstance(protocol, FedSGD | WeightUpdates)
+        examples = experiment.batch_size
+        use = Use(
+            rounds=experiment.rounds,
+            examples=examples,
+            held=min(map(len, federation.parts)),
+            passes=protocol.local.passes_on(examples) if isinstance(protocol, WeightUpdates) else 1,
+        )
+        return guarantee(chosen.trained, use, protocol.delta)
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*federation.batch(client, round))

@@ -38,7 +38,7 @@ KINDS = {
 BESIDE = {
     "DATASETS": ("split", "first", "count"),  # of public images
     "MODELS": ("init",),
-    "ATTACKS": ("label", "conditions"),
+    "ATTACKS": ("label", "conditions", "static"),
 }
 """What a component may say beside the settings of what it names."""
 

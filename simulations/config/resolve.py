@@ -13,7 +13,7 @@ from fl_privacy.metrics import METRICS, SET_METRICS, Metric, SetMetric
 from fl_privacy.settings import PlainTable, ReadTable, check_settings, no_such
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.base import Channel, Evaluation
-from fl_privacy.simulations.config.early import check_channel
+from fl_privacy.simulations.config.early import BESIDE, check_channel
 from fl_privacy.simulations.experiment.components import Component, label_of, settings_of
 from fl_privacy.simulations.experiment.spec import Condition, Experiment, Resolved
 
@@ -125,7 +125,7 @@ def attack_of(component: Component) -> Attack:
     Raises:
         UnknownName: no such attack or setting. ValueError: a value that does not fit.
     """
-    settings = {key: value for key, value in settings_of(component).items() if key not in ("label", "conditions")}
+    settings = {key: value for key, value in settings_of(component).items() if key not in BESIDE["ATTACKS"]}
     attack: object = ATTACKS.configure(component["name"], settings)
     if not isinstance(attack, Attack):
         raise ValueError(f"'{component['name']}' is no attack: let its class derive from fl_privacy.Attack")

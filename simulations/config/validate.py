@@ -107,6 +107,8 @@ def _check_attacks(experiment: Experiment) -> None:
     _check_labels("attacks", labels)
     for each, (label, attack) in zip(experiment.attacks, experiment.resolved.attacks.items(), strict=True):
         _check_kept_to(experiment, each.get("conditions", []))
+        if not isinstance(each.get("static", False), bool):
+            raise ValueError(f"'static' of the attack '{label}' takes true or false, not {each['static']!r}")
         _check_attack(experiment, each["name"], label, attack)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from fl_privacy.settings import check_settings
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch, which takes seconds to import, and plain values can 
     from fl_privacy.attacks import Attack
     from fl_privacy.defences import Chain
     from fl_privacy.metrics import Metric, SetMetric
+    from fl_privacy.observation import Observation
 
 P = TypeVar("P")
 COMPONENTS = ("dataset", "partition", "model")
@@ -91,7 +92,8 @@ class Experiment:
     model: Component = field(default_factory=lambda: {"name": "lenet_dlg"})
     """The network: a registered name or `module:function`; `init` says how its weights are drawn."""
     attacks: tuple[Component, ...] = ({"name": "grnn"},)
-    """Who attacks. A `label` tells two settings of one attack apart; its `conditions` keep it to some conditions."""
+    """Who attacks. A `label` tells two settings of one attack apart; its `conditions` keep it to some conditions; a
+    `static` one does not know the defences."""
     training_defences: tuple[tuple[Component, ...], ...] = ((),)
     """Chains of defences that run one after another with everything else equal; [] is no defence."""
     inference_defences: tuple[tuple[Component, ...], ...] = ()
@@ -182,6 +184,11 @@ class Experiment:
     def condition_labels(self) -> Sequence[str]:
         """How tables name every condition."""
         return tuple(condition.label for condition in self.conditions)
+
+    def held_by(self, attack: str, seen: Observation) -> Observation:
+        """The observation as the attack of this label has it: without the defences where it is `static`."""
+        chosen = next((each for each in self.attacks if label_of(each) == attack), {})
+        return replace(seen, defence=None) if chosen.get("static") else seen
 
     def concerns(self, attack: str, condition: int) -> bool:
         """Whether the attack of this label attacks this condition: all of them, unless it is kept to some."""

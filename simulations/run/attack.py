@@ -67,7 +67,7 @@ def jobs(
                 groups.setdefault(channel.grouping.group(experiment, attack, key), []).append(key)
         for keys in groups.values():
             if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
-                own = tuple(seen[key] for key in keys)
+                own = tuple(experiment.held_by(label, seen[key]) for key in keys)
                 todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device))
     return todo
 

@@ -1,0 +1,87 @@
+"""What a condition's defences guarantee, beside how often its attackers recovered an image."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from fl_privacy.accounting import identification_bound
+from fl_privacy.defences import Chain
+from fl_privacy.evaluation import Truth
+from fl_privacy.federated.example_gradients import example_gradients
+from fl_privacy.federated.local_training import LOSSES, normalised
+from fl_privacy.identification import blind_share, recovered
+from fl_privacy.observation import Images, Observation
+from fl_privacy.seeding import one_thread, stream
+from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.channels.base import Channel
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results.records import Key, Scored
+
+MOST = 8
+"""Messages of a condition on which the clipped share is computed, the first ones."""
+
+
+def success_rate(group: Sequence[Scored]) -> float:
+    """The share of a row's images that count as recovered (`identification.recovered`)."""
+    passed = [bool(value) for each in group for value in recovered(each.score.images)]
+    return sum(passed) / len(passed)
+
+
+def messages_of(
+    seen: Mapping[Key, Observation], scored: Sequence[Scored]
+) -> dict[str, list[tuple[Observation, Truth]]]:
+    """The attacked messages of every condition, by its label, each with its truth."""
+    truths = {each.key: (each.defence, each.truth) for each in scored if each.control is None}
+    groups: dict[str, list[tuple[Observation, Truth]]] = {}
+    for key, (defence, truth) in truths.items():
+        groups.setdefault(defence, []).append((seen[key], truth))
+    return groups
+
+
+def prices(
+    channel: Channel,
+    federation: Federation,
+    messages: Mapping[str, Sequence[tuple[Observation, Truth]]],
+    public: Callable[[], Images],
+) -> dict[str, PlainTable]:
+    """The columns of each condition's guarantee, by its label; nothing where no condition has a defence.
+
+    epsilon and delta over the run, or the word 'none', and `guarantee` in words. `identification_bound`: the most often
+    that anybody can recover an image from one message, given how often the best guess does so blindly over `public`
+    images, `blind_share`. `clipped_share`: of the examples of the attacked messages.
+    """
+    conditions = federation.experiment.conditions
+    if not any(condition.trained for condition in conditions):
+        return {}
+    rows: dict[str, PlainTable] = {}
+    blind = math.nan
+    for index, condition in enumerate(conditions):
+        found = channel.evaluation.guarantee(federation, index)
+        if found is None:
+            continue
+        told = "none" if found.epsilon is None else found.epsilon
+        row: PlainTable = {"epsilon": told, "delta": found.delta, "guarantee": found.words}
+        if found.mu is not None:
+            with one_thread():
+                blind = blind_share(public()) if math.isnan(blind) else blind
+            row |= {"identification_bound": identification_bound(blind, found.mu), "blind_share": blind}
+        if condition.trained.by_example and condition.label in messages:
+            row["clipped_share"] = _clipped_share(condition.trained, messages[condition.label])
+        rows[condition.label] = row
+    return rows
+
+
+def _clipped_share(chain: Chain, messages: Sequence[tuple[Observation, Truth]]) -> float:
+    """The share of examples whose gradient the chain clipped in a message's first step, as only the evaluator knows."""
+    shares = []
+    for seen, truth in messages[:MOST]:
+        assert seen.model is not None
+        local = seen.spec.local
+        model = copy.deepcopy(seen.model).eval() if local.mode == "eval" else seen.model
+        with one_thread():
+            found, _ = example_gradients(model, normalised(truth.inputs, local), truth.labels, LOSSES[local.loss])
+            shares.append(chain.on_example_gradients(found, stream(0)).clipped_share)
+    return fmean(shares)
