@@ -12,6 +12,7 @@ from fl_privacy.accounting import Use, guarantee, identification_bound
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step
+from fl_privacy.attacks.gradient.simulated import chain_mismatch
 from fl_privacy.defences import chain
 from fl_privacy.defences.dp_sgd import DPSGD
 from fl_privacy.federated.client import gradient
@@ -225,3 +226,11 @@ def test_a_static_attacker_does_not_know_the_defence():
     assert experiment.held_by("map", seen) is seen
     with pytest.raises(ValueError, match="true or false"):
         configure(name="told", attacks=({"name": "map", "static": "yes"},))
+
+
+@pytest.mark.parametrize("local", [LocalTraining(learning_rate=0.1), dataclasses.replace(LOCAL, epochs=1)])
+def test_an_attacker_who_learns_makes_messages_with_the_clip(local):
+    x, y = batch()
+    seen = trained(chain([{"name": "dp_sgd", "norm": 0.5}]), local, x, y)
+    assert chain_mismatch(seen, x, y) < 1e-3
+    assert chain_mismatch(dataclasses.replace(seen, defence=None), x, y) > 0.1

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_privacy.defences.base import Chain
 from fl_privacy.federated.client import LossOf, SlopeOf, gradient, logits
-from fl_privacy.observation import Tensors
+from fl_privacy.observation import KnownDefence, Tensors
 from fl_privacy.weights import moving_statistics, trainable
 
 
@@ -66,16 +65,18 @@ def check_examples(model: nn.Module) -> None:
         )
 
 
-def gradient_under(chain: Chain, rng: torch.Generator) -> SlopeOf:
+def gradient_under(chain: KnownDefence | None, rng: torch.Generator | None) -> SlopeOf:
     """How a client computes gradients under `chain`: as ever, or from its examples' own where a member needs them.
 
-    `rng` is this client's stream for this round, from which the noise of one step after the other is drawn.
+    `rng` is this client's stream for this round, from which the noise of one step after the other is drawn; None leaves
+    the noise out, for adversaries who know the chain.
     """
-    if not chain.by_example:
+    if not chain or not chain.by_example:
         return gradient
 
     def slope(model: nn.Module, x: Tensor, y: Tensor, loss_of: LossOf = F.cross_entropy) -> tuple[Tensors, float]:
         found, losses = example_gradients(model, x, y, loss_of)
-        return chain.on_example_gradients(found, rng).gradient, float(losses.mean())
+        mean = chain.mean_of_examples(found) if rng is None else chain.on_example_gradients(found, rng).gradient
+        return mean, float(losses.mean())
 
     return slope

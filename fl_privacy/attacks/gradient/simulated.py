@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fl_privacy.federated.client import gradient
+from fl_privacy.federated.client import SlopeOf
+from fl_privacy.federated.example_gradients import gradient_under
 from fl_privacy.federated.local_training import train_locally
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Tensors
 from fl_privacy.seeding import seeded, stream, subseed
@@ -34,13 +35,16 @@ def simulated_client(seen: Observation, noisy: bool = True) -> Client:
     fixed = constant(model)
     changes = seen.channel is ChannelName.UPDATE or any(True for _ in model.buffers())
 
+    def slope_of(seed: int) -> SlopeOf:
+        return gradient_under(seen.defence, stream(seed, "examples") if noisy else None)
+
     def computed(images: Tensor, labels: Tensor, seed: int) -> Tensors:
         if changes:
             model.load_state_dict(start)
         with seeded(seed, "attack", "forward"), torch.enable_grad():
             if seen.channel is ChannelName.GRADIENT:
-                return gradient(model, images, labels)[0]
-            return _update(model, start, fixed, images, labels, local, seed)
+                return slope_of(seed)(model, images, labels)[0]
+            return _update(model, start, fixed, images, labels, local, seed, slope_of(seed))
 
     def one(images: Tensor, labels: Tensor, seed: int) -> Tensors:
         payload = {name: value.detach() for name, value in computed(images, labels, seed).items()}
@@ -66,9 +70,10 @@ def _update(
     labels: Tensor,
     local: LocalTraining,
     seed: int,
+    slope_of: SlopeOf,
 ) -> Tensors:
     """What local training changes, running statistics among it."""
-    train_locally(model, images, labels, local, stream(seed, "shuffle"))
+    train_locally(model, images, labels, local, stream(seed, "shuffle"), slope_of)
     return {
         name: value.detach() - start[name]
         for name, value in model.state_dict().items()
