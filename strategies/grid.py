@@ -97,7 +97,8 @@ class ValidatingGrid(Grid):
                 raise TimeoutError(f"{len(nodes)} of {self.clients} clients registered in {self.start_deadline:g} s")
             time.sleep(POLL)
         if isinstance(self.inner, KnownClients):
-            _check_greeting(self.inner.greet(_hello_to(nodes[0]), end - time.monotonic()))
+            if not _check_greeting(self.inner.greet(_hello_to(nodes[0]), end - time.monotonic())):
+                raise TimeoutError(f"no process that runs clients came up in {self.start_deadline:g} s")
             found = self.inner.clients()
         else:
             hellos = [_hello_to(node) for node in nodes]

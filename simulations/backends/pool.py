@@ -119,7 +119,7 @@ class Pool:
             self._ended.pop(ticket, None)
 
     def started(self, seconds: float) -> int:
-        """Wait until every worker is up, for at most `seconds`; how many are.
+        """Wait until every worker is up, for at most `seconds`; how many are by then.
 
         Raises:
             RuntimeError: one cannot start, and on which node, and why.

@@ -28,13 +28,13 @@ class RayGrid(SimulatedGrid):
         self._sent: dict[int, Message] = {}  # by ticket
 
     def greet(self, hello: Message, seconds: float) -> list[Message]:
-        """An answer from every worker: as many hellos as there are workers, which nobody else is keeping busy.
+        """An answer from every worker that is up half of `seconds` from now; one that comes later has to say no hello.
 
         Raises:
             RuntimeError: a worker cannot start.
         """
         end = time.monotonic() + seconds
-        count, node = self._pool.started(seconds), hello.metadata.dst_node_id
+        count, node = self._pool.started(seconds / 2), hello.metadata.dst_node_id
         tickets = {self._pool.submit(answer, self._shipped, hello, self.context(node)) for _ in range(count)}
         replies: list[Message] = []
         while len(replies) < count and time.monotonic() < end:

@@ -1,0 +1,142 @@
+"""What clients cost that exist and do not take part: start-up, a round and memory at 10 to 10,000 clients of MNIST.
+
+    python -m benchmarks.scale --out results/scale.json
+
+Every measurement is a process of its own, on a Ray of its own; the client counts take turns, so that a busy moment of
+the machine hits all of them. `ready_s` is from the first line of that process (imports, data, Ray, workers) to the
+moment when the first round can begin; `round_s` the median of the rounds after the first. The same in seconds of
+processor time, driver and workers together (`..._cpu_s`), which other programs on the machine do not lengthen.
+"""
+
+import time
+
+BEGUN = time.perf_counter()  # before anything heavy is imported: that is part of a start
+
+import argparse  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+COUNTS, TAKING_PART = (10, 100, 1_000, 10_000), 10
+COMPARED = ("ready_s", "ready_cpu_s", "round_s", "round_cpu_s")
+MEASURES = ("data_s", *COMPARED, "driver_mb", "worker_mb")
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(clients: int, rounds: int, workers: int, root: str | None) -> dict[str, float]:
+    """Run `rounds` rounds of gradient sharing in which 10 of `clients` clients take part."""
+    from flwr.app import ConfigRecord, Context
+    from flwr.serverapp import Grid, ServerApp
+
+    from fl_privacy.data import data_root
+    from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
+    from fl_privacy.simulations.config.build import federation_of
+    from fl_privacy.simulations.config.load import configure
+    from fl_privacy.simulations.config.resolve import channel_of
+    from fl_privacy.simulations.run.collect import federation_for
+    from fl_privacy.strategies.federated.fedsgd import GradientSharing
+    from fl_privacy.strategies.records import ValidatingGrid, pack
+
+    experiment = configure(
+        name="scale",
+        dataset={"name": "mnist"},
+        model={"name": "lenet_dlg", "init": "wide"},
+        clients=clients,
+        clients_per_round=TAKING_PART,
+        attacked_clients=1,
+        batch_size=4,
+    )
+    folder = data_root(root)
+    start = time.perf_counter()
+    federation = federation_of(experiment.to_json(), folder)
+    found = {"data_s": time.perf_counter() - start}
+    channel, moments = channel_of(experiment), list[float]()
+
+    def on_workers(ask: Callable[[], float]) -> list[float]:
+        """What each worker answers: all are free, so that each gets one of the calls."""
+        tickets, answers = [pool.submit(ask) for _ in range(workers)], list[float]()
+        while len(answers) < workers:
+            answers += [outcome.value for outcome in pool.take(tickets, 1).values()]
+        return answers
+
+    def used() -> float:
+        return time.process_time() + sum(on_workers(time.process_time))
+
+    server = ServerApp()
+
+    @server.main()
+    def main(inner: Grid, context: Context) -> None:
+        grid = ValidatingGrid(inner, clients, schemas=channel.rounds.schemas(federation))
+        grid.get_node_ids()
+        found["ready_s"], found["ready_cpu_s"] = time.perf_counter() - BEGUN, used()
+        strategy = GradientSharing(TAKING_PART, experiment.learning_rate, seed=0)
+        initial = pack(federation.model().state_dict())
+        config = ConfigRecord({"condition": 0})
+        strategy.start(grid, initial, 1, train_config=config)
+        before = used()
+        strategy.start(
+            grid, initial, rounds, train_config=config, evaluate_fn=lambda *_: moments.append(time.perf_counter())
+        )
+        found["round_cpu_s"] = (used() - before) / rounds
+        assert all(each.received == TAKING_PART for each in grid.rounds)
+
+    with ray_pool(workers) as pool:
+        app = channel.rounds.client(partial(federation_for, experiment.to_json(), folder))
+        run_in_pool(pool, server, app, clients, client_seconds=600)
+        worker = max(on_workers(peak_mb))
+    lasted = [after - before for before, after in itertools.pairwise(moments)]
+    return {**found, "round_s": statistics.median(lasted), "driver_mb": peak_mb(), "worker_mb": worker}
+
+
+def main() -> None:
+    from benchmarks.record import options, write
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("results/scale.json"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data-root")
+    parser.add_argument("--one", type=int, help="Measure this number of clients once, here, and print it.")
+    chosen = parser.parse_args()
+    if chosen.one:
+        print(json.dumps(measure(chosen.one, chosen.rounds, chosen.workers, chosen.data_root)))
+        return
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
+    again = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]
+    for repeat in range(chosen.repeats):
+        for count in COUNTS:
+            done = subprocess.run([*again, "--one", str(count)], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            found[count].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{repeat + 1} of {chosen.repeats}: {count} clients: {found[count][-1]}", flush=True)
+    rows = [_row(count, each, found[COUNTS[0]]) for count, each in found.items()]
+    write(chosen.out, rows, settings=options(chosen), taking_part=TAKING_PART)
+
+
+def _row(count: int, measured: list[dict[str, float]], fewest: list[dict[str, float]]) -> dict[str, object]:
+    """The medians, the range, and how they compare with the smallest number of clients."""
+    row: dict[str, object] = {"clients": count, "repeats": len(measured)}
+    for key in MEASURES:
+        values = [each[key] for each in measured]
+        row |= {key: statistics.median(values), f"{key}_low": min(values), f"{key}_high": max(values)}
+    for key in COMPARED:
+        row[f"{key}_ratio"] = statistics.median([each[key] for each in measured]) / statistics.median(
+            [each[key] for each in fewest]
+        )
+    return row
+
+
+if __name__ == "__main__":
+    main()
