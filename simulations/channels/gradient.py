@@ -31,6 +31,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.channels.gradient_evaluation import Batches, Server
 from fl_privacy.simulations.channels.gradient_protocol import FedSGD, WeightUpdates
 from fl_privacy.simulations.channels.round_log import round_rows
+from fl_privacy.simulations.channels.unfinished import resumable
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import step
@@ -89,8 +90,9 @@ class GradientRounds(Rounds):
         self, federation: Federation, condition: int, grid: ValidatingGrid, sink: Sink, run_context: RunContext
     ) -> Row:
         experiment, start, spec = federation.experiment, len(grid.rounds), self._spec(federation, condition)
-        strategy = HonestButCurious(
-            self._honest(federation, condition),
+        honest = self._honest(federation, condition)
+        curious = HonestButCurious(
+            honest,
             partial(_to_condition, sink, condition),
             federation.model,
             spec,
@@ -98,7 +100,7 @@ class GradientRounds(Rounds):
             self.channel,
             self._settings(experiment, condition).secure_aggregation,
         )
-        result = strategy.start(
+        result = resumable(run_context.folder, str(condition), curious, honest).start(
             grid,
             pack(federation.model().state_dict()),
             num_rounds=experiment.rounds,

@@ -19,3 +19,6 @@ RunDir = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
 RayAddress = Annotated[
     str | None, typer.Option(help="HOST:PORT of a running Ray cluster; else RAY_ADDRESS, else this machine.")
 ]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on in --out where an earlier process was killed; begin where nothing is.")
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RayAddress, RunDir, Sets, Trust
+from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Profile, RayAddress, Resume, RunDir, Sets, Trust
 from fl_privacy.simulations.cli.shell import bad_input, failure, search_here
 from fl_privacy.simulations.cli.sweeps import conclude, sweep_of_seeds
 from fl_privacy.simulations.progress import shown
@@ -29,6 +29,7 @@ def run(
     ray_address: RayAddress = None,
     device: Device = None,
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Run an experiment: collect what clients share, attack it, report what came back."""
     search_here()
@@ -48,7 +49,7 @@ def run(
         from fl_privacy.simulations.run.pipeline import execute, plan
 
         chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
-        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address)
+        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address, resume)
     with failure(checked.out), shown() as note:
         result = execute(checked, note)
     result.show()
@@ -62,6 +63,7 @@ def attack(
     data_root: DataRoot = None,
     device: Device = None,
     trust: Trust = False,
+    resume: Resume = False,
 ) -> None:
     """Attack a run's saved observations again; nothing is simulated."""
     if trust or any(":" in text for text in (attack or "", *(changes or ()))):
@@ -73,7 +75,7 @@ def attack(
         check_run_folder(run_dir)
         from fl_privacy.simulations.run.again import execute_again, plan_again
 
-        checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust)
+        checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust, resume)
     with failure(checked.out), shown() as note:
         result = execute_again(checked, note)
     result.show()

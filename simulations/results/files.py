@@ -26,6 +26,7 @@ CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json",
 AUDIT, PAGE, ROWS = "audit.json", "report.html", "report.csv"
 SWEEP = "sweep.json"
 OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
+CHECKPOINTS = "checkpoints"
 LONGEST = 80  # characters of a name that becomes a path; what is longer ends in a digest
 
 

@@ -140,6 +140,16 @@ def guess_digest(guess: Reconstruction) -> str:
     return digest({name: value for name, value in recovered.items() if value is not None})
 
 
+def has_guess(folder: Path, key: Key) -> bool:
+    """Whether the whole reconstruction for this message lies there, with the bytes that were written."""
+    try:
+        facts = read_object(folder / f"{key.stem}.json", "sha256", *KEY)
+        tensors = read_tensors(folder / f"{key.stem}.safetensors")
+    except ValueError:
+        return False
+    return bool(digest({name: tensors[name] for name in ("inputs", "labels") if name in tensors}) == facts["sha256"])
+
+
 def load_guesses(folder: Path) -> dict[Key, Reconstruction]:
     """All saved reconstructions by key."""
     guesses: dict[Key, Reconstruction] = {}

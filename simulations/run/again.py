@@ -27,6 +27,7 @@ from fl_privacy.simulations.results.records import Key
 from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
+from fl_privacy.simulations.run.resume import alone, run_folder
 from fl_privacy.simulations.run.stages import finish, observed, redraw, write_config
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -41,6 +42,8 @@ class Replan:
     federation: Federation
     source: Path
     out: Path
+    begun: bool = False
+    """Whether an earlier process left something of this attack in its folder."""
 
 
 def plan_again(
@@ -51,8 +54,12 @@ def plan_again(
     data_root: str | os.PathLike[str] | None = None,
     device: str | None = None,
     trust: bool = False,
+    resume: bool = False,
 ) -> Replan:
-    """Check another attack on a finished run and make its folder, below the run's own unless `out` names one.
+    """Check another attack on a run and make its folder, below the run's own unless `out` names one.
+
+    Of a run that is not finished, what it has observed so far is attacked. `resume` goes on with the attack in `out`
+    where it was killed.
 
     The run folder is data: code that it names, `module:name`, is refused unless `trust` says so; what `attack` and
     `changes` name is the caller's own word.
@@ -63,7 +70,8 @@ def plan_again(
         MissingData: the run's data set, which the scores need, is not there.
     """
     folder = Path(run_dir).absolute()
-    files.read_json(folder / files.RESULTS)
+    if resume and out is None:
+        raise ValueError("'resume' goes on with the attack in a folder: name it (--out)")
     saved = read_saved(folder, trust)
     source = saved.source
     experiment = _reattack(saved.experiment, attack, changes)
@@ -74,14 +82,19 @@ def plan_again(
     contents.check(federation, source)
     observed(federation, source)  # what is damaged is named before anything is made
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
-    return Replan(federation, source, files.new_folder(Path(out) if out else below))
+    return Replan(federation, source, *run_folder(Path(out) if out else below, experiment, resume))
 
 
 def execute_again(checked: Replan, note: Note = print) -> Result:
     """Attack the saved observations, score the guesses, write the report; nothing is simulated."""
     prepare_process()
-    write_config(checked.federation, checked.out, observations=files.path_inside(checked.source, checked.out))
-    return finish(checked.federation, checked.out, note, run_here, checked.source)
+    with alone(checked.out):
+        if checked.begun:
+            note(f"going on with the attack in {checked.out}")
+        else:
+            where = files.path_inside(checked.source, checked.out)
+            write_config(checked.federation, checked.out, observations=where)
+        return finish(checked.federation, checked.out, note, run_here, checked.source)
 
 
 def attack_again(run_dir: str | os.PathLike[str], *, note: Note | None = None, **choices: Any) -> Result:

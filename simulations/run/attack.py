@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -43,7 +43,9 @@ class Job:
             return ready(seen, stream(self.seed, "attack", condition, round))
 
 
-Runner = Callable[[Sequence[Job], Note], list[list[Reconstruction]]]
+Done = tuple[Job, list[Reconstruction]]
+Runner = Callable[[Sequence[Job], Note], Iterator[Done]]
+"""Runs the jobs and gives each back, in whatever order, as soon as it is done."""
 
 
 def jobs(
@@ -72,32 +74,28 @@ def jobs(
     return todo
 
 
-def run_here(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
+def run_here(todo: Sequence[Job], note: Note) -> Iterator[Done]:
     """Run the jobs one after the other in this process."""
-    done = list[list[Reconstruction]]()
     step(note, "attacks", 0, len(todo))
-    for job in todo:
-        done.append(job())
-        step(note, "attacks", len(done), len(todo))
-    return done
+    for done, job in enumerate(todo, start=1):
+        yield job, job()
+        step(note, "attacks", done, len(todo))
 
 
 def run_in(pool: Pool) -> Runner:
     """A runner that spreads the jobs over the workers of a pool."""
 
-    def run(todo: Sequence[Job], note: Note) -> list[list[Reconstruction]]:
+    def run(todo: Sequence[Job], note: Note) -> Iterator[Done]:
         step(note, "attacks", 0, len(todo))
-        tickets = {pool.submit(job): index for index, job in enumerate(todo)}
-        done: dict[int, list[Reconstruction]] = {}
+        waiting = {pool.submit(job): job for job in todo}
         try:
-            while len(done) < len(todo):
-                for ticket, outcome in pool.take(tickets, HEARTBEAT).items():
+            while waiting:
+                for ticket, outcome in pool.take(waiting, HEARTBEAT).items():
                     if outcome.error is not None:
                         raise outcome.error
-                    done[tickets[ticket]] = outcome.value
-                    step(note, "attacks", len(done), len(todo))
+                    yield waiting.pop(ticket), outcome.value
+                    step(note, "attacks", len(todo) - len(waiting), len(todo))
         finally:
-            pool.cancel(tickets)
-        return [done[index] for index in range(len(todo))]
+            pool.cancel(list(waiting))
 
     return run

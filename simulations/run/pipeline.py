@@ -27,8 +27,9 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note, shown
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files
-from fl_privacy.simulations.run.attack import run_here, run_in
+from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
+from fl_privacy.simulations.run.resume import alone, forget_checkpoints, run_folder
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -45,6 +46,8 @@ class Plan:
     keep_originals: bool
     warnings: tuple[str, ...] = ()
     address: str | None = None
+    begun: bool = False
+    """Whether an earlier process left something of this run in its folder."""
 
 
 def plan(
@@ -56,20 +59,33 @@ def plan(
     device: str | None = None,
     keep_originals: bool = False,
     address: str | None = None,
+    resume: bool = False,
 ) -> Plan:
     """Check everything that can be checked before anything starts, load the data, and make the run folder.
 
-    `address`: a running Ray cluster, else that of RAY_ADDRESS; without either Ray starts on this machine.
+    `address`: a running Ray cluster, else that of RAY_ADDRESS; without either Ray starts on this machine. `resume`: go
+    on with the run in `out` where it was killed, with the bits of one that was not; where there is none, begin.
 
     Raises:
         UnknownName, ValueError: a setting, or a Ray address that nobody serves. MissingData: the data set is not there.
             RuntimeError: Flower is too new, or too old.
     """
+    if resume and out is None:
+        raise ValueError("'resume' goes on with the run in a folder: name it (--out)")
     ready = check(experiment, data_root, backend, workers, device, address)
     experiment = ready.federation.experiment
-    folder = files.new_folder(Path(out) if out else files.default_folder(experiment.name, experiment.seed))
+    path = Path(out) if out else files.default_folder(experiment.name, experiment.seed)
+    folder, begun = run_folder(path, experiment, resume)
     return Plan(
-        ready.federation, ready.root, folder, backend, ready.workers, keep_originals, ready.warnings, ready.address
+        ready.federation,
+        ready.root,
+        folder,
+        backend,
+        ready.workers,
+        keep_originals,
+        ready.warnings,
+        ready.address,
+        begun,
     )
 
 
@@ -138,25 +154,48 @@ def execute(checked: Plan, note: Note = print) -> Result:
     """Run a plan: collect over Flower, then attack, evaluate and report.
 
     Raises:
-        RuntimeError: the rounds or the attack failed.
+        RuntimeError: the rounds or the attack failed, or another process is at this run.
     """
     prepare_process()
-    federation, out = checked.federation, checked.out
-    write_config(federation, out, backend=checked.backend, workers=checked.workers, warnings=list(checked.warnings))
-    note(f"run folder: {out}")
+    with alone(checked.out):
+        if checked.begun and (checked.out / files.RESULTS).is_file():
+            note(f"the run in {checked.out} is finished")
+            return Result.of(checked.out, checked.federation.experiment)
+        _begin(checked, note)
+        prepare(checked.federation, checked.out, note)  # before Ray starts, whose workers would wait for it
+        if checked.backend == "local":
+            if not _collected(checked):
+                run_local(*_apps(checked, note), checked.federation.experiment.clients)
+            return _finish(checked, run_here, note)
+        # Ray takes seconds to import, and the local backend does without
+        from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
+
+        with ray_pool(checked.workers, checked.address) as pool:
+            experiment = checked.federation.experiment
+            if not _collected(checked):
+                run_in_pool(pool, *_apps(checked, note), experiment.clients, client_seconds=experiment.timeout)
+            return _finish(checked, run_in(pool), note)
+
+
+def _begin(checked: Plan, note: Note) -> None:
+    if checked.begun:
+        note(f"going on with the run in {checked.out}")
+    else:
+        facts = {"backend": checked.backend, "workers": checked.workers, "warnings": list(checked.warnings)}
+        write_config(checked.federation, checked.out, **facts)
+        note(f"run folder: {checked.out}")
     for warning in checked.warnings:
         note(f"warning: {warning}")
-    prepare(federation, out, note)  # before Ray starts, whose workers would wait for it
-    if checked.backend == "local":
-        run_local(*_apps(checked, note), federation.experiment.clients)
-        return finish(federation, out, note, run_here, keep_originals=checked.keep_originals)
-    # Ray takes seconds to import, and the local backend does without
-    from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
 
-    with ray_pool(checked.workers, checked.address) as pool:
-        experiment = federation.experiment
-        run_in_pool(pool, *_apps(checked, note), experiment.clients, client_seconds=experiment.timeout)
-        return finish(federation, out, note, run_in(pool), keep_originals=checked.keep_originals)
+
+def _collected(checked: Plan) -> bool:
+    """Whether the rounds are over."""
+    return (checked.out / files.ROUNDS).is_file()
+
+
+def _finish(checked: Plan, runner: Runner, note: Note) -> Result:
+    forget_checkpoints(checked.out)
+    return finish(checked.federation, checked.out, note, runner, keep_originals=checked.keep_originals)
 
 
 def _apps(checked: Plan, note: Note) -> tuple[ServerApp, ClientApp]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fl_privacy.attacks import Attack
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.settings import ReadTable
+from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
@@ -20,7 +21,7 @@ from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import environment, files, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.run import contents
-from fl_privacy.simulations.run.attack import Runner, jobs
+from fl_privacy.simulations.run.attack import Job, Runner, jobs
 from fl_privacy.simulations.scoring import score_all
 
 
@@ -60,9 +61,11 @@ def finish(
     def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
         return channel.adversary.bind_artifacts(federation, attack, condition, source)
 
-    todo = jobs(experiment, channel, seen, bind_artifacts)
-    note(f"attacking {len({key for job in todo for key in job.keys})} observations with {', '.join(attacks)}")
-    for job, results in zip(todo, run(todo, note), strict=True):
+    asked = jobs(experiment, channel, seen, bind_artifacts)
+    todo = [job for job in asked if not _is_done(channel, folder, job)]
+    again = f"; {len(asked) - len(todo)} of {len(asked)} groups were done before" if len(todo) < len(asked) else ""
+    note(f"attacking {len({key for job in asked for key in job.keys})} observations with {', '.join(attacks)}{again}")
+    for job, results in run(todo, note):
         for key, guess in zip(job.keys, results, strict=True):
             if channel.grouping.is_scored(key):
                 storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
@@ -76,6 +79,12 @@ def finish(
     if result.not_valid:
         raise ProtocolMismatch(f"{'; '.join(result.not_valid)}. All files are in {folder}, marked as not valid")
     return result
+
+
+def _is_done(channel: Channel, folder: Path, job: Job) -> bool:
+    """Whether all guesses of a job lie in the folder: an earlier process made them, and was killed later."""
+    place = files.guesses_folder(folder, job.label)
+    return all(storage.has_guess(place, key) for key in job.keys if channel.grouping.is_scored(key))
 
 
 def observed(federation: Federation, source: Path) -> dict[Key, Observation]:

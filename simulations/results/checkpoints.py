@@ -1,0 +1,50 @@
+"""Checkpoints: tensors and facts in one safetensors file, whole or not there, that tells when it is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from fl_privacy.atomic import write_atomic
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable, ReadTable
+from fl_privacy.simulations.results.files import digest
+
+FORMAT = "1"
+
+
+def save(path: Path, tensors: Tensors, facts: ReadTable) -> None:
+    """Write a checkpoint in the place of the one before."""
+    text = json.dumps(facts)
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(tensors.items())}
+    about = {"format": FORMAT, "facts": text, "sha256": _sha256(plain, text)}
+    write_atomic(path, safetensors.torch.save(plain, about))
+
+
+def load(path: Path) -> tuple[Tensors, PlainTable]:
+    """What `save` wrote.
+
+    Raises:
+        ValueError: the file is damaged, or is no checkpoint of this version; and what to do.
+    """
+    mend = "Delete it, and what it holds is computed again, or start a run in another folder"
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the checkpoint {path} is damaged ({error}). {mend}") from error
+    if about.get("format") != FORMAT or not {"facts", "sha256"} <= set(about):
+        raise ValueError(f"{path} is no checkpoint that this version can read. {mend}")
+    if _sha256(tensors, about["facts"]) != about["sha256"]:
+        raise ValueError(f"the checkpoint {path} is damaged: its SHA-256 is not the one that it states. {mend}")
+    facts: PlainTable = json.loads(about["facts"])
+    return tensors, facts
+
+
+def _sha256(tensors: Tensors, text: str) -> str:
+    return hashlib.sha256(f"{digest(tensors)}|{text}".encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""What a Flower strategy keeps between its rounds, as named tensors and JSON, and back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
+from fl_privacy.strategies.records import pack, unpack
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def strategy_state(strategy: Strategy) -> tuple[Tensors, PlainTable]:
+    """The attributes of a strategy that are numbers, texts, arrays, or lists and tables of these: momenta, for one.
+
+    What is none of these (a function, an object) is a setting, which whoever builds the strategy gives it again.
+    """
+    tensors: Tensors = {}
+    facts: PlainTable = {}
+    for name, value in vars(strategy).items():
+        own: Tensors = {}
+        try:
+            facts[name] = _taken(value, name, own)
+        except TypeError:
+            continue
+        tensors |= own
+    return tensors, facts
+
+
+def load_strategy_state(strategy: Strategy, tensors: Tensors, facts: PlainTable) -> None:
+    """Give a strategy, built as the first one was, what `strategy_state` took."""
+    for name, value in facts.items():
+        setattr(strategy, name, _given(value, tensors))
+
+
+def _taken(value: object, name: str, tensors: Tensors) -> PlainTable:
+    """`value` as JSON, in which tensors are names.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, PLAIN):
+        return {"plain": value}
+    if isinstance(value, np.ndarray | np.generic):
+        tensors[name] = torch.from_numpy(np.array(value))
+        return {"array": name}
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().clone()
+        return {"tensor": name}
+    if isinstance(value, ArrayRecord):
+        return {"record": _taken(unpack(value), name, tensors)}
+    if isinstance(value, Mapping):
+        pairs = enumerate(value.items())
+        return {"table": [[_taken(k, "", {}), _taken(v, f"{name}/{index}", tensors)] for index, (k, v) in pairs]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_taken(each, f"{name}/{index}", tensors) for index, each in enumerate(value)]}
+    raise TypeError(f"'{name}' is a {type(value).__name__}")
+
+
+def _given(told: PlainTable, tensors: Tensors) -> Any:
+    ((kind, value),) = told.items()
+    if kind == "plain":
+        return value
+    if kind in ("array", "tensor"):
+        return tensors[value].numpy() if kind == "array" else tensors[value]
+    if kind == "record":
+        return pack(_given(value, tensors))
+    if kind == "table":
+        return {_given(key, tensors): _given(each, tensors) for key, each in value}
+    found = [_given(each, tensors) for each in value]
+    return found if kind == "list" else tuple(found)
