@@ -24,6 +24,7 @@ from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 COUNTS, TAKING_PART = (10, 100, 1_000, 10_000), 10
+TRIES = 4
 COMPARED = ("ready_s", "ready_cpu_s", "round_s", "round_cpu_s")
 MEASURES = ("data_s", *COMPARED, "driver_mb", "worker_mb")
 
@@ -116,8 +117,11 @@ def main() -> None:
     again = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]
     for repeat in range(chosen.repeats):
         for count in COUNTS:
-            done = subprocess.run([*again, "--one", str(count)], capture_output=True, text=True)
-            if done.returncode:
+            for _ in range(TRIES):  # Ray gives up a start that takes more than 30 s, as on a busy machine
+                done = subprocess.run([*again, "--one", str(count)], capture_output=True, text=True)
+                if not done.returncode:
+                    break
+            else:
                 raise SystemExit(done.stderr)
             found[count].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{repeat + 1} of {chosen.repeats}: {count} clients: {found[count][-1]}", flush=True)

@@ -1,0 +1,297 @@
+"""A run that is killed goes on where it was, and ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import FedAdam, FedAvgM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_privacy import atomic
+from fl_privacy.simulations.config.load import configure, reconfigure
+from fl_privacy.simulations.report import write as report
+from fl_privacy.simulations.results import checkpoints
+from fl_privacy.simulations.run.again import execute_again, plan_again
+from fl_privacy.simulations.run.pipeline import execute, plan, simulate
+from fl_privacy.simulations.run.resume import alone
+from fl_privacy.strategies import resumable
+from fl_privacy.strategies.state import load_strategy_state, strategy_state
+
+GRADIENT = configure(
+    name="tiny",
+    dataset={"name": "digits", "size": 16},
+    model={"name": "lenet_dlg", "init": "wide"},
+    attack={"name": "grnn", "iterations": 2, "width": 4},
+    training_defences=([], [{"name": "gaussian_noise", "scale": 0.1}]),
+    clients=3,
+    clients_per_round=2,
+    rounds=3,
+    attacked_rounds=(1, 3),
+    attacked_clients=1,
+)
+UPDATE = reconfigure(
+    GRADIENT,
+    channel="update",
+    clients=2,
+    batch_size=2,
+    training_defences=([],),
+    attacked_rounds=(3,),
+    protocol={"strategy": "FedAvgM", "local": {"steps": 2, "momentum": 0.9}},
+)
+EXPERIMENTS = {"gradient": GRADIENT, "update": UPDATE}
+
+
+class Killed(BaseException):
+    """What stands for a SIGKILL: nothing in the suite catches it."""
+
+
+def quiet(text):
+    """Progress that nobody reads."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A checkpoint after every round, and no figures."""
+    monkeypatch.setattr(resumable, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(report, "draw", lambda *_: None)
+
+
+def killing(monkeypatch, at):
+    """The process dies in its `at`-th write, with the draft on the disk; the files that were written before."""
+    written, replace = [], os.replace
+
+    def write(draft, path):
+        if len(written) + 1 == at:
+            (Path(path).parent / f".{Path(path).name}.0.tmp").write_bytes(b"half")
+            raise Killed
+        written.append(f"{Path(path).parent.name}/{Path(path).name}")
+        replace(draft, path)
+
+    monkeypatch.setattr(atomic.os, "replace", write)
+    return written
+
+
+def whole(experiment, out, **choices):
+    return simulate(experiment, out=out, backend="local", note=quiet, **choices)
+
+
+def told(folder):
+    """All that a run says, but for the seconds that things took."""
+    results = json.loads((folder / "results.json").read_text())
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    rounds = json.loads((folder / "rounds.json").read_text())
+    timeless = [
+        {key: value for key, value in row.items() if "seconds" not in key} for row in (*results["summary"], *rows)
+    ]
+    return results["digests"], timeless, rounds
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_killed_in_any_write_a_run_goes_on_to_the_bits_of_one_that_was_not(name, tmp_path, monkeypatch):
+    experiment = EXPERIMENTS[name]
+    with monkeypatch.context() as patch:
+        written = killing(patch, 0)
+        wanted = told(whole(experiment, tmp_path / "whole").folder)
+    last = written.index("whole/results.json") + 1
+    stages = [written.index(each) + 1 for each in ("checkpoints/0.safetensors", "whole/rounds.json")]
+    everywhere = {1, *stages, stages[0] + 3, stages[1] + 1, (stages[1] + last) // 2, last}
+    for at in sorted(everywhere if experiment is GRADIENT else {stages[0] + 1, stages[0] + 2}):
+        out = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            killing(patch, at)
+            with pytest.raises(Killed):
+                whole(experiment, out)
+        result = whole(experiment, out, resume=True)
+        assert told(result.folder) == wanted, written[at - 1]
+        assert not [path for path in out.rglob("*.tmp") if path.stat().st_size], written[at - 1]
+        assert not (out / "checkpoints").exists()
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        written = killing(patch, 0)
+        whole(GRADIENT, tmp_path / "whole")
+    guesses = [place for place, name in enumerate(written, start=1) if name.startswith("grnn/")]
+    with monkeypatch.context() as patch:
+        first = killing(patch, guesses[-1])
+        with pytest.raises(Killed):
+            whole(GRADIENT, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        second, lines = killing(patch, 0), []
+        simulate(GRADIENT, out=tmp_path / "out", backend="local", note=lines.append, resume=True)
+    finished = {name for name in first if name.startswith(("grnn/0_", "observations/"))}
+    assert len(finished) > 10
+    assert not finished & set(second)
+    assert any("3 of 4 groups were done before" in line for line in lines), lines
+    lines.clear()
+    again = simulate(GRADIENT, out=tmp_path / "out", backend="local", note=lines.append, resume=True)
+    assert lines == [f"the run in {tmp_path / 'out'} is finished"]
+    assert again.summary
+
+
+def test_an_attack_on_a_saved_run_goes_on_too(tmp_path, monkeypatch):
+    run = whole(GRADIENT, tmp_path / "run").folder
+    wanted = execute_again(plan_again(run, "grnn", ["attack.iterations=3"], out=tmp_path / "whole"), quiet).digests
+    with monkeypatch.context() as patch:
+        killing(patch, 6)
+        with pytest.raises(Killed):
+            execute_again(plan_again(run, "grnn", ["attack.iterations=3"], out=tmp_path / "out"), quiet)
+    lines = []
+    checked = plan_again(run, "grnn", ["attack.iterations=3"], out=tmp_path / "out", resume=True)
+    assert execute_again(checked, lines.append).digests == wanted
+    assert any("1 of 4 groups were done before" in line or "2 of 4 groups" in line for line in lines), lines
+
+
+def test_an_unfinished_folder_says_how_to_go_on_and_another_run_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        killing(patch, 4)
+        with pytest.raises(Killed):
+            whole(GRADIENT, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"not finished: go on with it \(--resume"):
+        plan(GRADIENT, out=tmp_path / "run", backend="local")
+    with pytest.raises(ValueError, match=r"another experiment \(seed: 0 there, 1 now"):
+        plan(reconfigure(GRADIENT, seed=1), out=tmp_path / "run", backend="local", resume=True)
+    with pytest.raises(ValueError, match="--out"):
+        plan(GRADIENT, backend="local", resume=True)
+    config = tmp_path / "run" / "config.json"
+    facts = json.loads(config.read_text())
+    config.write_text(json.dumps({**facts, "versions": {**facts["versions"], "torch": "0.1"}}))
+    with pytest.raises(ValueError, match=r"other versions \(torch\)"):
+        plan(GRADIENT, out=tmp_path / "run", backend="local", resume=True)
+
+
+def test_two_processes_are_never_at_one_run(tmp_path):
+    checked = plan(GRADIENT, out=tmp_path / "run", backend="local")
+    with alone(checked.out), pytest.raises(RuntimeError, match="another process is at the run"):
+        execute(checked, quiet)
+    with alone(checked.out):
+        pass
+
+
+def test_to_resume_where_nothing_is_begins(tmp_path):
+    assert not plan(GRADIENT, out=tmp_path / "new", backend="local", resume=True).begun
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def test_the_state_of_a_strategy_comes_back_bit_for_bit():
+    for make in (FedAdam, FedAvgM):
+        first = make()
+        first.current_arrays = ArrayRecord({"w": torch.randn(3, 2)})
+        first.m_t = {"w": np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)}
+        first.momentum_vector = [np.arange(3.0), np.float32(0.1)]
+        tensors, facts = strategy_state(first)
+        second = make()
+        load_strategy_state(second, tensors, json.loads(json.dumps(facts)))
+        assert second.current_arrays["w"].numpy().tobytes() == first.current_arrays["w"].numpy().tobytes()
+        assert second.m_t["w"].tobytes() == first.m_t["w"].tobytes()
+        assert [each.tobytes() for each in second.momentum_vector] == [each.tobytes() for each in first.momentum_vector]
+        assert second.fraction_train == first.fraction_train
+        assert second.train_metrics_aggr_fn is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_checkpoint_with_any_byte_changed_is_refused_by_its_name_or_the_same(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("kept") / "0.safetensors"
+    tensors, facts = (
+        {"b": torch.randn(4), "a": torch.arange(3), "none": torch.empty(0)},
+        {"round": 2, "loss": float("nan")},
+    )
+    checkpoints.save(path, tensors, facts)
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    try:
+        found, told = checkpoints.load(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+    else:  # a byte of padding
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+        assert told["round"] == 2
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_checkpoint_that_was_cut_is_refused(tmp_path, length):
+    path = tmp_path / "0.safetensors"
+    checkpoints.save(path, {"a": torch.zeros(100)}, {"round": 1})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"0\.safetensors.*Delete it"):
+        checkpoints.load(path)
+
+
+def test_a_safetensors_file_of_somebody_else_is_no_checkpoint(tmp_path):
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "0.safetensors")
+    with pytest.raises(ValueError, match="no checkpoint that this version can read"):
+        checkpoints.load(tmp_path / "0.safetensors")
+
+
+# -- real processes ----------------------------------------------------------------------------------------------------
+
+TOML = """
+clients = 3
+clients_per_round = 2
+rounds = 40
+attacked_rounds = [1, 2, 3, 4]
+dataset = {name = "digits", size = 16}
+model = {name = "lenet_dlg", init = "wide"}
+attack = {name = "grnn", iterations = 20}
+"""
+
+
+def command(toml, out, *words):
+    return [sys.executable, "-m", "fl_privacy.simulations.cli", "run", str(toml), "--out", str(out), *words]
+
+
+def kill_when(started, there, seconds=240):
+    """SIGKILL a process as soon as `there()` holds."""
+    end = time.monotonic() + seconds
+    while not there() and time.monotonic() < end and started.poll() is None:
+        time.sleep(0.02)
+    assert started.poll() is None, started.communicate()
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+
+
+def starting(toml, out, *words):
+    return subprocess.Popen(command(toml, out, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+ROUNDS, ATTACK = "observations/0_r2_*.json", "reconstructions/grnn/*.json"
+
+
+@pytest.mark.parametrize(
+    ("backend", "moments"),
+    [
+        (["--backend", "local"], [ATTACK]),
+        pytest.param(["--workers", "2"], [ROUNDS, ATTACK], marks=pytest.mark.ray),
+    ],
+    ids=["local", "ray"],
+)
+def test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing(backend, moments, tmp_path):
+    toml, out = tmp_path / "tiny.toml", tmp_path / "out"
+    toml.write_text(TOML)
+    for moment in moments:
+        kill_when(starting(toml, out, *backend, "--resume"), lambda moment=moment: list(out.glob(moment)))
+        assert not (out / "results.json").exists()
+    ended = subprocess.run(command(toml, out, *backend, "--resume"), capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    assert "groups were done before" in ended.stdout
+    from fl_privacy.simulations.config.load import load_experiment
+
+    assert told(out) == told(whole(load_experiment(str(toml)), tmp_path / "whole").folder)
