@@ -20,7 +20,8 @@ LAYERS = {
     "fl_privacy.strategies": (
         ("guard", "grid", "records"),
         ("recorder",),
-        ("mods", "observer", "inference", "federated", "split"),
+        ("state",),
+        ("resumable", "mods", "observer", "inference", "federated", "split"),
     ),
     "fl_privacy.simulations": (
         ("progress", "results", "experiment", "backends"),
