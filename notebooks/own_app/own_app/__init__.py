@@ -1,0 +1,1 @@
+"""An app as Flower's template has it, with one line more in each half."""
