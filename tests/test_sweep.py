@@ -330,3 +330,8 @@ def test_a_defence_under_which_more_leaks_is_doubted():
     setting = {"points": [point("none", 0.9, 20.0), point("clip", 0.9, 30.0), point("same", 0.9, 20.5)]}
     (doubt,) = deciding._leaks_more(setting)
     assert doubt.startswith("'clip' seems to leak more than 'none'")
+
+
+def test_the_shipped_sweep_compares_five_kinds_of_defence_in_three_strengths_over_three_seeds():
+    shipped = read_sweep("which_defence")
+    assert len(shipped.cells) == (1 + 5 * 3) * 3

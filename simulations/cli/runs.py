@@ -30,6 +30,7 @@ def run(
     device: Device = None,
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
     resume: Resume = False,
+    tracker: Annotated[str | None, typer.Option("--track", help="tensorboard: also write curves and scores.")] = None,
 ) -> None:
     """Run an experiment: collect what clients share, attack it, report what came back."""
     search_here()
@@ -38,8 +39,8 @@ def run(
 
         check_early(experiment, changes or (), profile, seed=seed, device=device)
         check_backend(backend, workers)
-        if seeds is not None and (seed is not None or keep_originals):
-            raise ValueError("'--seeds' goes neither with --seed nor with --keep-originals: run one seed for that")
+        if seeds is not None and (seed is not None or keep_originals or tracker):
+            raise ValueError("'--seeds' goes with none of --seed, --keep-originals, --track: run one seed for that")
         several = None if seeds is None else sweep_of_seeds(experiment, changes or (), profile, seeds)
     if several is not None:
         conclude(several, out, data_root, backend, workers, device, ray_address)
@@ -49,10 +50,18 @@ def run(
         from fl_privacy.simulations.run.pipeline import execute, plan
 
         chosen = load_experiment(experiment, changes or (), profile=profile, seed=seed)
+        if tracker is not None:
+            from fl_privacy.simulations.report.track import check_tracker
+
+            check_tracker(tracker)
         checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address, resume)
     with failure(checked.out), shown() as note:
         result = execute(checked, note)
     result.show()
+    if tracker is not None:
+        from fl_privacy.simulations.report.track import track
+
+        typer.echo(f"for tensorboard --logdir: {track(result)}")
 
 
 def attack(

@@ -29,8 +29,9 @@ def write(
     scored: Sequence[Scored],
     payloads: Mapping[str, str],
     originals: bool,
+    figures: bool = True,
 ) -> Result:
-    """Write results.json, samples.jsonl and the figures; private images only where `originals` says so."""
+    """Write results.json, samples.jsonl and, if wanted, figures; private images only where `originals` says so."""
     samples = rows(federation, scored)
     measured = {condition["defence"]: condition["rounds"][-1]["evaluate_metrics_serverapp"] for condition in conditions}
     averages = summary(channel_of(federation.experiment), federation, seen, scored, measured)
@@ -44,7 +45,8 @@ def write(
     }
     files.write_jsonl(folder / files.SAMPLES, samples)
     files.write_json(folder / files.RESULTS, results)  # before the figures: `report` can draw these again
-    draw(federation, folder, seen, scored, averages, originals)
+    if figures:
+        draw(federation, folder, seen, scored, averages, originals)
     return Result.of(folder, federation.experiment)
 
 

@@ -48,6 +48,7 @@ class Plan:
     address: str | None = None
     begun: bool = False
     """Whether an earlier process left something of this run in its folder."""
+    figures: bool = True
 
 
 def plan(
@@ -60,11 +61,13 @@ def plan(
     keep_originals: bool = False,
     address: str | None = None,
     resume: bool = False,
+    figures: bool = True,
 ) -> Plan:
     """Check everything that can be checked before anything starts, load the data, and make the run folder.
 
     `address`: a running Ray cluster, else that of RAY_ADDRESS; without either Ray starts on this machine. `resume`: go
-    on with the run in `out` where it was killed, with the bits of one that was not; where there is none, begin.
+    on with the run in `out` where it was killed, with the bits of one that was not; where there is none, begin. Without
+    `figures` none is drawn: `reopen` can do that later.
 
     Raises:
         UnknownName, ValueError: a setting, or a Ray address that nobody serves. MissingData: the data set is not there.
@@ -86,6 +89,7 @@ def plan(
         ready.warnings,
         ready.address,
         begun,
+        figures,
     )
 
 
@@ -195,7 +199,7 @@ def _collected(checked: Plan) -> bool:
 
 def _finish(checked: Plan, runner: Runner, note: Note) -> Result:
     forget_checkpoints(checked.out)
-    return finish(checked.federation, checked.out, note, runner, keep_originals=checked.keep_originals)
+    return finish(checked.federation, checked.out, note, runner, None, checked.keep_originals, checked.figures)
 
 
 def _apps(checked: Plan, note: Note) -> tuple[ServerApp, ClientApp]:

@@ -43,6 +43,7 @@ def finish(
     run: Runner,
     source: Path | None = None,
     keep_originals: bool = False,
+    figures: bool = True,
 ) -> Result:
     """Attack the observations in `source` (this folder's own unless given), score the guesses, write the report.
 
@@ -74,7 +75,7 @@ def finish(
         _save_originals(folder, scored)
     payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
     result = report.write(
-        federation, folder, conditions, seen, scored, payloads, keep_originals or experiment.show_originals
+        federation, folder, conditions, seen, scored, payloads, keep_originals or experiment.show_originals, figures
     )
     if result.not_valid:
         raise ProtocolMismatch(f"{'; '.join(result.not_valid)}. All files are in {folder}, marked as not valid")

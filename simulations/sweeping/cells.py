@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -59,6 +60,7 @@ class Job:
         Raises:
             Exception: whatever the run raises; nothing is left of it.
         """
+        began, used = time.monotonic(), time.process_time()
         draft = self.folder.with_name(f"{DRAFT}{os.getpid()}-{self.folder.name}")
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -70,8 +72,10 @@ class Job:
                 backend=self.backend,
                 workers=self.workers,
                 address=self.address,
+                figures=False,  # a third of a small cell's time; `fl-privacy report CELL` draws them
             )
-            files.write_json(draft / MARKER, {"digest": self.digest, "cell": self.words})
+            cost = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - used}
+            files.write_json(draft / MARKER, {"digest": self.digest, "cell": self.words, **cost})
             if self.folder.exists():  # a run of other code, or one that is damaged
                 shutil.rmtree(self.folder)
             draft.rename(self.folder)

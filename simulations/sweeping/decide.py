@@ -102,17 +102,23 @@ def _chains(experiment: Experiment) -> dict[str, PlainTable]:
 
 
 def _point(point: Point, rows: Sequence[ReadTable]) -> PlainTable:
-    known = {key: [row[key] for row in rows if row.get(key) is not None] for key in AMONG}
+    known = {key: _over_rows([row[key] for row in rows if row.get(key) is not None]) for key in AMONG}
     return {
         "defence": point.defence,
         "attack": point.attack,
         **_estimate("accuracy", point.utility),
         **_estimate("psnr", point.leakage),
-        **{key: fmean(values) for key, values in known.items() if values},
+        **{key: value for key, value in known.items() if value is not None},
         "images": sum(row["images"] for row in rows),
         "recovered": sum(row.get("recovered", row["images"]) for row in rows),
         "seeds": [row["seed"] for row in rows],
     }
+
+
+def _over_rows(values: Sequence[float | str]) -> float | str | None:
+    """The mean; a word such as 'none', where there is no number, stands for all. None of nothing."""
+    words = [each for each in values if isinstance(each, str)]
+    return words[0] if words else fmean(map(float, values)) if values else None
 
 
 def _labels_read(defence: str, rows: Sequence[ReadTable]) -> float | None:

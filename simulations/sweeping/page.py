@@ -137,4 +137,7 @@ def _cells(row: ReadTable, columns: Sequence[tuple[str, str]]) -> tuple[str, ...
         if low is not None and high is not None and low != high:
             known[f"{key}_interval"] = f"{scale * low:.1f}-{scale * high:.1f}"
     values = [(known.get(key), form) for key, form in columns]
-    return tuple("-" if value is None else form.format(value) for value, form in values)
+    # a word in place of a number is shown as it stands
+    return tuple(
+        "-" if value is None else value if isinstance(value, str) else form.format(value) for value, form in values
+    )
