@@ -6,16 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from fl_privacy.attacks.base import Attack
 from fl_privacy.attacks.gradient.best import Best
 from fl_privacy.attacks.gradient.closed_form import LinearLayer
+from fl_privacy.attacks.gradient.known_noise import has_likelihood
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.peeling import Peeling
+from fl_privacy.attacks.gradient.rehearsal import held_back, rehearse, without_held_back
 from fl_privacy.data import load
 from fl_privacy.defences import chain
 from fl_privacy.federated.client import gradient
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.seeding import stream
 
 SIZE = 16
@@ -208,3 +211,64 @@ def test_no_iterations_leave_grnn_out(digits):
     seen, _, _ = observe(digits, NOISE, count=1)
     (guess,) = Best(members=("peeling", "grnn"), grnn_iterations=0)(seen, stream(0))
     assert (guess.winner, len(guess.trace)) == ("peeling", 1)
+
+
+SIGN = [{"name": "sign"}]
+
+
+def test_through_signs_it_is_the_member_that_did_best_in_rehearsal(digits):
+    seen, images, labels = observe(digits, SIGN)
+    attack = prepared(seen, members=("label_counts", "learned"), learned_examples=200)
+    guesses = attack(seen, stream(1))
+    ((_, errors),) = attack.rehearsed
+    assert errors["label_counts"] == float("inf"), "it has no images"
+    for guess, x, y, observation in zip(guesses, images, labels, seen, strict=True):
+        assert guess.winner == "learned"
+        assert torch.equal(guess.labels, y)
+        assert guess.trace.tolist() == [pytest.approx(errors["learned"])]
+        assert guess.loss == pytest.approx(attack.loss(observation, guess.inputs, guess.labels))
+        assert attack.loss(observation, x, y) == pytest.approx(0, abs=1e-6)
+    owned = seen[0].public
+    means = torch.stack([owned.inputs[owned.labels == y].mean(0) for y in labels[:, 0].tolist()])
+    assert float(decibels(guesses, images).mean()) > float(psnr(means, images[:, 0]).mean()) + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Knows(Attack):
+    """Gives back `images` (N, C, H, W) with noise of `scale` on them, in another order, or refuses."""
+
+    channels = frozenset({ChannelName.GRADIENT})
+    images: torch.Tensor
+    scale: float = 0.0
+    refuses: bool = False
+
+    def reconstruct(self, seen, rng):
+        if self.refuses:
+            raise ValueError("not this one")
+        assert all(len(each.public) == 292 for each in seen), "what is rehearsed on is not shown"
+        given = self.images.flip(1)
+        noise = self.scale * torch.randn(given.shape, generator=rng)
+        return [Reconstruction(inputs=each.clamp(0, 1)) for each in given + noise]
+
+
+def test_a_rehearsal_measures_what_each_member_errs_by(digits):
+    (seen,), _, _ = observe(digits, SIGN, count=1, batch=2)
+    own = seen.public.inputs[-8:].view(4, 2, 1, SIZE, SIZE)
+    tried = {"exact": Knows(own), "near": Knows(own, 0.05), "far": Knows(own, 0.3), "none": Knows(own, refuses=True)}
+    errors = rehearse(seen, tried, stream(0))
+    assert errors["exact"] == 0
+    assert 0 < errors["near"] < errors["far"] < errors["none"] == float("inf")
+    assert (held_back(seen), len(without_held_back(seen).public)) == (4, 292)
+
+
+def test_only_what_has_no_law_is_rehearsed(digits):
+    for defence in ([], NOISE, CLIP, [*CLIP, *NOISE]):
+        seen, _, _ = observe(digits, defence, count=1)
+        attack = Best().prepare(seen, stream(0))
+        assert not attack.rehearsed
+        assert attack.trained is None
+    for defence in (SIGN, [{"name": "prune", "share": 0.1}], [{"name": "quantise", "bits": 2}], [*CLIP, *SIGN]):
+        seen, _, _ = observe(digits, defence, count=1)
+        assert not has_likelihood(seen[0])
+    seen, _, _ = observe(digits, SIGN, count=1, owned=False)
+    assert Best().prepare(seen, stream(0)).trained is None, "there is nothing to learn from"

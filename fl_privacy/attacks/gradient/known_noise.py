@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fl_privacy.attacks.gradient.matching import gradient_unit
@@ -100,3 +101,22 @@ def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: in
         for name in shapes:
             squares[name] += float((drawn[name] - certain[name]).square().mean()) / DRAWS
     return squares
+
+
+def has_likelihood(seen: Observation) -> bool:
+    """Whether a known chain at most scales each tensor and adds noise: then a guess has a likelihood that MAP can use.
+
+    Signs, pruning and rounding to a grid do more. What acts on single examples counts as scaling them.
+    """
+    if not seen.defence or seen.defence.by_example:
+        return True
+    if seen.defence.hidden_variance(seen.payload) is not None:
+        return False
+    rng = stream(0, "has_likelihood")
+    probe = {name: torch.randn(value.shape, generator=rng).to(value) for name, value in seen.payload.items()}
+    certain = seen.defence.without_noise(probe)
+    return all(
+        float(F.cosine_similarity(certain[name].flatten().double(), value.flatten().double(), dim=0)) > 1 - 1e-6
+        for name, value in probe.items()
+        if value.numel() > 1
+    )

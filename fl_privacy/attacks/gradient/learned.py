@@ -15,7 +15,7 @@ from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.inverter import Examples, Inverter, fit_inverter
 from fl_privacy.attacks.gradient.message_features import CountReader, MessageFeatures, fit_counts, message_features
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.simulated import chain_mismatch, simulated_client
+from fl_privacy.attacks.gradient.simulated import chain_mismatch, labelled, simulated_client
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction, Tensors
 from fl_privacy.seeding import subseed
 
@@ -116,15 +116,15 @@ class LearnedInversion(Attack):
 
     def _fit(self, seen: Observation, rng: torch.Generator) -> Learned:
         assert seen.public is not None
-        inputs, batch = seen.public.inputs, seen.spec.batch_size
-        if len(inputs) < 2:
+        owned, batch = labelled(seen.public, seen.spec.classes, rng), seen.spec.batch_size
+        if len(owned) < 2:
             raise ValueError("a network is trained on some public images and stopped by others: give at least two")
-        drawn = torch.randint(seen.spec.classes, (len(inputs),), generator=rng).to(inputs.device)
-        owned = Images(inputs, drawn if seen.public.labels is None else seen.public.labels)
         seed = int(torch.randint(2**62, (), generator=rng))
         order = torch.randperm(len(owned), generator=rng)
         count = min(max(1, round(self.held_out * len(owned))), len(owned) - 1)
         messages = max(LEAST_MESSAGES, self.examples // batch)
+        if batch == 1 and not _draws(seen, owned):
+            messages = min(messages, len(owned) - count)  # a message again would be the same one
         features = message_features(seen)
         train, counts = _examples(
             seen, features, owned, _dealt(order[count:], messages, batch, rng), subseed(seed, "train")
@@ -133,6 +133,14 @@ class LearnedInversion(Attack):
         held, _ = _examples(seen, features, owned, _dealt(order[:count], kept, batch, rng), subseed(seed, "held"))
         inverter = fit_inverter(train, held, self.components, self.hidden, self.epochs, seed)
         return Learned(features, counts, inverter)
+
+
+def _draws(seen: Observation, owned: Images) -> bool:
+    """Whether a client's message about the same image is another one the next time: noise, dropout."""
+    assert owned.labels is not None
+    client = simulated_client(seen)
+    once, again = (client(owned.inputs[:1], owned.labels[:1], seed) for seed in (0, 1))
+    return any(not torch.equal(once[name], again[name]) for name in once)
 
 
 def _dealt(order: Tensor, messages: int, batch: int, rng: torch.Generator) -> Tensor:

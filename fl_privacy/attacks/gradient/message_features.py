@@ -24,9 +24,10 @@ TINY = 1e-30
 class MessageFeatures:
     """What is read of a message of `batch` images, layer by layer.
 
-    Each tensor is taken relative to its own size, because a gradient's says little but how well the model does. With a
-    linear `head` (its name; None: no such layer) an image of label c is described by the head's row c and by the sum
-    of the others: dL/dW = mean((p - y) h^T) has the features of images of label c in row c, whichever c is.
+    Each tensor is taken relative to its own size, because a gradient's says little but how well the model does; running
+    statistics that are sent beside the weights are read as well. With a linear `head` (its name; None: no such layer)
+    an image of label c is described by the head's row c and by the sum of the others: dL/dW = mean((p - y) h^T) has the
+    features of images of label c in row c, whichever c is.
 
     Source: the hashing of long gradients is that of Wu et al. 2023 (arXiv 2210.10880), section 3.2; the rows are ours.
     """
@@ -81,7 +82,8 @@ def message_features(seen: Observation) -> MessageFeatures:
     """How messages of the observation's model are read; `read_at` finds its head at the attacker's own images."""
     assert seen.model is not None
     assert seen.public is not None
-    names = tuple(trainable(seen.model))
+    sent = (name for name, value in seen.payload.items() if value.is_floating_point() and value.numel())
+    names = tuple(dict.fromkeys([*trainable(seen.model), *sent]))
     head: Head | None = None
     with suppress(ValueError):
         head = read_at(seen, seen.public.inputs[:256])

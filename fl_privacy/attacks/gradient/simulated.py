@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fl_privacy.federated.client import SlopeOf
 from fl_privacy.federated.example_gradients import gradient_under
 from fl_privacy.federated.local_training import train_locally
-from fl_privacy.observation import ChannelName, LocalTraining, Observation, Tensors
+from fl_privacy.observation import ChannelName, Images, Observation, Tensors
 from fl_privacy.seeding import seeded, stream, subseed
 from fl_privacy.weights import constant, copied, trainable
 
@@ -35,16 +34,16 @@ def simulated_client(seen: Observation, noisy: bool = True) -> Client:
     fixed = constant(model)
     changes = seen.channel is ChannelName.UPDATE or any(True for _ in model.buffers())
 
-    def slope_of(seed: int) -> SlopeOf:
-        return gradient_under(seen.defence, stream(seed, "examples") if noisy else None)
-
     def computed(images: Tensor, labels: Tensor, seed: int) -> Tensors:
         if changes:
             model.load_state_dict(start)
+        slope = gradient_under(seen.defence, stream(seed, "examples") if noisy else None)
         with seeded(seed, "attack", "forward"), torch.enable_grad():
             if seen.channel is ChannelName.GRADIENT:
-                return slope_of(seed)(model, images, labels)[0]
-            return _update(model, start, fixed, images, labels, local, seed, slope_of(seed))
+                return slope(model, images, labels)[0]
+            train_locally(model, images, labels, local, stream(seed, "shuffle"), slope)
+        now = ((name, value.detach()) for name, value in model.state_dict().items() if name not in fixed)
+        return {name: value - start[name] for name, value in now if value.is_floating_point()}
 
     def one(images: Tensor, labels: Tensor, seed: int) -> Tensors:
         payload = {name: value.detach() for name, value in computed(images, labels, seed).items()}
@@ -62,23 +61,11 @@ def simulated_client(seen: Observation, noisy: bool = True) -> Client:
     return one if clients == 1 else mean
 
 
-def _update(
-    model: nn.Module,
-    start: Tensors,
-    fixed: frozenset[str],
-    images: Tensor,
-    labels: Tensor,
-    local: LocalTraining,
-    seed: int,
-    slope_of: SlopeOf,
-) -> Tensors:
-    """What local training changes, running statistics among it."""
-    train_locally(model, images, labels, local, stream(seed, "shuffle"), slope_of)
-    return {
-        name: value.detach() - start[name]
-        for name, value in model.state_dict().items()
-        if name not in fixed and value.is_floating_point()
-    }
+def labelled(owned: Images, classes: int, rng: torch.Generator) -> Images:
+    """The attacker's images with their labels, or with random ones where it has none: a client trains on labels."""
+    if owned.labels is not None:
+        return owned
+    return Images(owned.inputs, torch.randint(classes, (len(owned),), generator=rng).to(owned.inputs.device))
 
 
 def chain_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
