@@ -43,7 +43,9 @@ def rehearse(seen: Observation, attacks: Mapping[Name, Attack], rng: torch.Gener
     owned, batch = labelled(seen.public, seen.spec.classes, rng), seen.spec.batch_size
     assert owned.labels is not None
     count, client = held_back(seen), simulated_client(seen)
-    images, labels = (part[-count * batch :].unflatten(0, (count, batch)) for part in (owned.inputs, owned.labels))
+    images, labels = (
+        part[-count * batch :].view(count, batch, *part.shape[1:]) for part in (owned.inputs, owned.labels)
+    )
     seed = int(torch.randint(2**62, (), generator=rng))
     known = without_held_back(seen)
     messages = [
