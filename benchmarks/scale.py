@@ -1,6 +1,7 @@
 """What clients cost that exist and do not take part: start-up, a round and memory at 10 to 10,000 clients of MNIST.
 
     python -m benchmarks.scale --out results/scale.json
+    python -m benchmarks.scale --backend local --out results/scale_local.json   # without Ray
 
 Every measurement is a process of its own, on a Ray of its own; the client counts take turns, so that a busy moment of
 the machine hits all of them. `ready_s` is from the first line of that process (imports, data, Ray, workers) to the
@@ -34,12 +35,14 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(clients: int, rounds: int, workers: int, root: str | None) -> dict[str, float]:
+def measure(clients: int, rounds: int, backend: str, workers: int, root: str | None) -> dict[str, float]:
     """Run `rounds` rounds of gradient sharing in which 10 of `clients` clients take part."""
     from flwr.app import ConfigRecord, Context
     from flwr.serverapp import Grid, ServerApp
 
     from fl_privacy.data import data_root
+    from fl_privacy.simulations.backends.local import run_local
+    from fl_privacy.simulations.backends.pool import Pool
     from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
     from fl_privacy.simulations.config.build import federation_of
     from fl_privacy.simulations.config.load import configure
@@ -63,11 +66,15 @@ def measure(clients: int, rounds: int, workers: int, root: str | None) -> dict[s
     found = {"data_s": time.perf_counter() - start}
     channel, moments = channel_of(experiment), list[float]()
 
+    pools: list[Pool] = []
+
     def on_workers(ask: Callable[[], float]) -> list[float]:
         """What each worker answers: all are free, so that each gets one of the calls."""
-        tickets, answers = [pool.submit(ask) for _ in range(workers)], list[float]()
-        while len(answers) < workers:
-            answers += [outcome.value for outcome in pool.take(tickets, 1).values()]
+        answers = list[float]()
+        for pool in pools:
+            tickets = [pool.submit(ask) for _ in range(workers)]
+            while len(answers) < workers:
+                answers += [outcome.value for outcome in pool.take(tickets, 1).values()]
         return answers
 
     def used() -> float:
@@ -91,10 +98,15 @@ def measure(clients: int, rounds: int, workers: int, root: str | None) -> dict[s
         found["round_cpu_s"] = (used() - before) / rounds
         assert all(each.received == TAKING_PART for each in grid.rounds)
 
-    with ray_pool(workers) as pool:
-        app = channel.rounds.client(partial(federation_for, experiment.to_json(), folder))
-        run_in_pool(pool, server, app, clients, client_seconds=600)
-        worker = max(on_workers(peak_mb))
+    app = channel.rounds.client(partial(federation_for, experiment.to_json(), folder))
+    if backend == "local":
+        run_local(server, app, clients)
+        worker = 0.0
+    else:
+        with ray_pool(workers) as pool:
+            pools.append(pool)
+            run_in_pool(pool, server, app, clients, client_seconds=600)
+            worker = max(on_workers(peak_mb))
     lasted = [after - before for before, after in itertools.pairwise(moments)]
     return {**found, "round_s": statistics.median(lasted), "driver_mb": peak_mb(), "worker_mb": worker}
 
@@ -106,12 +118,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/scale.json"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--backend", default="ray", choices=("ray", "local"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data-root")
     parser.add_argument("--one", type=int, help="Measure this number of clients once, here, and print it.")
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(measure(chosen.one, chosen.rounds, chosen.workers, chosen.data_root)))
+        print(json.dumps(measure(chosen.one, chosen.rounds, chosen.backend, chosen.workers, chosen.data_root)))
         return
     found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     again = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]

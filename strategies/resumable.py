@@ -21,6 +21,8 @@ Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 Kept = tuple[Tensors, PlainTable]
 """The tensors and the facts of a checkpoint."""
 HISTORIES = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")
+NOTHING: PlainTable = {"round": -1, "counts": [], **{name: {} for name in HISTORIES}}
+"""The facts before the first round."""
 
 
 class Resumable(Strategy):
@@ -35,7 +37,7 @@ class Resumable(Strategy):
         self, inner: Strategy, stateful: Strategy, save: Callable[[Tensors, PlainTable], None], last: Kept | None
     ) -> None:
         self.inner, self.stateful, self.save = inner, stateful, save
-        self._tensors, self._facts = last or ({}, {"round": -1, "counts": [], **{name: {} for name in HISTORIES}})
+        self._tensors, self._facts = last or ({}, NOTHING)
         self._done: int = self._facts["round"]
         self._history = history(self._facts)
         self._saved = time.monotonic()

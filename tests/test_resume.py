@@ -153,6 +153,31 @@ def test_an_attack_on_a_saved_run_goes_on_too(tmp_path, monkeypatch):
     assert any("1 of 4 groups were done before" in line or "2 of 4 groups" in line for line in lines), lines
 
 
+def test_an_attack_reads_of_an_unfinished_run_what_is_there(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        written = killing(patch, 0)
+        wanted = told(whole(GRADIENT, tmp_path / "whole").folder)
+    for at, conditions in (("observations/0_r3_c0.safetensors", 1), ("observations/1_r3_c0.safetensors", 2)):
+        run = tmp_path / str(conditions)
+        with monkeypatch.context() as patch:
+            killing(patch, written.index(at) + 1)
+            with pytest.raises(Killed):
+                whole(GRADIENT, run)
+        lines = []
+        found = execute_again(plan_again(run, out=tmp_path / f"attack {conditions}"), lines.append)
+        assert any("rounds of that run are not over" in line for line in lines)
+        attacked = [row["defence"] for row in found.summary if row["attack"] == "grnn"]
+        assert attacked == ["none", "gaussian_noise(scale=0.1)"][:conditions]
+        assert found.digests["payloads"].items() <= wanted[0]["payloads"].items()
+        assert [len(each["rounds"]) for each in found.conditions] == ([3, 1] if conditions == 1 else [4, 3])
+    with monkeypatch.context() as patch:
+        killing(patch, 2)
+        with pytest.raises(Killed):
+            whole(GRADIENT, tmp_path / "early")
+    with pytest.raises(ValueError, match="observed nothing yet"):
+        plan_again(tmp_path / "early")
+
+
 def test_an_unfinished_folder_says_how_to_go_on_and_another_run_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         killing(patch, 4)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
+from fl_privacy.simulations.channels.base import Row
+from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.results import checkpoints, files
-from fl_privacy.strategies.resumable import Resumable
+from fl_privacy.strategies.resumable import NOTHING, Resumable, counted, history
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
@@ -25,3 +28,19 @@ def resumable(folder: Path, name: str, inner: Strategy, stateful: Strategy) -> R
     path = checkpoint_of(folder, name)
     last = checkpoints.load(path) if path.exists() else None
     return Resumable(inner, stateful, partial(checkpoints.save, path), last)
+
+
+def rows_so_far(folder: Path, labels: Sequence[str]) -> list[Row]:
+    """What rounds.json will say once a run is over, as far as its checkpoints know it: one row a condition.
+
+    Raises:
+        ValueError: a checkpoint is damaged.
+    """
+    rows: list[Row] = []
+    for condition, label in enumerate(labels):
+        path = checkpoint_of(folder, str(condition))
+        facts = checkpoints.load(path)[1] if path.exists() else NOTHING
+        trained = [each for each in counted(facts) if each.message_type.startswith("train")]
+        played = round_rows(max(facts["round"], 0), history(facts), list(enumerate(trained, start=1)))
+        rows.append({"defence": label, "rounds": played})
+    return rows

@@ -81,7 +81,7 @@ def attack(
         from fl_privacy.simulations.config.early import check_attack_early, check_run_folder
 
         check_attack_early(attack, changes or ())
-        check_run_folder(run_dir)
+        check_run_folder(run_dir, finished=False)
         from fl_privacy.simulations.run.again import execute_again, plan_again
 
         checked = plan_again(run_dir, attack, changes or (), out, data_root, device, trust, resume)

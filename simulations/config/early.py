@@ -17,7 +17,7 @@ from fl_privacy.simulations.config.names import registered, settings_of
 from fl_privacy.simulations.experiment.components import Component, chains
 from fl_privacy.simulations.experiment.spec import Experiment
 
-RESULTS = "results.json"
+CONFIG, RESULTS = "config.json", "results.json"
 BACKENDS = ("ray", "local")
 LISTED = ("channels", "attacks", "defences", "metrics", "models", "datasets", "partitions", "experiments")
 CHANNELS = ("activation", "gradient", "output", "update")
@@ -84,14 +84,15 @@ def check_backend(backend: str, workers: int | None = None) -> None:
         raise ValueError(f"'workers' must be at least 1, not {workers}")
 
 
-def check_run_folder(folder: Path) -> None:
-    """Check that a folder may be a finished run: whether it is one, `run.again` says.
+def check_run_folder(folder: Path, finished: bool = True) -> None:
+    """Check that a folder may be a run, and a `finished` one: whether it is one, `run.again` says.
 
     Raises:
-        ValueError: it has no results.
+        ValueError: it has no results, or not even a configuration.
     """
-    if not (folder / RESULTS).is_file():
-        raise ValueError(f"{folder.absolute()} is not a finished run: it has no {RESULTS}")
+    mark, what = (RESULTS, "a finished run") if finished else (CONFIG, "a run")
+    if not (folder / mark).is_file():
+        raise ValueError(f"{folder.absolute()} is not {what}: it has no {mark}")
 
 
 def check_listed(kind: str | None) -> None:

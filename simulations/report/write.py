@@ -33,7 +33,9 @@ def write(
 ) -> Result:
     """Write results.json, samples.jsonl and, if wanted, figures; private images only where `originals` says so."""
     samples = rows(federation, scored)
-    measured = {condition["defence"]: condition["rounds"][-1]["evaluate_metrics_serverapp"] for condition in conditions}
+    measured = {
+        condition["defence"]: condition["rounds"][-1]["evaluate_metrics_serverapp"] or {} for condition in conditions
+    }
     averages = summary(channel_of(federation.experiment), federation, seen, scored, measured)
     results = {
         "conditions": conditions,

@@ -80,7 +80,8 @@ def plan_again(
     channel_of(experiment).rounds.check_federation(federation)
     blind_pool(channel_of(experiment), federation)
     contents.check(federation, source)
-    observed(federation, source)  # what is damaged is named before anything is made
+    if not observed(federation, source):  # what is damaged is named before anything is made
+        raise ValueError(f"the run in {source} has observed nothing yet: go on with it first (run --resume)")
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
     return Replan(federation, source, *run_folder(Path(out) if out else below, experiment, resume))
 

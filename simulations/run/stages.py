@@ -12,6 +12,7 @@ from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.channels.round_log import summarise_reasons
+from fl_privacy.simulations.channels.unfinished import rows_so_far
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
@@ -54,9 +55,14 @@ def finish(
     if source is None:
         contents.write(federation, folder)
     experiment, source = federation.experiment, source or folder
-    conditions = files.read_json(source / files.ROUNDS)
+    over = (source / files.ROUNDS).is_file()
+    labels = experiment.condition_labels
+    conditions = files.read_json(source / files.ROUNDS) if over else rows_so_far(source, labels)
     seen = observed(federation, source)
-    _check_observed(conditions, seen)
+    if over:
+        _check_observed(conditions, seen)
+    else:
+        note(f"the rounds of that run are not over: {len(seen)} observations are there")
     channel, attacks = channel_of(experiment), experiment.resolved.attacks
 
     def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
