@@ -249,6 +249,25 @@ def test_a_checkpoint_with_any_byte_changed_is_refused_by_its_name_or_the_same(t
         assert told["round"] == 2
 
 
+def test_killed_while_it_saves_a_process_leaves_a_whole_checkpoint(tmp_path):
+    path = tmp_path / "0.safetensors"
+    saved = 0
+    for moment in range(20):
+        child = os.fork()
+        if not child:
+            while True:
+                saved += 1
+                checkpoints.save(path, {"a": torch.full((1000,), float(saved))}, {"round": saved})
+        time.sleep(0.02 + 0.003 * moment)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if path.exists():
+            tensors, facts = checkpoints.load(path)
+            assert tensors["a"].unique().tolist() == [facts["round"]]
+            saved = facts["round"]
+    assert saved > 20
+
+
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_checkpoint_that_was_cut_is_refused(tmp_path, length):
     path = tmp_path / "0.safetensors"

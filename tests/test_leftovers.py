@@ -1,0 +1,118 @@
+"""What a killed run leaves behind is found by its folder's name and removed; what lives, or is another's, is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reliability import CHECKS
+from fl_privacy.simulations.backends import leftovers
+from fl_privacy.simulations.backends.leftovers import session_folder, sweep
+
+TOML = """
+clients = 2
+clients_per_round = 2
+rounds = 100000
+dataset = {name = "digits", size = 16}
+model = {name = "lenet_dlg", init = "wide"}
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def sleeper(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that names the folder, as Ray's do."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"--dir={folder}/session"])
+
+
+def test_a_dead_runs_processes_and_folder_go_and_a_living_ones_stay(temporary):
+    gone = subprocess.Popen(["true"])
+    born = leftovers._born(gone.pid)
+    gone.wait()
+    dead = temporary / f"flp-{os.getuid()}-{gone.pid}-{born}"
+    living = temporary / f"flp-{os.getuid()}-{os.getppid()}-{leftovers._born(os.getppid())}"
+    other = temporary / "flp-somebody"
+    for folder in (dead, living, other):
+        (folder / "session").mkdir(parents=True)
+    processes = [sleeper(folder) for folder in (dead, living, other)]
+    try:
+        assert sweep() == [dead]
+        assert processes[0].wait(10) < 0
+        assert [each.poll() for each in processes[1:]] == [None, None]
+        assert not dead.exists()
+        assert living.exists()
+        assert other.exists()
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+def test_a_number_that_another_process_has_by_now_is_told(temporary):
+    reused = temporary / f"flp-{os.getuid()}-{os.getppid()}-1"
+    reused.mkdir()
+    assert sweep() == [reused]
+
+
+def test_ones_own_session_goes_when_it_is_over(temporary):
+    folder = session_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(str(folder)) - len(str(temporary)) < 40  # Ray's sockets lie below, and have 107 characters
+    assert sweep() == [folder]
+    assert not folder.exists()
+
+
+def of_runs() -> list[str]:
+    """The processes that name a session folder of this user."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if re.search(rf"/flp-{os.getuid()}-\d+-\d+", words):
+            found.append(words)
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
+    toml, out = tmp_path / "long.toml", tmp_path / "out"
+    toml.write_text(TOML)
+    words = [sys.executable, "-m", "fl_privacy.simulations.cli", "run", str(toml), "--out", str(out), "--workers", "1"]
+    started = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while not list(out.glob("observations/*.json")) and time.monotonic() < end:
+        time.sleep(0.1)
+    started.send_signal(how)
+    started.wait(60)
+    if how == signal.SIGKILL:
+        sweep()  # as the next start does
+    end = time.monotonic() + 10
+    while of_runs() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert of_runs() == []
+    assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-{started.pid}-*"))
+
+
+def test_the_scorecard_names_tests_that_there_are():
+    assert [check.number for check in CHECKS] == list(range(1, 29))
+    for check in CHECKS:
+        assert check.tests or check.note
+        for name in check.tests:
+            file, _, test = name.partition("::")
+            text = (Path(__file__).parent / file).read_text()
+            assert not test or f"def {test}(" in text, name
