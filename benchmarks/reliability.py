@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability                                  # which test checks what
     python -m benchmarks.reliability --run --out results/reliability.json
-    python -m benchmarks.reliability --run --checks 3,4,9,10          # some of them; rows that are there already are kept
+    python -m benchmarks.reliability --run --checks 3,4,9,10          # some of them; other rows are kept
 
 A check without a test is a miss, and says so. `note` tells what a test leaves out.
 """
@@ -30,7 +30,11 @@ class Check:
 RAY, RUN, RESUME, GUARD = "test_ray_backend.py::", "test_run.py::", "test_resume.py::", "test_guard.py::"
 ANY_WRITE = f"{RESUME}test_killed_in_any_write_a_run_goes_on_to_the_bits_of_one_that_was_not"
 CHECKS = (
-    Check(1, "a killed worker costs at most one client-round", (f"{RAY}test_a_killed_worker_costs_at_most_one_client_round",)),
+    Check(
+        1,
+        "a killed worker costs at most one client-round",
+        (f"{RAY}test_a_killed_worker_costs_at_most_one_client_round",),
+    ),
     Check(
         2,
         "a client that raises or exits is named, others go on; if all fail, the run fails",
@@ -40,7 +44,11 @@ CHECKS = (
             "test_local.py::test_a_client_that_exits_becomes_an_error_reply_and_its_state_is_as_before",
         ),
     ),
-    Check(3, "malformed replies are rejected by name", (f"{GUARD}test_each_fault_is_rejected_by_its_own_name_and_costs_only_its_sender",)),
+    Check(
+        3,
+        "malformed replies are rejected by name",
+        (f"{GUARD}test_each_fault_is_rejected_by_its_own_name_and_costs_only_its_sender",),
+    ),
     Check(
         4,
         "random records never crash the guard",
@@ -49,9 +57,17 @@ CHECKS = (
             f"{GUARD}test_a_flipped_byte_never_crashes_the_guard",
         ),
     ),
-    Check(5, "a hanging client ends at the deadline", (f"{RAY}test_a_hanging_client_is_counted_at_the_deadline_and_its_worker_freed",)),
+    Check(
+        5,
+        "a hanging client ends at the deadline",
+        (f"{RAY}test_a_hanging_client_is_counted_at_the_deadline_and_its_worker_freed",),
+    ),
     Check(6, "every message is counted once", ("test_messages.py::test_every_message_is_counted_exactly_once",)),
-    Check(7, "too few replies: round skipped, model kept", ("test_messages.py::test_a_round_with_too_few_valid_replies_is_skipped_and_the_model_kept",)),
+    Check(
+        7,
+        "too few replies: round skipped, model kept",
+        ("test_messages.py::test_a_round_with_too_few_valid_replies_is_skipped_and_the_model_kept",),
+    ),
     Check(
         8,
         "SIGKILL of the driver, --resume: the bits of an uninterrupted run",
@@ -61,9 +77,13 @@ CHECKS = (
             f"{RESUME}test_an_attack_on_a_saved_run_goes_on_too",
             f"{RESUME}test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing",
         ),
-        "gradient and update channels (FedSGD, FedAvgM); a split training is begun anew; no resume within one attack call",
+        "gradient and update channels (FedSGD, FedAvgM); split trainings and single attack calls begin anew",
     ),
-    Check(9, "a kill while saving leaves a checkpoint that loads", (f"{RESUME}test_killed_while_it_saves_a_process_leaves_a_whole_checkpoint", ANY_WRITE)),
+    Check(
+        9,
+        "a kill while saving leaves a checkpoint that loads",
+        (f"{RESUME}test_killed_while_it_saves_a_process_leaves_a_whole_checkpoint", ANY_WRITE),
+    ),
     Check(
         10,
         "damaged checkpoints are named errors",
@@ -73,7 +93,11 @@ CHECKS = (
             f"{RESUME}test_a_safetensors_file_of_somebody_else_is_no_checkpoint",
         ),
     ),
-    Check(11, "no pickle is ever executed", ("test_imports.py::test_nothing_unpickles_or_evaluates", "test_audit.py::test_a_pickle_is_not_executed")),
+    Check(
+        11,
+        "no pickle is ever executed",
+        ("test_imports.py::test_nothing_unpickles_or_evaluates", "test_audit.py::test_a_pickle_is_not_executed"),
+    ),
     Check(
         12,
         "same seed, same bits: again, 1 and 2 workers, partial participation",
@@ -83,17 +107,36 @@ CHECKS = (
             f"{RAY}test_ray_and_this_process_release_the_same_bits",
         ),
     ),
-    Check(13, "another seed, other bits", (f"{RUN}test_the_same_seed_gives_the_same_digests_and_another_does_not", "test_partition.py::test_a_partition_is_a_function_of_its_seed")),
-    Check(14, "clients' random streams differ", ("test_seeding.py::test_other_names_other_draws", "test_seeding.py::test_names_do_not_run_together")),
+    Check(
+        13,
+        "another seed, other bits",
+        (
+            f"{RUN}test_the_same_seed_gives_the_same_digests_and_another_does_not",
+            "test_partition.py::test_a_partition_is_a_function_of_its_seed",
+        ),
+    ),
+    Check(
+        14,
+        "clients' random streams differ",
+        ("test_seeding.py::test_other_names_other_draws", "test_seeding.py::test_names_do_not_run_together"),
+    ),
     Check(15, "noise follows its law", ("test_defences.py::test_noise_follows_its_law",)),
     Check(16, "epsilon equals dp-accounting's", ("test_accounting.py",)),
     Check(17, "a claimed epsilon is not beaten by an audit", (), "no paired-runs audit is among the tests known here"),
     Check(
         18,
         "clips bound the norm; neutral settings change nothing",
-        ("test_defences.py::test_clip_bounds_the_norm_and_keeps_the_direction", "test_defences.py::test_neutral_settings_change_nothing_bit_for_bit"),
+        (
+            "test_defences.py::test_clip_bounds_the_norm_and_keeps_the_direction",
+            "test_defences.py::test_neutral_settings_change_nothing_bit_for_bit",
+        ),
     ),
-    Check(19, "no private original in a run folder", (f"{RUN}test_no_private_image_is_written_unless_asked",), "equality of tensors; no SSIM scan of pages"),
+    Check(
+        19,
+        "no private original in a run folder",
+        (f"{RUN}test_no_private_image_is_written_unless_asked",),
+        "equality of tensors; no SSIM scan of pages",
+    ),
     Check(
         20,
         "defences do what they say",
@@ -107,9 +150,17 @@ CHECKS = (
     Check(
         21,
         "the attacked gradient is the client's, and attacks beat the blind guess",
-        (f"{RUN}test_the_payload_is_the_gradient_that_a_bare_loop_computes", "test_attacks.py::test_noise_on_the_gradient_stops_it"),
+        (
+            f"{RUN}test_the_payload_is_the_gradient_that_a_bare_loop_computes",
+            "test_attacks.py::test_noise_on_the_gradient_stops_it",
+        ),
     ),
-    Check(22, "out of memory: half the batch, same results", (), "not built: an attack call that runs out of memory fails the run, which can be resumed"),
+    Check(
+        22,
+        "out of memory: less at once, same results",
+        ("test_pool.py::test_a_job_that_runs_out_of_memory_is_repeated_alone",),
+        "attacks alone, with a stub; a call that fails alone too ends the run, which can be resumed",
+    ),
     Check(23, "memory does not grow with rounds", (), "not tested"),
     Check(
         24,
@@ -117,7 +168,15 @@ CHECKS = (
         ("test_leftovers.py",),
         "ports are those of the processes",
     ),
-    Check(25, "a folder that cannot be written stops before round 1", ("test_storage.py::test_a_run_folder_is_never_overwritten", "test_storage.py::test_a_write_that_fails_leaves_the_old_file_and_nothing_else"), "no full disk in mid-run"),
+    Check(
+        25,
+        "a folder that cannot be written stops before round 1",
+        (
+            "test_storage.py::test_a_run_folder_is_never_overwritten",
+            "test_storage.py::test_a_write_that_fails_leaves_the_old_file_and_nothing_else",
+        ),
+        "no full disk in mid-run",
+    ),
     Check(
         26,
         "bad settings are named before anything starts",
@@ -127,9 +186,19 @@ CHECKS = (
             "test_early.py::test_the_command_answers_before_anything_heavy_is_imported",
         ),
     ),
-    Check(27, "no network", ("test_cli.py::test_telemetry_is_off_in_every_process_that_runs_something",), "no run in a namespace without network"),
-    Check(28, "a cluster: same bits, dead nodes and addresses", ("test_ray_address.py",), "the dead address alone; no test with two nodes"),
-)  # fmt: skip
+    Check(
+        27,
+        "no network",
+        ("test_cli.py::test_telemetry_is_off_in_every_process_that_runs_something",),
+        "no run in a namespace without network",
+    ),
+    Check(
+        28,
+        "a cluster: same bits, dead nodes and addresses",
+        ("test_ray_address.py",),
+        "the dead address alone; no test with two nodes",
+    ),
+)
 UNTESTED = "not tested"
 
 

@@ -265,7 +265,7 @@ def test_killed_while_it_saves_a_process_leaves_a_whole_checkpoint(tmp_path):
             tensors, facts = checkpoints.load(path)
             assert tensors["a"].unique().tolist() == [facts["round"]]
             saved = facts["round"]
-    assert saved > 20
+    assert saved >= 5
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])

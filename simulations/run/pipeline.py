@@ -174,8 +174,9 @@ def execute(checked: Plan, note: Note = print) -> Result:
         # Ray takes seconds to import, and the local backend does without
         from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
 
-        with ray_pool(checked.workers, checked.address) as pool:
-            experiment = checked.federation.experiment
+        experiment = checked.federation.experiment
+        gpus = 1 / checked.workers if experiment.device == "cuda" else 0.0
+        with ray_pool(checked.workers, checked.address, gpus) as pool:
             if not _collected(checked):
                 run_in_pool(pool, *_apps(checked, note), experiment.clients, client_seconds=experiment.timeout)
             return _finish(checked, run_in(pool), note)
@@ -188,6 +189,15 @@ def _begin(checked: Plan, note: Note) -> None:
         facts = {"backend": checked.backend, "workers": checked.workers, "warnings": list(checked.warnings)}
         write_config(checked.federation, checked.out, **facts)
         note(f"run folder: {checked.out}")
+    device, where = checked.federation.experiment.device, checked.address or "this machine"
+    how = (
+        "one process"
+        if checked.backend == "local"
+        else "all Ray workers"
+        if checked.address
+        else f"{checked.workers} Ray workers"
+    )
+    note(f"clients: {how} on {where}, on the CPU; attacks and decoders: there, on {device}")
     for warning in checked.warnings:
         note(f"warning: {warning}")
 
