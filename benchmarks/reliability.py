@@ -254,7 +254,7 @@ def main() -> None:
             }
         )
     if chosen.run:
-        write(chosen.out, rows, settings=options(chosen))
+        write(chosen.out, rows, settings=options(chosen), seeds=[0])
     print(table(rows))
 
 

@@ -139,7 +139,7 @@ def main() -> None:
             found[count].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{repeat + 1} of {chosen.repeats}: {count} clients: {found[count][-1]}", flush=True)
     rows = [_row(count, each, found[COUNTS[0]]) for count, each in found.items()]
-    write(chosen.out, rows, settings=options(chosen), taking_part=TAKING_PART)
+    write(chosen.out, rows, settings=options(chosen), seeds=[0], taking_part=TAKING_PART)
 
 
 def _row(count: int, measured: list[dict[str, float]], fewest: list[dict[str, float]]) -> dict[str, object]:
