@@ -29,6 +29,15 @@ def texts(notebook):
     return "\n".join(each.get("text") or each.get("data", {}).get("text/plain", "") for each in outputs)
 
 
+def shown(notebook):
+    """The one page that a result shows of itself, with its pictures inside."""
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    (html,) = (each["text/html"] for each in outputs if "flp" in each.get("text/html", ""))
+    page = Html(html)
+    assert page.attributes("src")
+    return page
+
+
 @pytest.fixture(scope="module")
 def gradient(tmp_path_factory):
     return executed("gradient", tmp_path_factory.mktemp("gradient"))
@@ -40,7 +49,9 @@ def split(tmp_path_factory):
 
 
 def test_every_notebook_is_tested():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"compare_attacks", "gradient", "split", "vicious"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        *("compare_attacks", "gradient", "own_federation", "split", "vicious")
+    }
 
 
 def test_every_notebook_is_there_to_be_opened_and_in_step_with_its_source():
@@ -116,10 +127,7 @@ def test_the_comparison_shows_what_its_texts_claim(tmp_path):
     notebook = executed("compare_attacks", tmp_path)
     read = re.findall(r"label_counts +labels right: (\d+)%", texts(notebook))
     assert read == ["100", "100"]
-    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    (html,) = (each["text/html"] for each in outputs if "flp" in each.get("text/html", ""))
-    page = Html(html)
-    assert page.attributes("src"), "pictures"
+    page = shown(notebook)
     psnr = [float(row[2]) for row in page.rows[1:]]  # peeling, map, inverting_gradients, grnn; then the controls
     assert len(psnr) == 11
     open_, noisy = psnr[0:8:2], psnr[1:8:2]
@@ -130,3 +138,18 @@ def test_the_comparison_shows_what_its_texts_claim(tmp_path):
     assert bound - 3 < noisy[1] < bound + 1
     class_mean = psnr[-1]
     assert open_[3] < class_mean < min(noisy[:3])
+
+
+def test_the_audit_of_an_own_app_shows_what_its_texts_claim(tmp_path):
+    notebook = executed("own_federation", tmp_path)
+    page = shown(notebook)
+    said = " ".join(page.texts)
+    assert "It leaks: of 2 of 2 messages images were rebuilt" in said
+    assert "Labels were read in 2 of 2 messages." in said
+    psnr = page.rows[0].index("PSNR dB")
+    single, four = (float(row[psnr]) for row in page.rows[1:3])
+    assert single > 90
+    assert four > 40
+    defended = texts(notebook)
+    assert "of no message of 2 do they explain it" in " ".join(defended.split())
+    assert "Labels were read in 2 of 2 messages." in defended.splitlines()
