@@ -50,12 +50,12 @@ class Federation:
 
     @property
     def spec(self) -> Spec:
-        """The public facts of the protocol."""
+        """The public facts of the protocol, of the messages that are attacked."""
         experiment = self.experiment
         return Spec(
             image_shape=self.data.image_shape,
             classes=self.data.classes,
-            batch_size=experiment.batch_size,
+            batch_size=experiment.attacked_images,
             local=LocalTraining(learning_rate=experiment.learning_rate),
         )
 
@@ -110,7 +110,7 @@ class Federation:
     def drawn(self, client: int, round: int) -> ImageSet:
         """The same as bytes, with attributes where there are any."""
         experiment = self.experiment
-        index = client_batch(self.parts[client], experiment.seed, client, round, experiment.batch_size)
+        index = client_batch(self.parts[client], experiment.seed, client, round, experiment.images_in(round))
         return self.held.chosen(index)
 
 

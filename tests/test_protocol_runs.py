@@ -93,3 +93,36 @@ def test_a_model_that_no_gradient_attack_can_take_is_refused_before_anything_sta
     with pytest.raises(ValueError, match=words):
         plan(configure(**{**BASE, "channel": channel, "model": {"name": f"odd_models:{name}"}}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("local", [None, {"epochs": 2, "batch_size": 4}])
+def test_the_attacked_batch_is_not_that_of_training(tmp_path, local):
+    """Rounds without an attack train as they do where nothing is attacked; an attacked message has its own images."""
+    channel = {"channel": "update", "protocol": {"local": local}} if local else {}
+    training = {**channel, "rounds": 3, "batch_size": 12, "attacked_rounds": (3,), "learning_rate": 0.3}
+    same = run(tmp_path / "same", **training)
+    apart = run(tmp_path / "apart", **training, attacked_batch_size=2)
+    trained = [json.loads((each.folder / "rounds.json").read_text())[0]["rounds"] for each in (same, apart)]
+    assert [row["evaluate_metrics_serverapp"] for row in trained[0]][:3] == [
+        row["evaluate_metrics_serverapp"] for row in trained[1]
+    ][:3]
+    assert trained[0][3] != trained[1][3]
+    assert (same.summary[0]["images"], apart.summary[0]["images"]) == (12, 2)
+    assert not apart.not_valid, "the payload is what the simulation makes of its two images"
+    assert same.digests["payloads"] != apart.digests["payloads"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"attacked_batch_size": -1}, "at least 0"),
+        ({"attacked_batch_size": 2, "channel": "activation"}, "on the activation channel leave it out"),
+        (
+            {"channel": "update", "attacked_batch_size": 9, "protocol": {"local": {"steps": 2, "batch_size": 1}}},
+            "9: lower",
+        ),
+    ],
+)
+def test_an_attacked_batch_that_cannot_be_is_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        configure(**{**BASE, **wrong})

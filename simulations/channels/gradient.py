@@ -60,7 +60,7 @@ class GradientRounds(Rounds):
 
     def check_federation(self, federation: Federation) -> None:
         _check_public(federation)
-        images = federation.held_out[0][: federation.experiment.batch_size]
+        images = federation.held_out[0][: federation.experiment.attacked_images]
         check_matchable(federation.model(), images, federation.spec.classes)
         for index, condition in enumerate(federation.experiment.conditions):
             if condition.trained.by_example:
@@ -68,14 +68,17 @@ class GradientRounds(Rounds):
                 check_examples(model.eval() if self._spec(federation, index).local.mode == "eval" else model)
 
     def tried(self, federation: Federation) -> Sequence[Tried]:
-        count, classes = federation.experiment.batch_size, federation.spec.classes
-        locals_of = (self._spec(federation, index).local for index in range(len(federation.experiment.conditions)))
-        batches = {each.batch_size or count for each in locals_of}
-        smallest = min(count % each or each for each in batches)
+        experiment, classes = federation.experiment, federation.spec.classes
+        locals_of = [self._spec(federation, index).local for index in range(len(experiment.conditions))]
+        counts = {experiment.images_in(round) for round in range(1, experiment.rounds + 1)}
+        batches = {(count, min(each.batch_size or count, count)) for count in counts for each in locals_of}
+        smallest = min(count % size or size for count, size in batches)
         return (Tried(federation.model(), classes, min(2, smallest)),)
 
     def schemas(self, federation: Federation) -> Mapping[str, Schema]:
-        return {"train.gradient": gradient_schema(federation.model(), max_examples=federation.experiment.batch_size)}
+        experiment = federation.experiment
+        most = max(experiment.batch_size, experiment.attacked_images)
+        return {"train.gradient": gradient_schema(federation.model(), max_examples=most)}
 
     def client(self, federation_of: FederationOf) -> ClientApp:
         return gradient_app(lambda message, context: _client_task(message, context, federation_of))
@@ -169,6 +172,7 @@ class UpdateRounds(GradientRounds):
 
 def _check_local(settings: WeightUpdates, experiment: Experiment) -> None:
     local, images = settings.local, experiment.batch_size
+    most = max(images, experiment.attacked_images)
     if local.learning_rate not in (0, experiment.learning_rate):
         raise ValueError(
             f"'local' has learning_rate {local.learning_rate}, and the experiment's is {experiment.learning_rate}: "
@@ -180,10 +184,10 @@ def _check_local(settings: WeightUpdates, experiment: Experiment) -> None:
         raise ValueError(
             f"'local.batch_size' ({local.batch_size}) is more than the 'batch_size' images of a round, {images}"
         )
-    if local.steps * (local.batch_size or images) < images and local.steps:
+    if local.steps * (local.batch_size or most) < most and local.steps:
         raise ValueError(
-            f"{local.steps} steps of 'local' on {local.batch_size} images each use fewer than the 'batch_size' images "
-            f"of a round, {images}: lower 'batch_size', so that no image counts that never entered"
+            f"{local.steps} steps of 'local' on {local.batch_size} images each use fewer than the images of a round, "
+            f"{most}: lower 'batch_size', or 'attacked_batch_size', so that no image counts that never entered"
         )
 
 

@@ -20,8 +20,9 @@ class FedSGD:
 
 @dataclass(frozen=True)
 class WeightUpdates:
-    """Weight updates after `local` training on `batch_size` examples, averaged by one of Flower's strategies.
+    """Weight updates after `local` training on a round's `batch_size` images, averaged by one of Flower's strategies.
 
+    The images of a step are `local.batch_size` of them, and those behind an attacked message `attacked_batch_size`.
     `local`: epochs, batch_size, steps, optimiser, momentum, weight_decay, proximal (FedProx alone), loss, normalise and
     mode of `fl_privacy.observation.LocalTraining`, at the experiment's learning_rate; one plain step by default.
     With `secure_aggregation` the server sees the mean over a round's clients, no single message.

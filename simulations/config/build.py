@@ -30,9 +30,10 @@ def federation_of(experiment_json: str, root: Path | None) -> Federation:
     parts = partition(experiment.partition["name"], labels, experiment.clients, experiment.seed, settings)
     parts = [part + first for part in parts]
     smallest = min(map(len, parts))
-    if smallest < experiment.batch_size:
+    name = max("batch_size", "attacked_batch_size", key=lambda each: getattr(experiment, each))
+    if smallest < getattr(experiment, name):
         raise ValueError(
-            f"'batch_size' is {experiment.batch_size}, but a client of the partition '{experiment.partition['name']}' "
+            f"'{name}' is {getattr(experiment, name)}, but a client of the partition '{experiment.partition['name']}' "
             f"has only {smallest} images: choose fewer clients, another partition or a smaller batch"
         )
     return Federation(experiment, data, held, tuple(parts), root)

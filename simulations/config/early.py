@@ -135,6 +135,13 @@ def check_numbers(experiment: Experiment) -> None:
     for key in POSITIVE:
         if getattr(experiment, key) < 1:
             raise ValueError(f"'{key}' must be at least 1, not {getattr(experiment, key)}")
+    if experiment.attacked_batch_size < 0:
+        raise ValueError(f"'attacked_batch_size' must be at least 0, not {experiment.attacked_batch_size}")
+    if experiment.attacked_batch_size and experiment.channel not in ("gradient", "update"):
+        raise ValueError(
+            f"'attacked_batch_size' is for gradients and updates, whose images are attacked message by message: on the "
+            f"{experiment.channel} channel leave it out"
+        )
     for key in ("learning_rate", "timeout"):
         if not 0 < getattr(experiment, key) < math.inf:
             raise ValueError(f"'{key}' must be a finite number above 0, not {getattr(experiment, key)}")

@@ -113,7 +113,9 @@ class Experiment:
     rounds: int = 1
     """Rounds of training, or of questions on the output channel."""
     batch_size: int = 1
-    """Images that enter one message."""
+    """Images that enter one message: that a client trains on in a round."""
+    attacked_batch_size: int = 0
+    """Images of each message of the attacked rounds, of gradients and updates; 0: `batch_size`, as in all others."""
     learning_rate: float = 0.1
     """The step by which shared gradients or local training change the model."""
     attacked_rounds: tuple[int, ...] = (1,)
@@ -153,6 +155,15 @@ class Experiment:
 
     def __hash__(self) -> int:
         return hash(self.to_json())
+
+    @property
+    def attacked_images(self) -> int:
+        """How many images enter one message that is attacked."""
+        return self.attacked_batch_size or self.batch_size
+
+    def images_in(self, round: int) -> int:
+        """How many images enter one message of a round."""
+        return self.attacked_images if round in self.attacked_rounds else self.batch_size
 
     @property
     def resolved(self) -> Resolved:

@@ -46,6 +46,21 @@ def linearise(residual: Residual, u: Tensor) -> Linearised:
     return Linearised(value.detach(), forward, backward)
 
 
+Linearise = Callable[[Residual, Tensor], Linearised]
+"""Such a function: (residual, u) to what a step from u is computed with."""
+
+
+def slopes_of(near: Residual) -> Linearise:
+    """Residuals of their own, with the slopes of another residual that is close to them and cheaper."""
+
+    def linear_of(residual: Residual, u: Tensor) -> Linearised:
+        linear = linearise(near, u)
+        with torch.no_grad():
+            return Linearised(residual(u), linear.forward, linear.backward)
+
+    return linear_of
+
+
 def posterior_solve(linear: Linearised, variance: Tensor, right: Tensor, steps: int, tolerance: float = 1e-3) -> Tensor:
     """(I + J^T J / s^2)^-1 right by conjugate gradients, for noise `variance` s^2 (V,) and `right` (V, B, k).
 
@@ -78,19 +93,26 @@ class Fit:
 
 
 def gauss_newton(
-    residual: Residual, start: Tensor, floor: float, outer: int, inner: int, tolerance: float = 0.1
+    residual: Residual,
+    start: Tensor,
+    floor: float,
+    outer: int,
+    inner: int,
+    tolerance: float = 0.1,
+    linear_of: Linearise = linearise,
 ) -> Fit:
     """Fit from `start` (V, B, k), the noise variance s^2 annealed: half the mean squared residual, at least `floor`.
 
     With residuals in units of their noise the floor is 1. At most `outer` steps of `inner` products; it ends once every
     victim is at its floor and gains less than `tolerance`, in nats, a step. A victim that no step helps gets a
-    larger s; one whose residuals are no numbers stays where it is.
+    larger s; one whose residuals are no numbers stays where it is. `linear_of` may take its slopes from elsewhere: a
+    step counts only where it lowers the objective of `residual` itself.
     """
     u, value = start, residual(start).detach()
     trace = [value.square().mean(1)]
     variance = _annealed(trace[0], floor)
     for _ in range(outer):
-        linear = linearise(residual, u)
+        linear = linear_of(residual, u)
         before = objective(linear.residual, u, variance)
         slope = linear.backward(linear.residual / variance[:, None]) + u
         step = posterior_solve(linear, variance, -slope, inner, 1e-2).nan_to_num(0.0, 0.0, 0.0)

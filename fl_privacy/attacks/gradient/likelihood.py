@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.gauss_newton import Residual
+from fl_privacy.attacks.gradient.gauss_newton import Linearise, Residual, linearise, slopes_of
 from fl_privacy.attacks.gradient.known_noise import noise_deviations
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
@@ -29,7 +29,8 @@ class Likelihood:
     """V victims of one model: their gradients `observed` (V, P), `match` from guesses to such gradients.
 
     `weight` (V, P) is one over what an entry may be off by: the deviation of the noise of a `known` law, else the root
-    mean square of the layer's gradient, up to an unknown factor s that all entries share.
+    mean square of the layer's gradient, up to an unknown factor s that all entries share. `nearby`: a cheaper match,
+    whose slopes serve for those of `match`.
     """
 
     observed: Tensor
@@ -37,6 +38,7 @@ class Likelihood:
     match: Matcher
     classes: int
     known: bool
+    nearby: Matcher | None = None
 
     @property
     def floor(self) -> float:
@@ -47,6 +49,12 @@ class Likelihood:
         """Weighted differences (V, P) as a function of coordinates (V, B, k), for labels (V, B)."""
         targets = F.one_hot(labels, self.classes).to(self.observed)
         return lambda u: (self.match(prior.images(u), targets) - self.observed) * self.weight
+
+    def linear(self, prior: Prior, labels: Tensor) -> Linearise:
+        """How such residuals are linearised."""
+        if self.nearby is None:
+            return linearise
+        return slopes_of(replace(self, match=self.nearby).residual(prior, labels))
 
     def nats(self, residual: Tensor) -> Tensor:
         """Minus the log likelihood (V,) of residuals (V, P), up to a constant; an unknown s is the best one."""

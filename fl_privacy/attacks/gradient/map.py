@@ -13,14 +13,17 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
-from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton, linearise, posterior_solve
+from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
+from fl_privacy.attacks.gradient.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.matching import observed_step
 from fl_privacy.attacks.gradient.optimise import of_one_model
 from fl_privacy.attacks.gradient.priors import Prior, Spectrum, power_law, public, public_by_class
+from fl_privacy.attacks.gradient.surrogate import between, is_gradient
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
 LABEL_IMAGES = 16
@@ -109,9 +112,14 @@ class MaximumAPosteriori(Attack):
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
         given, prior = likelihood(seen), self._prior(seen[0])
-        labels = read_labels(seen, given.observed, prior, rng)
+        if is_gradient(seen[0]):
+            labels = read_labels(seen, given.observed, prior, rng)
+            u, trace = self._fit(given, prior.of(labels), labels, rng)
+        else:
+            search = Search(self.outer, self.inner, self.restarts, self.spread)
+            readings = [labels_between(seen, share, prior, rng) for share in SHARES]
+            given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
-        u, trace = self._fit(given, own, labels, rng)
         if isinstance(own, Spectrum) and self.learn and labels.numel() >= LEAST_ALIKE:
             u, own = self._learn(given, own, labels, u, rng)
         losses = _own_loss(given, given.residual(own, labels), u)
@@ -155,19 +163,22 @@ class MaximumAPosteriori(Attack):
         """Coordinates (V, B, k) under a prior that has learned from them, and that prior."""
         now = base
         for _ in range(self.learn):
-            drawn = posterior_draw(given.residual(now, labels), u, given, rng)
+            drawn = posterior_draw(given.residual(now, labels), u, given, rng, given.linear(now, labels))
             new = relearned(base, now, u.flatten(0, 1), drawn.flatten(0, 1))
             u, now = new.coordinates(now.images(u)), new
-            u = gauss_newton(given.residual(now, labels), u, given.floor, REFINING, self.inner).u
+            linear = given.linear(now, labels)
+            u = gauss_newton(given.residual(now, labels), u, given.floor, REFINING, self.inner, linear_of=linear).u
         return u, now
 
 
-def posterior_draw(residual: Residual, u: Tensor, given: Likelihood, rng: torch.Generator) -> Tensor:
+def posterior_draw(
+    residual: Residual, u: Tensor, given: Likelihood, rng: torch.Generator, linear_of: Linearise = linearise
+) -> Tensor:
     """One draw (V, B, k) from the posterior, linearised at its mode u: the mode plus the answer to random errors.
 
     Source: Papandreou and Yuille 2010 (NeurIPS), sampling by local perturbations.
     """
-    linear = linearise(residual, u)
+    linear = linear_of(residual, u)
     variance = torch.ones(len(u)).to(u) if given.known else linear.residual.square().mean(1).clamp_min(given.floor)
     errors = torch.randn(linear.residual.shape, generator=rng).to(u) / variance.sqrt()[:, None]
     right = linear.backward(errors) + torch.randn(u.shape, generator=rng).to(u)
@@ -189,6 +200,14 @@ def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng
     if chain and (chain.release_tells or chain.hidden_variance(first.payload) is not None):
         return torch.cat([read(each, gradient[None]) for each, gradient in zip(seen, observed, strict=True)])
     return read(first, observed)
+
+
+def labels_between(seen: Sequence[Observation], share: float, prior: Prior, rng: torch.Generator) -> Tensor:
+    """The labels (V, B) of updates of several steps, each read as one gradient at a share of the way."""
+    if seen[0].spec.local.loss != "cross_entropy":  # which `between` cannot express
+        return read_labels(seen, torch.stack([observed_step(each) for each in seen]), prior, rng)
+    plain = [between(each, share) for each in seen]
+    return torch.cat([read_labels([each], observed_step(each)[None], prior, rng) for each in plain])
 
 
 @torch.no_grad()

@@ -134,7 +134,8 @@ def gradient_matcher(
     autograd, which is faster there, and so does each where the model has a layer that vmap cannot take. Trained
     parameters come in the model's order; one that the loss does not reach has a zero gradient. A model that draws
     (dropout called as a function, noise) draws the same numbers on every call, from a stream of the attack's own: the
-    objective is then a function of the guess. `own` holds buffers of which each victim has its own, (V, ...) by name.
+    objective is then a function of the guess. `own`: what each victim has of its own, (V, ...) by name, buffers or
+    weights in place of the model's.
     `released` says what a client makes of its gradients before it sends: by default, it sends that of the whole batch.
     """
     own, released = own or {}, released or whole_gradient
@@ -146,17 +147,19 @@ def gradient_matcher(
         state = {**parameters, **{name: value.clone() for name, value in buffers.items()}, **own}
         return cross_entropy(functional_call(model, state, (images,)), targets)
 
-    leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+    def parted(mine: Tensors) -> tuple[Tensors, Tensors]:
+        return {n: mine.get(n, value) for n, value in weights.items()}, {n: mine[n] for n in mine if n not in weights}
 
     def one(images: Tensor, targets: Tensor, mine: Tensors) -> Tensor:
         again = torch.is_grad_enabled()
+        at, mine = parted(mine)
 
         @torch.enable_grad()
         def slope(now: Tensors, part: Tensor | None) -> Tensors:
             now = {n: v if v.requires_grad else v.detach().requires_grad_() for n, v in now.items()}
             return _slopes(loss(now, *_taken(part, images, targets), mine), now, again)
 
-        sent = released(leaves, slope)
+        sent = released({name: value.detach().requires_grad_() for name, value in at.items()}, slope)
         return torch.cat([sent[name].flatten() for name in weights])
 
     def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
@@ -167,7 +170,8 @@ def gradient_matcher(
         return torch.stack(flat)
 
     def each(images: Tensor, targets: Tensor, mine: Tensors) -> Tensors:
-        return released(weights, lambda now, part: grad(loss)(now, *_taken(part, images, targets), mine))
+        at, mine = parted(mine)
+        return released(at, lambda now, part: grad(loss)(now, *_taken(part, images, targets), mine))
 
     per_victim = vmap(each, randomness="same")
 

@@ -1,0 +1,151 @@
+"""MAP on updates of several local steps: a gradient between the weights first, then the client's own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fl_privacy.attacks.gradient.gauss_newton import gauss_newton
+from fl_privacy.attacks.gradient.likelihood import Likelihood
+from fl_privacy.attacks.gradient.local_steps import matcher_for
+from fl_privacy.attacks.gradient.orders import Taken, improved
+from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.observation import Observation
+
+SHARES = (0.5, 0.0)
+"""Where between the weights a first gradient is matched: half-way, and as if the update were one gradient."""
+GRID = tuple(i / 10 for i in range(11))
+FIRST = 12  # outer steps of each start
+EXACT = 5  # with the slopes of the simulation itself
+ROUNDS, TRIES = 20, 24  # of a search for the order
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long to search: as in `MaximumAPosteriori`."""
+
+    outer: int
+    inner: int
+    restarts: int
+    spread: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """The best guess so far: `labels` (V, B), coordinates `u` (V, B, k), `orders` (V, L) or None, its `loss` (V,)."""
+
+    labels: Tensor
+    u: Tensor
+    orders: Tensor | None
+    loss: Tensor
+
+    def or_better(self, other: Start) -> Start:
+        """Each victim's better one."""
+        better = (other.loss < self.loss)[:, None]
+        orders = self.orders
+        if orders is not None and other.orders is not None:
+            orders = torch.where(better, other.orders, orders)
+        return Start(
+            torch.where(better, other.labels, self.labels),
+            torch.where(better[..., None], other.u, self.u),
+            orders,
+            torch.minimum(other.loss, self.loss),
+        )
+
+
+def fit_steps(
+    seen: Sequence[Observation],
+    given: Likelihood,
+    prior: Prior,
+    readings: Sequence[Tensor],
+    search: Search,
+    rng: torch.Generator,
+) -> tuple[Likelihood, Tensor, Tensor, Tensor]:
+    """Of updates: the likelihood under the orders found, labels (V, B), coordinates (V, B, k) and traces (T, V).
+
+    First one gradient is matched, at two points between the weights before and after and with each of the label
+    `readings`; the guess that the simulated steps explain best goes on. Then Gauss-Newton on the simulation itself,
+    with the slopes of one gradient at the point where, for this guess, it is nearest to the simulation; the last steps
+    have the simulation's own slopes. Where mini-batches are smaller than the examples, the orders that explain a guess
+    best are searched in between.
+
+    Source: ours; the first stage is the surrogate of Zhu et al. 2023 (arXiv 2306.00127).
+    """
+    taken = Taken.of(seen[0])
+    best, traces = _first(seen, given, prior, readings, taken, search, rng)
+    labels, u, orders = best.labels, best.u, best.orders
+    own = prior.of(labels)
+    for _ in range(1 if orders is None else 2):
+        if orders is not None:
+            judge = partial(_explained, seen, given, own.images(u), labels)
+            orders = improved(orders, judge, taken, rng, TRIES, ROUNDS)
+        given = replace(given, match=matcher_for(seen, orders=orders))
+        given = replace(given, nearby=matcher_for(seen, shares=_nearest(seen, given, own, labels, u)))
+        linear = given.linear(own, labels)
+        fit = gauss_newton(given.residual(own, labels), u, given.floor, search.outer, search.inner, linear_of=linear)
+        u, traces = fit.u, [*traces, fit.trace]
+    fit = gauss_newton(given.residual(own, labels), u, given.floor, EXACT, search.inner)
+    return given, labels, fit.u, torch.cat([*traces, fit.trace])
+
+
+def _first(
+    seen: Sequence[Observation],
+    given: Likelihood,
+    prior: Prior,
+    readings: Sequence[Tensor],
+    taken: Taken,
+    search: Search,
+    rng: torch.Generator,
+) -> tuple[Start, list[Tensor]]:
+    """The start that the simulation explains best of each victim's, and all traces."""
+    best, traces = None, list[Tensor]()
+    alike = all(torch.equal(labels, readings[0]) for labels in readings)
+    for share, labels in product(SHARES, readings[:1] if alike else readings):
+        near, own = matcher_for(seen, shares=given.observed.new_full((len(labels),), share)), prior.of(labels)
+        residual = replace(given, match=near).residual(own, labels)
+        shape = (*labels.shape, own.mean.shape[-3:].numel())
+        for _ in range(search.restarts if shape[1] > 1 else 1):
+            start = search.spread * torch.randn(shape, generator=rng).to(given.observed)
+            fit = gauss_newton(residual, start, given.floor, FIRST, search.inner)
+            orders = None
+            judge = partial(_explained, seen, given, own.images(fit.u), labels)
+            if taken.ordered:
+                stand = taken.as_they_stand().repeat(len(labels), 1)
+                orders = improved(stand, judge, taken, rng, TRIES, ROUNDS // 2)
+            loss = judge(None if orders is None else orders[None])[0] + 0.5 * fit.u.square().sum((1, 2))
+            found = Start(labels, fit.u, orders, loss.nan_to_num(float("inf")))
+            best = found if best is None else best.or_better(found)
+            traces.append(fit.trace)
+    assert best is not None
+    return best, traces
+
+
+@torch.no_grad()
+def _nearest(seen: Sequence[Observation], given: Likelihood, prior: Prior, labels: Tensor, u: Tensor) -> Tensor:
+    """The share (V,) of each update at which one gradient is nearest to the simulation of coordinates u (V, B, k)."""
+    images, targets = prior.images(u), F.one_hot(labels, given.classes).to(given.observed)
+    simulated, found = given.match(images, targets), []
+    for share in GRID:
+        near = matcher_for(seen, shares=given.observed.new_full((len(labels),), share))(images, targets)
+        found.append(((near - simulated) * given.weight).square().sum(1).nan_to_num(float("inf")))
+    return given.observed.new_tensor(GRID)[torch.stack(found).argmin(0)]
+
+
+@torch.no_grad()
+def _explained(
+    seen: Sequence[Observation], given: Likelihood, images: Tensor, labels: Tensor, orders: Tensor | None
+) -> Tensor:
+    """How badly images (V, B, C, H, W) taken in each of the orders (K, V, L) explain what was seen: (K, V) nats.
+
+    None is the one order of full batches.
+    """
+    tries, targets = 1 if orders is None else len(orders), F.one_hot(labels, given.classes).to(given.observed)
+    simulated = matcher_for(seen, restarts=tries, orders=None if orders is None else orders.flatten(0, 1))
+    found = simulated(images.repeat(tries, 1, 1, 1, 1), targets.repeat(tries, 1, 1)).view(tries, len(seen), -1)
+    return torch.stack([given.nats((each - given.observed) * given.weight) for each in found])
