@@ -135,8 +135,8 @@ def gradient_matcher(
     parameters come in the model's order; one that the loss does not reach has a zero gradient. A model that draws
     (dropout called as a function, noise) draws the same numbers on every call, from a stream of the attack's own: the
     objective is then a function of the guess. `own`: what each victim has of its own, (V, ...) by name, buffers or
-    weights in place of the model's.
-    `released` says what a client makes of its gradients before it sends: by default, it sends that of the whole batch.
+    weights in place of the model's. `released` says what a client makes of its gradients before it sends: by default,
+    it sends that of the whole batch.
     """
     own, released = own or {}, released or whole_gradient
     weights = {name: value.detach() for name, value in trainable(model).items()}
