@@ -147,12 +147,9 @@ def gradient_matcher(
         state = {**parameters, **{name: value.clone() for name, value in buffers.items()}, **own}
         return cross_entropy(functional_call(model, state, (images,)), targets)
 
-    def parted(mine: Tensors) -> tuple[Tensors, Tensors]:
-        return {n: mine.get(n, value) for n, value in weights.items()}, {n: mine[n] for n in mine if n not in weights}
-
     def one(images: Tensor, targets: Tensor, mine: Tensors) -> Tensor:
         again = torch.is_grad_enabled()
-        at, mine = parted(mine)
+        at, mine = _parted(weights, mine)
 
         @torch.enable_grad()
         def slope(now: Tensors, part: Tensor | None) -> Tensors:
@@ -170,7 +167,7 @@ def gradient_matcher(
         return torch.stack(flat)
 
     def each(images: Tensor, targets: Tensor, mine: Tensors) -> Tensors:
-        at, mine = parted(mine)
+        at, mine = _parted(weights, mine)
         return released(at, lambda now, part: grad(loss)(now, *_taken(part, images, targets), mine))
 
     per_victim = vmap(each, randomness="same")
@@ -182,6 +179,11 @@ def gradient_matcher(
 
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # whose kernels vmap cannot take
     return one_by_one if victims == 1 or recurrent else _first_that_works(together, one_by_one)
+
+
+def _parted(weights: Tensors, mine: Tensors) -> tuple[Tensors, Tensors]:
+    """The weights, with a victim's own in place of those that it has, and what else it has of its own."""
+    return {n: mine.get(n, value) for n, value in weights.items()}, {n: mine[n] for n in mine if n not in weights}
 
 
 def _taken(part: Tensor | None, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
