@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "map_quality": tables_gradient.map_quality,
     "exact_attacks": tables_gradient.exact_attacks,
     "label_counts": tables_gradient.label_counts,
+    "local_training": tables_gradient.local_training,
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,

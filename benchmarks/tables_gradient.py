@@ -145,3 +145,30 @@ def label_counts() -> str:
             (f"{line} ({len(mine)} seeds)", f"batch {batch}", f"{right:.1%} right, {exact:.0%} of batches exact")
         )
     return grid("victim", found)
+
+
+def local_training() -> str:
+    """Updates of local training: one line a case and attack, mean over seeds, lowest and highest seed."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows("local_training"):
+        groups.setdefault((row["case"], row["attack"]), []).append(row)
+    body = []
+    for (case, attack), mine in groups.items():
+        medians = [row["psnr_median"] for row in mine if "psnr_median" in row]
+        worst = [min(row["psnr"]) for row in mine if "psnr" in row]
+        labels = [row["labels_right"] for row in mine if "labels_right" in row]
+        seconds = [row["cpu_seconds"] for row in mine if "cpu_seconds" in row]
+        body.append(
+            [
+                f"{case}, {mine[0]['images']} images",
+                attack,
+                f"{sum(len(row.get('psnr', [])) for row in mine) or ''}",
+                str(len(mine)),
+                " / ".join(f"{value:.1f}" for value in medians),
+                f"{min(worst):.1f}" if worst else "",
+                f"{statistics.fmean(labels):.0%}" if labels else "",
+                f"{statistics.fmean(seconds):.1f}" if seconds else "",
+            ]
+        )
+    header = ["local training", "attack", "images", "seeds", "median PSNR by seed", "worst", "labels"]
+    return markdown([*header, "CPU s a message"], body)
