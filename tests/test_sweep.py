@@ -5,10 +5,13 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -335,3 +338,12 @@ def test_a_defence_under_which_more_leaks_is_doubted():
 def test_the_shipped_sweep_compares_five_kinds_of_defence_in_three_strengths_over_three_seeds():
     shipped = read_sweep("which_defence")
     assert len(shipped.cells) == (1 + 5 * 3) * 3
+
+
+def test_the_sweep_of_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "which-defence.md").read_text()
+    (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    assert len(read_sweep(tmp_path / "mine.toml").cells) == 2 * 5 * 3
+    for line in re.findall(r"`(\"[^`]+)`|`(clients = [^`]+)`", page):
+        settings = tomllib.loads(f"[grid]\n{line[0] or line[1]}")["grid"]
+        assert len(make_sweep("mine", {**SETTINGS, "channel": "update"}, settings).cells) == 2
