@@ -21,7 +21,7 @@ from fl_privacy.simulations.results.files import slug
 from fl_privacy.simulations.scoring import UNDEFENDED
 
 WIDTH, HEIGHT = 10.5, 6.6  # inches
-NOTE = 125  # characters in a line below the figure
+NOTE = 150  # characters in a line below the figure
 COLOURS = "tab10"
 MARKERS = "osD^vP"  # a second sign beside the colour, for who does not see it
 
