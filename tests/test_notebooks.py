@@ -50,7 +50,7 @@ def split(tmp_path_factory):
 
 def test_every_notebook_is_tested():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
-        *("compare_attacks", "gradient", "own_federation", "split", "vicious")
+        *("compare_attacks", "gradient", "own_federation", "split", "vicious", "which_defence")
     }
 
 
@@ -153,3 +153,15 @@ def test_the_audit_of_an_own_app_shows_what_its_texts_claim(tmp_path):
     defended = texts(notebook)
     assert "of no message of 2 do they explain it" in " ".join(defended.split())
     assert "Labels were read in 2 of 2 messages." in defended.splitlines()
+
+
+def test_the_sweep_ends_in_a_decision_as_its_texts_say(tmp_path):
+    notebook = executed("which_defence", tmp_path)
+    page = shown(notebook)
+    names = [row[0] for row in page.rows[1:]]
+    assert [name.partition(" | ")[0] for name in names[:3]] == [
+        *("none", "gaussian_noise(scale=0.03)", "gaussian_noise(scale=0.3)")
+    ]
+    assert "control: class mean" in names
+    assert re.search(r"^- .*: accuracy ", texts(notebook), re.MULTILINE), "a sentence a defence"
+    assert "the same: True" in texts(notebook)
