@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from benchmarks.grnn_quality import control_rows, observed
 from benchmarks.record import options, write
 from benchmarks.table_parts import Row
-from fl_privacy.attacks.base import Attack
-from fl_privacy.attacks.gradient.closed_form import LinearLayer
+from fl_privacy.attacks.base import ATTACKS, Attack
 from fl_privacy.attacks.gradient.label_recovery import LabelCounts
 from fl_privacy.attacks.gradient.peeling import Peeling
 from fl_privacy.data import data_root, load
@@ -81,6 +80,11 @@ BEYOND = [
     ("convnet", "none"),
     *((name, defence) for name in ("lenet_dlg", "convnet") for defence in DEFENCES if defence != "none"),
 ]
+
+
+IN_BATCHES = {"linear_layer": "perceptron", "spear": "perceptron", "low_rank": "lenet_dlg"}
+"""Attacks on batches, each with its victim; the last where there are fewer images than classes."""
+PARTS = ("peeling", "label_counts", *IN_BATCHES)
 
 
 def decibels(guess: Tensor, truth: Tensor) -> list[float]:
@@ -163,6 +167,10 @@ def main() -> None:
     parser.add_argument("--beyond", type=int, default=5, help="the same where peeling is not exact, or defended")
     parser.add_argument("--batches", type=int, default=7, help="per weight seed and batch size")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="batches of a first linear layer"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/exact_attacks.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -177,10 +185,8 @@ def main() -> None:
         write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
 
     # what is exact first, for all weights: a run that is cut short still has that
-    for name, defence, count in (
-        *((*case, arguments.gradients) for case in PEELED),
-        *((*case, arguments.beyond) for case in BEYOND),
-    ):
+    peeled = [*((*case, arguments.gradients) for case in PEELED), *((*case, arguments.beyond) for case in BEYOND)]
+    for name, defence, count in peeled if "peeling" in arguments.parts else ():
         for seed in arguments.seeds:
             model = MODELS[name](subseed(seed, "weights"))
             seen, truths = observed(model, images, labels, 1, count, seed)
@@ -189,17 +195,20 @@ def main() -> None:
             if (name, defence) == PEELED[0]:
                 for row in control_rows(public.inputs, truths, seed):
                     add({"batch": 1, "seed": seed} | row)
-    for name, batch, seed in product(("lenet_dlg", "convnet"), (1, 8, 32, 128), arguments.seeds):
+    read = ("lenet_dlg", "convnet") if "label_counts" in arguments.parts else ()
+    for name, batch, seed in product(read, (1, 8, 32, 128), arguments.seeds):
         model = MODELS[name](subseed(seed, "weights"))
         seen, truths = observed(model, images, labels, batch, arguments.batches, seed)
         for prior, own in (("power law", None), ("public", public)):
             shared = {"attack": "label_counts", "model": name, "batch": batch, "seed": seed, "prior": prior}
             add(shared | counts_row([replace(each, public=own) for each in seen], truths, seed))
-    for batch, seed in product((1, 2, 4, 8, 16), arguments.seeds):
-        model = MODELS["perceptron"](subseed(seed, "weights"))
+    for batch, seed, (attack, victim) in product(arguments.sizes, arguments.seeds, IN_BATCHES.items()):
+        if attack not in arguments.parts or (attack == "low_rank" and batch not in (2, 4, 8)):
+            continue
+        model = MODELS[victim](subseed(seed, "weights"))
         seen, truths = observed(model, images, labels, batch, arguments.batches, seed)
-        shared = {"attack": "linear_layer", "model": "perceptron", "batch": batch, "seed": seed}
-        add(shared | images_row(LinearLayer(), seen, truths, seed))
+        shared = {"attack": attack, "model": victim, "batch": batch, "seed": seed}
+        add(shared | images_row(ATTACKS.configure(attack, {}), seen, truths, seed))
 
 
 if __name__ == "__main__":

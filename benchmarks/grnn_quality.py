@@ -38,7 +38,8 @@ def observed(
     model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int, count: int, seed: int
 ) -> tuple[list[Observation], list[Truth]]:
     """`count` gradients of `model` of `batch` images each, drawn with `seed`, and what is behind them."""
-    spec = Spec(image_shape=(3, 32, 32), classes=10, batch_size=batch)
+    channels, height, width = images.shape[1:]
+    spec = Spec(image_shape=(channels, height, width), classes=10, batch_size=batch)
     order = torch.randperm(len(images) - TUNED_ON, generator=stream(seed, "victims")) + TUNED_ON
     seen, truths = [], []
     for client in range(count):

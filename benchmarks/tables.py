@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exact_attacks": tables_gradient.exact_attacks,
     "label_counts": tables_gradient.label_counts,
     "local_training": tables_gradient.local_training,
+    "batches": tables_gradient.batches,
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,

@@ -1,6 +1,7 @@
 """The tables of the gradient channel."""
 
 import statistics
+from typing import Any
 
 from benchmarks.table_parts import Row, grid, markdown, rows
 
@@ -106,7 +107,10 @@ def map_quality() -> str:
 def exact_attacks() -> str:
     """Closed forms: one line an attack, network, batch and defence, pooled over the seeds; the controls below."""
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows("exact_attacks"):
+    later = rows("exact_attacks_batches")
+    again = {(row["attack"], row["batch"]) for row in later}
+    first = [row for row in rows("exact_attacks") if (row["attack"], row["batch"]) not in again]
+    for row in first + later:
         if row["attack"] != "label_counts":
             where = (row.get("model", ""), str(row["batch"]), row.get("defence", "none" if "model" in row else ""))
             groups.setdefault((row["attack"], *where), []).append(row)
@@ -172,3 +176,48 @@ def local_training() -> str:
         )
     header = ["local training", "attack", "images", "seeds", "median PSNR by seed", "worst", "labels"]
     return markdown([*header, "CPU s a message"], body)
+
+
+def batches() -> str:
+    """Batches by MAP: pooled over seeds, unique labels and shared ones apart; beside it GRNN on the same gradients."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in [row for name in ("batches", "batches_seed1", "batches_seed2") for row in rows(name)]:
+        groups.setdefault((row["dataset"], row["batch"]), []).append(row)
+    body = []
+    for (dataset, batch), both in groups.items():
+        mine = [row for row in both if "psnr" in row]
+        pairs = [pair for row in mine for pair in zip(_flat(row["psnr"]), _flat(row["shared"]), strict=True)]
+        alone, together = ([value for value, shared in pairs if shared == which] for which in (False, True))
+        control = [row["psnr_median"] for row in both if row["attack"] == "control: class mean"]
+        grnn = _same_gradients(mine) if (dataset, batch) == ("cifar10", 8) else []
+        body.append(
+            [
+                f"{dataset}, batch {batch}",
+                f"{sum(row['gradients'] for row in mine)}, {len(mine)}",
+                _middle([value for value, _ in pairs]),
+                " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
+                _middle(alone),
+                _middle(together),
+                f"{min(value for value, _ in pairs):.1f}",
+                f"{_middle(grnn)}, {min(grnn):.1f}" if grnn else "",
+                f"{statistics.fmean(control):.1f}",
+                f"{statistics.fmean(row['labels_right'] for row in mine):.0%}",
+                f"{statistics.fmean(row['cpu_seconds_a_gradient'] for row in mine):.1f}",
+            ]
+        )
+    header = ["victims", "gradients, seeds", "median PSNR", "by seed", "unique labels", "shared labels", "worst"]
+    return markdown([*header, "GRNN there: median, worst", "class mean", "label sets right", "CPU s a gradient"], body)
+
+
+def _same_gradients(mine: list[Row]) -> list[float]:
+    """GRNN's PSNR on the images of these rows."""
+    found = {row["seed"]: row["psnr"] for row in rows("grnn_quality_lenet_dlg_b8") if row["attack"] == "grnn"}
+    return [value for row in mine for value in found.get(row["seed"], [])[: row["images"]]]
+
+
+def _flat(lists: list[list[Any]]) -> list[Any]:
+    return [each for part in lists for each in part]
+
+
+def _middle(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f}" if values else ""

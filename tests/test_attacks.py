@@ -32,7 +32,7 @@ BUDGET = {
     "inverting_gradients_as_published": {"iterations": 600, "restarts": 2, "tv": 1e-3},
     # peeling would solve it, whatever the seed
     "best": {"members": ["map", "grnn"], "grnn_iterations": 20},
-    "low_rank": {"outer": 6, "inner": 10, "starts": 2},
+    "low_rank": {"adam": 60, "outer": 4, "inner": 10, "lbfgs": 60},
     "learned": {"examples": 300, "epochs": 2},
 }
 MODELS = dict.fromkeys(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fl_privacy.attacks.gradient import low_rank
 from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head, levenberg_marquardt
 from fl_privacy.attacks.gradient.low_rank import LowRank
 from fl_privacy.attacks.gradient.priors import power_law
@@ -64,7 +65,7 @@ def seen_of(labels, bias=True):
 @pytest.mark.parametrize("labels", [[2], [0, 3, 5]])
 def test_images_of_different_labels_come_back(labels):
     seen, x = seen_of(labels)
-    (guess,) = LowRank(outer=15)([seen], stream(0))
+    (guess,) = LowRank()([seen], stream(0))
     assert guess.labels.tolist() == labels
     errors = (align(guess, Truth(x, torch.tensor(labels))).inputs - x).square().flatten(1).mean(1).sqrt()
     assert errors.max() < 0.03, "30 dB"
@@ -75,10 +76,12 @@ def test_noise_zero_gradients_and_the_rank():
     seen, _ = seen_of([1, 2])
     for factor in (0.0, 1e-20):
         weak = dataclasses.replace(seen, payload={name: factor * value for name, value in seen.payload.items()})
-        (guess,) = LowRank(outer=2, inner=3, starts=1, images=32)([weak], stream(0))
+        (guess,) = LowRank(outer=2, inner=3, adam=5, lbfgs=5, images=32, neighbours=1)([weak], stream(0))
         assert torch.isfinite(guess.inputs).all()
     noisy = {name: value + torch.randn(value.shape, generator=stream(1)) for name, value in seen.payload.items()}
-    (guess,) = LowRank(outer=2, inner=3, starts=1, images=32)([dataclasses.replace(seen, payload=noisy)], stream(0))
+    (guess,) = LowRank(outer=2, inner=3, adam=5, lbfgs=5, images=32, neighbours=1)(
+        [dataclasses.replace(seen, payload=noisy)], stream(0)
+    )
     assert torch.isfinite(guess.inputs).all()
     many, _ = seen_of([0, 1, 2, 3, 4, 5, 6])
     with pytest.raises(ValueError, match="rank of at most 6"):
@@ -86,3 +89,18 @@ def test_noise_zero_gradients_and_the_rank():
     bare, _ = seen_of([0, 1], bias=False)
     with pytest.raises(ValueError, match="no trained bias"):
         LowRank()([bare], stream(0))
+
+
+def test_labels_that_are_wrong_by_one_image_are_mended(monkeypatch):
+    seen, _ = seen_of([0, 3, 5])
+    honest = low_rank.head_equations
+
+    def mistaken(head, seen):
+        equations, error = honest(head, seen)
+        return dataclasses.replace(equations, labels=torch.tensor([0, 3, 4])), error
+
+    monkeypatch.setattr(low_rank, "head_equations", mistaken)
+    (guess,) = LowRank(lbfgs=20)([seen], stream(0))
+    assert guess.labels.tolist() == [0, 3, 5]
+    (guess,) = LowRank(neighbours=0, lbfgs=20)([seen], stream(0))
+    assert guess.labels.tolist() == [0, 3, 4]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,17 +53,24 @@ class HeadEquations:
         return differences
 
 
-def factor_head(equations: HeadEquations, examples: Tensor, starts: Tensor, exact: float = 1e7) -> tuple[Tensor, float]:
+def factor_head(
+    equations: HeadEquations,
+    examples: Tensor,
+    starts: Tensor,
+    exact: float = 1e7,
+    weights: Sequence[float] = tuple(WEIGHTS),
+) -> tuple[Tensor, float]:
     """The logits (B, C) that explain the head's gradient best, and their loss, by searches from `starts` (S, B, C).
 
     Minimises |exact residual|^2 + the distance of the logits from those of `examples` (N, C), in their deviations, by
-    Levenberg-Marquardt; the equations weigh little at first and more and more up to `exact`, one over their error. The
-    loss is of the order of B C where the search has succeeded, and beyond ten times that where it has not.
+    Levenberg-Marquardt; the equations count with `weights`, one after the other, and at last with `exact`, one over
+    their error: from a start drawn at random many weights are needed, from a good guess few. The loss is of the order
+    of B C to 100 B C where the search has succeeded, and of labels that are wrong beyond 10^4 B C.
     """
     mean, deviation = examples.mean(0), examples.std(0).clamp_min(1e-9)
     differences = equations.residual()
     x, losses = starts, torch.full((len(starts),), torch.inf, dtype=starts.dtype)
-    for weight in [w for w in WEIGHTS if w < exact] + [exact]:
+    for weight in [w for w in weights if w < exact] + [exact]:
 
         def residual(logits: Tensor, weight: float = weight) -> Tensor:
             return torch.cat([weight * differences(logits), ((logits - mean) / deviation).flatten()])
@@ -72,7 +79,7 @@ def factor_head(equations: HeadEquations, examples: Tensor, starts: Tensor, exac
         for _ in range(REPEATS):
             x, losses = levenberg_marquardt(residual, x, STEPS)
             now = float(losses.min())
-            if now > 0.99 * before:
+            if now >= 0.99 * before:
                 break
             before = now
     best = int(losses.nan_to_num(torch.inf).argmin())

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.descent import descend
 from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head
 from fl_privacy.attacks.gradient.label_recovery import Head, LabelCounts, read_at
 from fl_privacy.attacks.gradient.likelihood import likelihood
+from fl_privacy.attacks.gradient.map import FAR, objective
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.priors import Prior, power_law
 from fl_privacy.attacks.gradient.released import released
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
-EXACT = 1e-12
-"""The mean squared relative error at which fitting the whole gradient ends: it starts near enough to be exact."""
+LOOSE = 1e4
+"""By what the head's equations count against what logits are like, before they count by their own error."""
+SOLVED = 1e3
+"""The loss of `factor_head`, for each logit, beyond which the labels are taken to be wrong."""
 
 
 @ATTACKS.register("low_rank")
@@ -30,11 +34,14 @@ EXACT = 1e-12
 class LowRank(Attack):
     """Fewer images than classes, told apart by their head: its gradient has their number as its rank.
 
-    The labels are those of `label_counts`. The logits of all images are searched for from `starts` draws among those of
-    `images` draws of the power law of images (`head_factors.factor_head`); they give the features by linear algebra,
-    and Gauss-Newton the images that have these features, then those that have the whole gradient (`outer` steps of
-    `inner` products each). Images of one label whose probabilities hardly differ are seen only as sums, and stay close
-    to their mean. The loss is the relative mismatch ||g(x) - g|| / ||g||, by which the last two are chosen between.
+    The labels are those of `label_counts`. `adam` iterations on the whole gradient, from `starts` random points under
+    the power law of images, give every image's logits roughly; from there those that explain the head's gradient are
+    searched for (`head_factors.factor_head`). Where none do, the labels may be wrong: up to `neighbours` others are
+    tried, which differ in one image. The logits give the features by linear algebra, Gauss-Newton the images that have
+    these features (`outer` steps of `inner` products), and `lbfgs` iterations those that have the whole gradient.
+    Images of one label whose probabilities hardly differ are seen by the head only as sums. `images` draws of the power
+    law say what features are like. The loss is the relative mismatch ||g(x) - g|| / ||g||, by which the last two are
+    chosen between.
 
     Source: ours; the rank argument is that of Dimitrov et al. 2024, SPEAR (arXiv 2403.03945).
     """
@@ -43,13 +50,17 @@ class LowRank(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
     capabilities: ClassVar[Capabilities] = Capabilities(labels=True, stochastic=True)
 
-    starts: int = 6
+    starts: int = 1
+    adam: int = 120
+    neighbours: int = 6
     images: int = 512
-    outer: int = 30
+    outer: int = 8
     inner: int = 40
+    lbfgs: int = 300
 
     def __post_init__(self) -> None:
-        check_ranges(self, at_least_one=("starts", "images", "outer", "inner"))
+        positive = ("starts", "adam", "images", "outer", "inner")
+        check_ranges(self, at_least_one=positive, not_negative=("neighbours", "lbfgs"))
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         """Take each observation apart.
@@ -72,28 +83,66 @@ class LowRank(Attack):
 
     def _take_apart(self, seen: Observation, rng: torch.Generator) -> Reconstruction:
         start, prior = time.perf_counter(), power_law(seen.spec.image_shape)
-        draws = torch.randn(self.images, prior.mean.numel(), generator=rng)
-        head = read_at(seen, prior.images(draws).clamp(0, 1))
+        head = read_at(seen, prior.images(torch.randn(self.images, prior.mean.numel(), generator=rng)).clamp(0, 1))
         equations, error = head_equations(head, seen)
-        picked = torch.randint(self.images, (self.starts, seen.spec.batch_size), generator=rng)
-        logits, _ = factor_head(equations, head.logits, head.logits[picked], 1 / error)
-        u = torch.zeros(1, seen.spec.batch_size, prior.mean.numel())
-        by_features = gauss_newton(
-            _feature_residual(seen, head, equations, logits, prior), u, 1.0, self.outer, self.inner
-        )
+        rough = self._roughly(seen, prior, equations.labels, rng)
+        equations, logits, u = self._factored(seen, head, equations, error, prior, rough)
+        features = _feature_residual(seen, head, equations, logits, prior)
+        by_features = gauss_newton(features, u[None], 1.0, self.outer, self.inner)
         given = likelihood([seen])
-        whole = given.residual(prior, equations.labels[None])
-        by_gradient = gauss_newton(whole, by_features.u, given.floor if given.known else EXACT, self.outer, self.inner)
-        found = [prior.images(fit.u[0]).nan_to_num(0.5).clamp(0, 1) for fit in (by_features, by_gradient)]
+        whole = objective(given, given.residual(prior, equations.labels[None]))
+        by_gradient = descend(whole, by_features.u[None], 1, self.lbfgs)
+        found = [prior.images(each[0]).nan_to_num(0.5).clamp(0, 1) for each in (by_features.u, by_gradient.u)]
         losses = [self.loss(seen, images, equations.labels) for images in found]
         best = min(range(2), key=lambda i: losses[i])
         return Reconstruction(
             inputs=found[best].cpu(),
             labels=equations.labels,
             loss=losses[best],
-            iterations=len(by_features.trace) + len(by_gradient.trace) - 2,
+            iterations=self.adam + len(by_features.trace) + len(by_gradient.trace) - 2,
             seconds=time.perf_counter() - start,
         )
+
+    def _roughly(self, seen: Observation, prior: Prior, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Coordinates (S, B, k) after Adam on the whole gradient, one batch a start."""
+        given = likelihood([seen], repeats=self.starts)
+        starts = FAR * torch.randn(self.starts, len(labels), prior.mean.numel(), generator=rng)
+        whole = objective(given, given.residual(prior, labels.expand(self.starts, -1)))
+        return descend(whole, starts[None], self.adam, 0).u
+
+    def _factored(
+        self, seen: Observation, head: Head, equations: HeadEquations, error: float, prior: Prior, rough: Tensor
+    ) -> tuple[HeadEquations, Tensor, Tensor]:
+        """The equations with the labels that fit best, their logits (B, C), and the nearest rough guess (B, k)."""
+        flat = read_at(seen, prior.images(rough.flatten(0, 1)).nan_to_num(0.5)).logits
+        starts = flat.view(*rough.shape[:2], -1)
+        best: tuple[float, HeadEquations, Tensor] | None = None
+        for labels in [equations.labels, *neighbours(head, equations)[: self.neighbours]]:
+            own = replace(equations, labels=labels)
+            logits, loss = factor_head(own, head.logits, starts, 1 / error, (LOOSE,))
+            if best is None or loss < best[0]:
+                best = loss, own, logits
+            if loss < SOLVED * logits.numel():
+                break
+        assert best is not None
+        return best[1], best[2], rough[int((starts - best[2]).square().sum((1, 2)).argmin())]
+
+
+def neighbours(head: Head, equations: HeadEquations) -> list[Tensor]:
+    """Labels (B,) that differ from those of the equations in one image, those first that fit dL/db best."""
+    labels, classes = equations.labels, len(equations.bias)
+    found: list[tuple[float, Tensor]] = []
+    for image in range(len(labels)):
+        if int((labels[:image] == labels[image]).sum()):
+            continue  # another image of its class has moved already
+        for label in range(classes):
+            moved = labels.clone()
+            moved[image] = label
+            counts = torch.bincount(moved, minlength=classes).double()
+            misfit = float((head.probabilities - counts / len(labels) - equations.bias_gradient).norm())
+            if label != int(labels[image]):
+                found.append((misfit, moved))
+    return [moved for _, moved in sorted(found, key=lambda each: each[0])]
 
 
 def head_equations(head: Head, seen: Observation) -> tuple[HeadEquations, float]:

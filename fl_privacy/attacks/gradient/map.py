@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
+from fl_privacy.attacks.gradient.descent import Objective, descend
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
 from fl_privacy.attacks.gradient.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
@@ -29,6 +30,8 @@ from fl_privacy.observation import ChannelName, Observation, Reconstruction
 LABEL_IMAGES = 16
 REFINING = 4  # outer steps after the prior has changed
 DRAW_STEPS = 30
+FAR = 0.3
+"""Times a random u: where a descent starts. From nearer the images of one label part late, from u = 0 never."""
 LEAST_ALIKE = 4  # images from which a mean and a spectrum can be learned
 
 
@@ -39,14 +42,16 @@ class MaximumAPosteriori(Attack):
 
     It minimises |w (g(x) - g)|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u. Where noise is known, w and s are
     its law's (a Laplace or uniform law by its deviation), and a guess's gradient goes through whatever else is certain
-    of the defence, such as a clip. Without any, w is one over each layer's size, and s is annealed.
+    of the defence, such as a clip. Without any, w is one over each layer's size, and s is annealed; of a batch then,
+    where Gauss-Newton ends in the nearest of many minima, the best s is put in, which makes the first term
+    P log |w (g(x) - g)| for P parameters: `adam` iterations of Adam and, from the best start, `lbfgs` of L-BFGS.
 
     `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
-    common mean and spectrum, in `learn` rounds of EM (0: left as it is); 'public' has the covariance of the attacker's
-    own images, 'public_by_class' one for each class of them. Labels are read from the gradient by regression. At most
-    `outer` steps of `inner` products with J and its transpose; of a batch, the best of `restarts` by the attack's own
-    loss, each from `spread` times a random u. With `bound_probes` (4 are enough) a guess says how far off it expects
-    itself to be.
+    common mean and spectrum, in `learn` rounds of EM (0, or by descent: left as it is); 'public' has the covariance of
+    the attacker's own images, 'public_by_class' one for each class of them. Labels are read from the gradient by
+    regression. At most `outer` steps of `inner` products with J and its transpose; of a batch, the best of `restarts`
+    by the attack's own loss, each from `spread` times a random u. With `bound_probes` (4 are enough) a guess says how
+    far off it expects itself to be.
 
     The loss is minus the log posterior in nats, up to a constant, before pixels are cut to [0, 1]. Victims of one call
     share the draws and, with 'power_law', what is learned of the prior.
@@ -65,13 +70,17 @@ class MaximumAPosteriori(Attack):
     learn: int = 20
     outer: int = 30
     inner: int = 20
+    adam: int = 120
+    lbfgs: int = 300
     restarts: int = 3
     spread: float = 0.1
     bound_probes: int = 0
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, at_least_one=("outer", "inner", "restarts"), not_negative=("spread", "learn", "bound_probes")
+            self,
+            at_least_one=("outer", "inner", "adam", "restarts"),
+            not_negative=("spread", "learn", "lbfgs", "bound_probes"),
         )
         if self.prior != "power_law":
             object.__setattr__(self, "needs", self.needs | {"public"})
@@ -112,15 +121,16 @@ class MaximumAPosteriori(Attack):
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
         given, prior = likelihood(seen), self._prior(seen[0])
+        descending = is_gradient(seen[0]) and seen[0].spec.batch_size > 1 and not given.known
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
-            u, trace = self._fit(given, prior.of(labels), labels, rng)
+            u, trace = (self._descend if descending else self._fit)(given, prior.of(labels), labels, rng)
         else:
             search = Search(self.outer, self.inner, self.restarts, self.spread)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
             given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
-        if isinstance(own, Spectrum) and self.learn and labels.numel() >= LEAST_ALIKE:
+        if isinstance(own, Spectrum) and self.learn and not descending and labels.numel() >= LEAST_ALIKE:
             u, own = self._learn(given, own, labels, u, rng)
         losses = _own_loss(given, given.residual(own, labels), u)
         images = own.images(u).nan_to_num(0.5).clamp(0, 1)
@@ -156,6 +166,13 @@ class MaximumAPosteriori(Attack):
             better = loss < least
             best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
         return best, torch.cat(traces)
+
+    def _descend(self, given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Coordinates (V, B, k) and the losses on the way, (T, V)."""
+        shape = (self.restarts, *labels.shape, prior.mean.shape[-3:].numel())
+        starts = FAR * torch.randn(shape, generator=rng).to(given.observed)
+        found = descend(objective(given, given.residual(prior, labels)), starts, self.adam, self.lbfgs)
+        return found.u, found.trace
 
     def _learn(
         self, given: Likelihood, base: Spectrum, labels: Tensor, u: Tensor, rng: torch.Generator
@@ -210,7 +227,11 @@ def labels_between(seen: Sequence[Observation], share: float, prior: Prior, rng:
     return torch.cat([read_labels([each], observed_step(each)[None], prior, rng) for each in plain])
 
 
+def objective(given: Likelihood, residual: Residual) -> Objective:
+    """Minus the log posterior (V,) of coordinates (V, B, k), up to a constant."""
+    return lambda u: given.nats(residual(u)) + 0.5 * u.square().sum((1, 2))
+
+
 @torch.no_grad()
 def _own_loss(given: Likelihood, residual: Residual, u: Tensor) -> Tensor:
-    """Minus the log posterior (V,) of coordinates (V, B, k), up to a constant."""
-    return given.nats(residual(u)) + 0.5 * u.square().sum((1, 2))
+    return objective(given, residual)(u)
