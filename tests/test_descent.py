@@ -28,7 +28,8 @@ def test_every_victim_reaches_its_minimum_from_its_better_start():
     found = descend(losses, starts, 30, 80)
     assert (found.u[:, 0] - centres).abs().max() < 1e-2
     assert torch.allclose(found.losses, losses(found.u))
-    assert found.trace.shape == (30 + 1 + 80 + 1, 3)
+    assert found.trace.shape[1] == 3
+    assert len(found.trace) <= 30 + 1 + 80 + 1
     assert torch.equal(found.losses, found.trace.amin(0))
     first, second = (descend(losses, each[None], 30, 0).losses for each in starts)
     assert torch.equal(descend(losses, starts, 30, 0).losses, torch.minimum(first, second))

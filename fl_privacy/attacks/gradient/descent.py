@@ -16,6 +16,8 @@ Objective = Callable[[Tensor], Tensor]
 
 RATE = 0.1
 HISTORY = 40
+STALE, LEAST_GAIN = 10, 0.1
+"""L-BFGS ends when in so many iterations no victim has gained so many nats: rounding is all that is left."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,14 @@ def _lbfgs(objective: Objective, start: Tensor, iterations: int) -> Reached:
         with torch.no_grad():
             return objective(guess)
 
-    for _ in range(iterations):
+    before = kept.losses.clone()
+    for iteration in range(iterations):
         losses = objective(guess)
         kept.see(guess, losses)
-        if not bool(torch.isfinite(losses).any()):
-            break
+        if iteration % STALE == STALE - 1:
+            if not bool((kept.losses < before - LEAST_GAIN).any()):
+                break
+            before = kept.losses.clone()
         solver.step(losses, again)
     return kept.reached(guess)
 
@@ -77,17 +82,17 @@ class _Kept:
     def __init__(self, start: Tensor, objective: Objective) -> None:
         self._objective = objective
         self._u = start.clone()
-        self._losses = torch.full((len(start),), torch.inf, device=start.device)
+        self.losses = torch.full((len(start),), torch.inf, device=start.device)
         self._trace: list[Tensor] = []
 
     @torch.no_grad()
     def see(self, u: Tensor, losses: Tensor) -> None:
         losses = losses.detach()
-        better = losses < self._losses
-        self._u[better], self._losses[better] = u[better], losses[better]
+        better = losses < self.losses
+        self._u[better], self.losses[better] = u[better], losses[better]
         self._trace.append(losses)
 
     @torch.no_grad()
     def reached(self, last: Tensor) -> Reached:
         self.see(last, self._objective(last))
-        return Reached(self._u, self._losses, torch.stack(self._trace))
+        return Reached(self._u, self.losses, torch.stack(self._trace))
