@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.table_parts import Row, markdown, rows
+from benchmarks.table_parts import Row, markdown, rows, seeds
 
 STATIC = ", static"
 
@@ -10,7 +10,6 @@ STATIC = ", static"
 def gradient_defences() -> str:
     """One line a defence: the most that an attacker got who does not know it and who does, its epsilon, its cost."""
     found = rows("gradient_defences")
-    seeds = len({row["seed"] for row in found})
     body = []
     for defence in dict.fromkeys(row["defence"] for row in found if not _control(row)):
         mine = [row for row in found if row["defence"] == defence and not _control(row)]
@@ -35,7 +34,13 @@ def gradient_defences() -> str:
         mine = [row for row in found if row["attack"] == control]
         right = statistics.fmean(row["success_rate"] for row in mine)
         body.append([control, str(sum(row["images"] for row in mine)), "", _psnr(mine), f"{right:.0%}", "", "", "", ""])
-    header = ["defence", f"images, {seeds} seeds", "strongest static, PSNR by seed", "strongest adaptive", "recovered"]
+    header = [
+        "defence",
+        f"images, {seeds('gradient_defences')}",
+        "strongest static, PSNR by seed",
+        "strongest adaptive",
+        "recovered",
+    ]
     return markdown([*header, "epsilon", "at most (DP)", "labels", "accuracy"], body)
 
 
