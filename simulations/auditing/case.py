@@ -23,6 +23,10 @@ from fl_privacy.weights import copied, load_weights, tied, trainable
 
 NEAR = 20.0
 """By how much an update may differ from what its rate explains before a word is said: the steps are known here."""
+SUBCLASS = (
+    ". A subclass keeps the names of the weights: `class Audited(Net)` with `def forward(self, x): return "
+    "super().forward(x)[0]`, or ['logits'] of a dictionary"
+)
 SHOWN = 4  # names of tensors in one sentence
 LIKE = 0.5  # see `sanity.SAME`
 
@@ -69,7 +73,7 @@ def case(facts: Facts, public: Images | None) -> Case:
         labels = torch.arange(len(probe)) % facts.classes
         doubts += check_model(model, normalised(probe, facts.local), labels, facts.classes)
     except ValueError as error:
-        faults.append(f"--model: {error}")
+        faults.append(f"--model: {error}{SUBCLASS if 'the model returns a' in str(error) else ''}")
     if faults:
         raise ValueError(_together(faults))
     assumed = (*facts.assumed, *_assumed(model, weights, payload, facts))
