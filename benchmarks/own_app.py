@@ -9,6 +9,7 @@ where it stopped.
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -68,7 +69,11 @@ def measured(task: Any, count: int, steps: int, seed: int, given: argparse.Names
 
 
 def _scores(scores: dict[str, Any] | None) -> Row:
-    return {name: (scores or {}).get(name) for name in ("psnr", "ssim", "label_accuracy", "loss_at_truth")}
+    found = {name: (scores or {}).get(name) for name in ("psnr", "ssim", "label_accuracy", "loss_at_truth")}
+    for name in ("psnr", "ssim"):  # of an attack that reads labels alone there are none, and JSON has no NaN
+        if any(math.isnan(value) for value in found[name] or ()):
+            found[name] = None
+    return found
 
 
 def _facts(row: dict[str, Any]) -> Row:
