@@ -10,7 +10,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from benchmarks import tables_activation, tables_defences, tables_gradient, tables_output, tables_settings
+from benchmarks import (
+    tables_activation,
+    tables_defences,
+    tables_gradient,
+    tables_learned,
+    tables_output,
+    tables_settings,
+)
 from benchmarks.table_parts import ROOT
 
 PAGES = ROOT / "docs"
@@ -19,6 +26,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "attack_speed": tables_gradient.attack_speed,
     "gradient_noise": tables_gradient.gradient_noise,
     "gradient_defences": tables_defences.gradient_defences,
+    "learned_quality": tables_learned.learned_quality,
+    "what_leaks": tables_learned.what_leaks,
     "map_quality": tables_gradient.map_quality,
     "exact_attacks": tables_gradient.exact_attacks,
     "label_counts": tables_gradient.label_counts,

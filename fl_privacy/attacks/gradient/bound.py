@@ -31,17 +31,18 @@ def posterior_error(
     rng: torch.Generator,
     probes: int = 4,
     steps: int = 60,
+    dense: int = DENSE,
 ) -> Tensor:
     """The expected squared error a pixel (V, B) of the best estimate of images (V, B, C, H, W) with labels (V, B).
 
-    `prior` is that of these labels. Up to 256 coordinates a batch the covariance is computed whole, which is exact
+    `prior` is that of these labels. Up to `dense` coordinates a batch the covariance is computed whole, which is exact
     for any noise. Beyond, its trace is estimated by `probes` random vectors, each solved for by at most `steps` of
     conjugate gradients: right under noise of about 0.01 of a layer's size and more, too optimistic under less.
     """
     u = prior.coordinates(images)
     linear = linearise(given.residual(prior, labels), u)
     variance = torch.full((len(u),), 1.0 if given.known else SINGLE).to(u)
-    if u[0].numel() <= DENSE:
+    if u[0].numel() <= dense:
         return _whole(linear, prior, u, variance)
     pixels = images[0, 0].numel()
     error = torch.zeros(u.shape[:2]).to(u)
