@@ -99,7 +99,7 @@ def main() -> None:
     for seed, steps, count in product(given.seeds, given.steps, given.images):
         if (count, steps, seed) not in done:
             rows += measured(task, count, steps, seed, given)
-            write(given.out, rows, settings=options(given))
+            write(given.out, rows, settings=options(given), seeds=sorted({row["seed"] for row in rows}))
             print(count, steps, seed, "done", flush=True)
 
 

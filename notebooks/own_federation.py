@@ -29,9 +29,8 @@ from flwr.serverapp.strategy import FedAvg
 from sklearn.datasets import load_digits
 from torch import nn
 
-from fl_privacy.observation import Images
-from fl_privacy.simulations import audit
-from fl_privacy.simulations.backends.local import LocalGrid
+from fl_privacy import Images
+from fl_privacy.simulations import LocalGrid, audit
 from fl_privacy.strategies import HonestButCurious, defence_mod
 
 runs = Path(tempfile.mkdtemp())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fl_privacy.simulations.auditing.audit import audit as audit
     from fl_privacy.simulations.auditing.result import Audit as Audit
+    from fl_privacy.simulations.backends.local import LocalGrid as LocalGrid
     from fl_privacy.simulations.channels.output.pairs import pair_of as pair_of
     from fl_privacy.simulations.channels.output.pairs import split as server_images
     from fl_privacy.simulations.config.load import configure as configure
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _DOOR = {
     "Audit": ("auditing.result", "Audit"),
     "FinishedRun": ("run.again", "FinishedRun"),
+    "LocalGrid": ("backends.local", "LocalGrid"),
     "Result": ("report.result", "Result"),
     "SweepResult": ("sweeping.result", "SweepResult"),
     "attack_again": ("run.again", "attack_again"),
@@ -50,6 +52,7 @@ _DOOR = {
 __all__ = [
     "Audit",
     "FinishedRun",
+    "LocalGrid",
     "Result",
     "SweepResult",
     "attack_again",

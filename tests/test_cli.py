@@ -102,7 +102,7 @@ def test_the_default_folder_is_below_outputs(cli, tmp_path):
         (["run", "quickstart", "--set", "dataset=mnist", "--data-root", "."], "Three ways to get it"),
         (["run", "fast.toml", "--out", "."], "not empty"),
         (["run", "fast.toml", "--seed", "one"], "not a valid int"),
-        (["attack", "nowhere"], "not a finished run"),
+        (["attack", "nowhere"], "is not a run: it has no config.json"),
         (["report", "."], "not a finished run"),
         (["list", "things"], "attacks, defences"),
     ],

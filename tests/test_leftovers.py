@@ -93,12 +93,19 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
     toml, out = tmp_path / "long.toml", tmp_path / "out"
     toml.write_text(TOML)
     words = [sys.executable, "-m", "fl_privacy.simulations.cli", "run", str(toml), "--out", str(out), "--workers", "1"]
-    started = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so
+    try:  # would what they start
+        started = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, before)
     end = time.monotonic() + 240
     while not list(out.glob("observations/*.json")) and time.monotonic() < end:
         time.sleep(0.1)
     started.send_signal(how)
-    started.wait(60)
+    try:
+        started.wait(60)
+    finally:
+        started.kill()
     if how == signal.SIGKILL:
         sweep()  # as the next start does
     end = time.monotonic() + 10

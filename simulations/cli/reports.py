@@ -41,7 +41,7 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
     Raises:
         ValueError: no finished run, audit or sweep.
     """
-    from fl_privacy.simulations.results.files import AUDIT, SWEEP
+    from fl_privacy.simulations.config.early import AUDIT, SWEEP, check_run_folder
 
     if (folder / AUDIT).is_file():
         from fl_privacy.simulations.auditing.result import Audit
@@ -51,8 +51,6 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
         from fl_privacy.simulations.sweeping.result import SweepResult
 
         return SweepResult.read(folder)
-    from fl_privacy.simulations.config.early import check_run_folder
-
     check_run_folder(folder)
     from fl_privacy.simulations.run.again import reopen
 

@@ -17,7 +17,7 @@ from fl_privacy.simulations.config.names import registered, settings_of
 from fl_privacy.simulations.experiment.components import Component, chains
 from fl_privacy.simulations.experiment.spec import Experiment
 
-CONFIG, RESULTS = "config.json", "results.json"
+CONFIG, RESULTS, AUDIT, SWEEP = "config.json", "results.json", "audit.json", "sweep.json"
 BACKENDS = ("ray", "local")
 LISTED = ("channels", "attacks", "defences", "metrics", "models", "datasets", "partitions", "experiments")
 CHANNELS = ("activation", "gradient", "output", "update")

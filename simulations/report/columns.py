@@ -65,6 +65,12 @@ MEANINGS: Mapping[str, str] = {
     "model_dcor_floor": "What distance correlation shows for independent data of this size: nothing is below it.",
     "dcor_guess": "Distance correlation of the private images and the guesses.",
     "class_recognised": "The share of rebuilt images whose true class a separate classifier recognises.",
+    "success_rate": "The share of private images that came back: SSIM of .6, or PSNR of 20 dB, or more.",
+    "epsilon": "Differential privacy over the whole run at this delta: the lower, the less anybody can learn. 'none': "
+    "no such promise can be made; results.json says why.",
+    "delta": "The probability with which that promise may fail.",
+    "identification_bound": "The largest share of images that any attacker whatsoever can bring back, by that promise.",
+    "clipped_share": "The share of gradients that were longer than the norm to which the defence cuts them.",
     "pooled_psnr": "PSNR of the mean error over all images, as the paper has it, in dB.",
     "risk_published": "Reconstruction risk of the paper: 1 is no nearer than the mean image, in the data's geometry.",
     "risk_well_posed": "The same with the geometry's poorly known directions left out.",
@@ -77,7 +83,7 @@ MEANINGS: Mapping[str, str] = {
 def columns(experiment: Experiment, rows: Sequence[ReadTable]) -> list[Heading]:
     """The columns in which some row has a value: an attack without an objective, say, has no losses to show.
 
-    How many images were recovered is told where some were not.
+    How many images were recovered is told where some were not; epsilon and delta where some condition has them.
     """
     evaluation = channel_of(experiment).evaluation
     others = [name for name in experiment.resolved.metrics if name not in ("psnr", "ssim", "mse")]
@@ -85,12 +91,16 @@ def columns(experiment: Experiment, rows: Sequence[ReadTable]) -> list[Heading]:
     added = [Heading(name.replace(":", ":\n").replace("_", "\n"), name, "{:.3f}") for name in others]
     common = [each for each in (*FIRST, *added, *LAST) if each.key not in evaluation.unshown]
     own = [Heading(words, key, form) for words, (key, form) in evaluation.columns.items()]
-    whole = all(row.get("recovered", row["images"]) == row["images"] for row in rows)
+    untold = set[str]()
+    if all(row.get("recovered", row["images"]) == row["images"] for row in rows):
+        untold.add("recovered")
+    if all(row.get("epsilon") in (None, "none") for row in rows):
+        untold |= {"epsilon", "delta"}
     return [
         each
         for each in (*common, *own)
         if each.key == "psnr_interval"
-        or (any(row.get(each.key) is not None for row in rows) and not (each.key == "recovered" and whole))
+        or (any(row.get(each.key) is not None for row in rows) and each.key not in untold)
     ]
 
 

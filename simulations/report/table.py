@@ -14,7 +14,7 @@ from rich.table import Table
 from fl_privacy.simulations.report.content import VERDICTS, Content
 from fl_privacy.simulations.report.page import Grid
 
-PLAIN_WIDTH = 110  # columns of a table that goes to a file or a pipe
+PLAIN_WIDTH = 130  # columns of a table that goes to a file or a pipe
 
 
 def as_table(content: Content) -> Table:
