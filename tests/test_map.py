@@ -265,7 +265,8 @@ def test_a_known_clip_is_no_defence(digits):
         reached(attack, seen, images, labels)[0].median() for seen in (clipped, unaware, observe(model, images, labels))
     )
     assert float(knowing) > float(blind) + 3
-    assert float(knowing) > float(free) - 1
+    # from 59 dB on an image is known to 8 bits, and what is beyond differs between processors, clip or none
+    assert float(knowing) > min(float(free), 60.0) - 1
 
 
 def test_a_clip_before_the_noise_is_seen_through(digits):
