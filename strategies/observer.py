@@ -198,8 +198,9 @@ class _Observations:
         model, sent = copies[id(record)]
         payload = unpack(next(iter(reply.content.array_records.values())))
         if self.channel is ChannelName.UPDATE:
-            floating = {name for name, value in model.state_dict().items() if value.is_floating_point()}
-            payload = {name: value - sent[name] for name, value in payload.items() if name in floating}
+            kinds = {name: value.dtype for name, value in model.state_dict().items() if value.is_floating_point()}
+            # some strategies send float64, and a client loads that into the types of its model before it trains
+            payload = {n: v.to(kinds[n]) - sent[n].to(kinds[n]) for n, v in payload.items() if n in kinds}
         spec = replace(self.spec, batch_size=_examples(reply)) if self.sums else self.spec
         return Observation(
             channel=self.channel,

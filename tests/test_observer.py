@@ -105,6 +105,8 @@ def test_updates_have_the_same_arrays_in_every_round(name):
     seen: list[Observation] = []
     _run(HonestButCurious(STRATEGIES[name](), seen.append, model, SPEC, channel=ChannelName.UPDATE), rounds=3)
     assert len({tuple(observation.payload) for observation in seen}) == 1
+    types = {value.dtype for observation in seen for value in observation.payload.values()}
+    assert types == {torch.float32}, "an adaptive strategy's weights may be float64, a client's are its model's"
 
 
 def test_each_round_has_its_own_model_and_only_the_asked_rounds_are_recorded():
