@@ -17,7 +17,7 @@ from benchmarks.record import write
 from fl_privacy.simulations.config.load import load_experiment, reconfigure
 from fl_privacy.simulations.config.published import beside
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.results.files import RESULTS
+from fl_privacy.simulations.results.layout import RESULTS
 from fl_privacy.simulations.run.pipeline import simulate
 
 

@@ -9,6 +9,8 @@ moment when the first round can begin; `round_s` the median of the rounds after 
 processor time, driver and workers together (`..._cpu_s`), which other programs on the machine do not lengthen.
 """
 
+from __future__ import annotations
+
 import time
 
 BEGUN = time.perf_counter()  # before anything heavy is imported: that is part of a start
@@ -23,6 +25,14 @@ import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+if TYPE_CHECKING:
+    from flwr.serverapp import ServerApp
+
+    from fl_privacy.simulations.backends.pool import Pool
+    from fl_privacy.simulations.experiment.spec import Experiment
+    from fl_privacy.simulations.federation import Federation
 
 COUNTS, TAKING_PART = (10, 100, 1_000, 10_000), 10
 TRIES = 4
@@ -37,21 +47,35 @@ def peak_mb() -> float:
 
 def measure(clients: int, rounds: int, backend: str, workers: int, root: str | None) -> dict[str, float]:
     """Run `rounds` rounds of gradient sharing in which 10 of `clients` clients take part."""
-    from flwr.app import ConfigRecord, Context
-    from flwr.serverapp import Grid, ServerApp
-
     from fl_privacy.data import data_root
     from fl_privacy.simulations.backends.local import run_local
-    from fl_privacy.simulations.backends.pool import Pool
     from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
     from fl_privacy.simulations.config.build import federation_of
-    from fl_privacy.simulations.config.load import configure
     from fl_privacy.simulations.config.resolve import channel_of
     from fl_privacy.simulations.run.collect import federation_for
-    from fl_privacy.strategies.federated.fedsgd import GradientSharing
-    from fl_privacy.strategies.records import ValidatingGrid, pack
 
-    experiment = configure(
+    experiment, folder = scaled(clients), data_root(root)
+    start = time.perf_counter()
+    federation = federation_of(experiment.to_json(), folder)
+    found = {"data_s": time.perf_counter() - start}
+    app = channel_of(experiment).rounds.client(partial(federation_for, experiment.to_json(), folder))
+    if backend == "local":
+        run_local(timed_server(federation, rounds, time.process_time, found), app, clients)
+        return {**found, "driver_mb": peak_mb(), "worker_mb": 0.0}
+    with ray_pool(workers) as pool:
+
+        def used() -> float:
+            return time.process_time() + sum(on_workers(pool, workers, time.process_time))
+
+        run_in_pool(pool, timed_server(federation, rounds, used, found), app, clients, client_seconds=600)
+        return {**found, "driver_mb": peak_mb(), "worker_mb": max(on_workers(pool, workers, peak_mb))}
+
+
+def scaled(clients: int) -> Experiment:
+    """Gradient sharing of MNIST by 10 of `clients` clients a round."""
+    from fl_privacy.simulations.config.load import configure
+
+    return configure(
         name="scale",
         dataset={"name": "mnist"},
         model={"name": "lenet_dlg", "init": "wide"},
@@ -60,31 +84,32 @@ def measure(clients: int, rounds: int, backend: str, workers: int, root: str | N
         attacked_clients=1,
         batch_size=4,
     )
-    folder = data_root(root)
-    start = time.perf_counter()
-    federation = federation_of(experiment.to_json(), folder)
-    found = {"data_s": time.perf_counter() - start}
-    channel, moments = channel_of(experiment), list[float]()
 
-    pools: list[Pool] = []
 
-    def on_workers(ask: Callable[[], float]) -> list[float]:
-        """What each worker answers: all are free, so that each gets one of the calls."""
-        answers = list[float]()
-        for pool in pools:
-            tickets = [pool.submit(ask) for _ in range(workers)]
-            while len(answers) < workers:
-                answers += [outcome.value for outcome in pool.take(tickets, 1).values()]
-        return answers
+def on_workers(pool: Pool, workers: int, ask: Callable[[], float]) -> list[float]:
+    """What each worker answers: all are free, so that each gets one of the calls."""
+    tickets = [pool.submit(ask) for _ in range(workers)]
+    answers = list[float]()
+    while len(answers) < workers:
+        answers += [outcome.value for outcome in pool.take(tickets, 1).values()]
+    return answers
 
-    def used() -> float:
-        return time.process_time() + sum(on_workers(time.process_time))
 
-    server = ServerApp()
+def timed_server(federation: Federation, rounds: int, used: Callable[[], float], found: dict[str, float]) -> ServerApp:
+    """A server that writes into `found` when it was ready and how long a round took; `used`: seconds of processors."""
+    from flwr.app import ConfigRecord, Context
+    from flwr.serverapp import Grid, ServerApp
+
+    from fl_privacy.simulations.config.resolve import channel_of
+    from fl_privacy.strategies.federated.fedsgd import GradientSharing
+    from fl_privacy.strategies.records import ValidatingGrid, pack
+
+    experiment, moments, server = federation.experiment, list[float](), ServerApp()
 
     @server.main()
     def main(inner: Grid, context: Context) -> None:
-        grid = ValidatingGrid(inner, clients, schemas=channel.rounds.schemas(federation))
+        schemas = channel_of(experiment).rounds.schemas(federation)
+        grid = ValidatingGrid(inner, experiment.clients, schemas=schemas)
         grid.get_node_ids()
         found["ready_s"], found["ready_cpu_s"] = time.perf_counter() - BEGUN, used()
         strategy = GradientSharing(TAKING_PART, experiment.learning_rate, seed=0)
@@ -96,19 +121,10 @@ def measure(clients: int, rounds: int, backend: str, workers: int, root: str | N
             grid, initial, rounds, train_config=config, evaluate_fn=lambda *_: moments.append(time.perf_counter())
         )
         found["round_cpu_s"] = (used() - before) / rounds
+        found["round_s"] = statistics.median(after - start for start, after in itertools.pairwise(moments))
         assert all(each.received == TAKING_PART for each in grid.rounds)
 
-    app = channel.rounds.client(partial(federation_for, experiment.to_json(), folder))
-    if backend == "local":
-        run_local(server, app, clients)
-        worker = 0.0
-    else:
-        with ray_pool(workers) as pool:
-            pools.append(pool)
-            run_in_pool(pool, server, app, clients, client_seconds=600)
-            worker = max(on_workers(peak_mb))
-    lasted = [after - before for before, after in itertools.pairwise(moments)]
-    return {**found, "round_s": statistics.median(lasted), "driver_mb": peak_mb(), "worker_mb": worker}
+    return server
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from fl_privacy.simulations import listing
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.config import early, names
 from fl_privacy.simulations.config.load import configure, load_experiment
-from fl_privacy.simulations.results import files
 
 REGISTRIES = {
     "ATTACKS": ATTACKS,
@@ -78,7 +77,6 @@ def test_the_names_read_from_the_sources_are_the_registries():
     }
     assert sorted(early.CHANNELS) == sorted(CHANNELS)
     assert ("channels", *listing.REGISTRIES, "experiments") == early.LISTED
-    assert early.RESULTS == files.RESULTS
 
 
 @pytest.mark.parametrize("key", REGISTRIES)

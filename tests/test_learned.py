@@ -65,20 +65,20 @@ def class_means(seen, truths):
     return [Reconstruction(inputs=means[truth.labels]) for truth in truths]
 
 
-def reads(seen, truths, guesses):
+def assert_read(seen, truths, guesses):
     """Well above the class mean, with every label right."""
     assert decibels(guesses, truths) > decibels(class_means(seen, truths), truths) + 3
     assert all(torch.equal(guess.labels, truth.labels) for guess, truth in zip(guesses, truths, strict=True))
 
 
 def test_it_reads_images_through_signs(told):
-    reads(*told)
+    assert_read(*told)
 
 
 @pytest.mark.parametrize("defence", [{"name": "prune", "share": 0.05}, {"name": "quantise", "bits": 3}])
 def test_it_reads_images_through_pruning_and_quantisation(digits, defence):
     seen, truths = observe(digits, [defence])
-    reads(seen, truths, LearnedInversion(**BUDGET).prepare(seen, stream(0))(seen, stream(1)))
+    assert_read(seen, truths, LearnedInversion(**BUDGET).prepare(seen, stream(0))(seen, stream(1)))
 
 
 def test_who_knows_the_chain_reads_more(told):

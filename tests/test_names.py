@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fl_privacy.simulations.channels.activation import cache as split_cache
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.storage import load_guesses
 
 BASE = {"name": "x", "clients": 2, "clients_per_round": 2}
@@ -53,7 +53,7 @@ def test_wicked_names_stay_inside(name, tmp_path):
     for folder in (tmp_path / files.slug(name), files.guesses_folder(tmp_path, name)):
         folder.mkdir(parents=True)
         assert folder.resolve().is_relative_to(tmp_path)
-        assert folder.resolve() not in (tmp_path, tmp_path / files.GUESSES)
+        assert folder.resolve() not in (tmp_path, tmp_path / layout.GUESSES)
     assert files.default_folder(name, 0).parts[0] == "outputs"
     assert len(files.default_folder(name, 0).parts) == 3
 

@@ -21,7 +21,7 @@ from fl_privacy.simulations.auditing.weight_files import Weights
 from fl_privacy.simulations.auditing.wishes import Wishes
 from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report.audit_folder import verdict
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.environment import describe
 from fl_privacy.simulations.run.pipeline import resolved_device
 
@@ -130,7 +130,7 @@ def execute_audit(plan: AuditPlan, note: Note) -> Audit:
     report = (
         {**reports[0], "environment": describe()} if plan.recorded is None else _whole(plan, plan.recorded, reports)
     )
-    files.write_json(plan.out / files.AUDIT, report)
+    files.write_json(plan.out / layout.AUDIT, report)
     note(f"written to {plan.out}")
     return Audit(plan.out, report, guesses)
 

@@ -17,7 +17,7 @@ from fl_privacy.simulations.report.csv import write_csv
 from fl_privacy.simulations.report.html import fragment, write_html
 from fl_privacy.simulations.report.page import Page
 from fl_privacy.simulations.report.table import as_rich, console
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Audit:
             ValueError: it holds none, or a damaged one.
         """
         folder = Path(folder).absolute()
-        report = files.read_object(folder / files.AUDIT, "verdict", "environment")
+        report = files.read_object(folder / layout.AUDIT, "verdict", "environment")
         if "messages" not in report:
-            report = files.read_object(folder / files.AUDIT, "attacks", "controls", "sha256")
+            report = files.read_object(folder / layout.AUDIT, "attacks", "controls", "sha256")
         found = {place: _read(folder, place, row) for place, row in _rows(report)}
         return cls(folder, report, {place: guess for place, guess in found.items() if guess is not None})
 
@@ -52,7 +52,7 @@ class Audit:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the page as one file that needs nothing else, report.html in the audit's folder by default."""
-        return write_html(self.page(), Path(path) if path is not None else self.folder / files.PAGE)
+        return write_html(self.page(), Path(path) if path is not None else self.folder / layout.PAGE)
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write a row an attack and a control as CSV, numbers with every digit, and return the path."""

@@ -10,13 +10,13 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_privacy.simulations.channels.base import Row
 from fl_privacy.simulations.channels.round_log import round_rows
-from fl_privacy.simulations.results import checkpoints, files
+from fl_privacy.simulations.results import checkpoints, layout
 from fl_privacy.strategies.resumable import NOTHING, Resumable, counted, history
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
     """Where the rounds of a condition are written down while they run."""
-    return folder / files.CHECKPOINTS / f"{name}.safetensors"
+    return folder / layout.CHECKPOINTS / f"{name}.safetensors"
 
 
 def resumable(folder: Path, name: str, inner: Strategy, stateful: Strategy) -> Resumable:

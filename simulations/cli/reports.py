@@ -27,7 +27,7 @@ def report(
         search_here()
     with bad_input():
         found = _opened(run_dir, data_root, trust)
-        from fl_privacy.simulations.results.files import PAGE, ROWS
+        from fl_privacy.simulations.results.layout import PAGE, ROWS
 
         written = [found.to_html(run_dir / PAGE), found.to_csv(run_dir / ROWS)] if html else []
     found.show()
@@ -41,7 +41,8 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
     Raises:
         ValueError: no finished run, audit or sweep.
     """
-    from fl_privacy.simulations.config.early import AUDIT, SWEEP, check_run_folder
+    from fl_privacy.simulations.config.early import check_run_folder
+    from fl_privacy.simulations.results.layout import AUDIT, SWEEP
 
     if (folder / AUDIT).is_file():
         from fl_privacy.simulations.auditing.result import Audit

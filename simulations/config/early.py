@@ -16,8 +16,8 @@ from fl_privacy.simulations.config.files import read
 from fl_privacy.simulations.config.names import registered, settings_of
 from fl_privacy.simulations.experiment.components import Component, chains
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.results.layout import CONFIG, RESULTS
 
-CONFIG, RESULTS, AUDIT, SWEEP = "config.json", "results.json", "audit.json", "sweep.json"
 BACKENDS = ("ray", "local")
 LISTED = ("channels", "attacks", "defences", "metrics", "models", "datasets", "partitions", "experiments")
 CHANNELS = ("activation", "gradient", "output", "update")

@@ -9,7 +9,7 @@ from pathlib import Path
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 
 PROSE = frozenset({"label", "conditions", "published"})
 """The keys of an experiment whose texts are only compared and printed."""
@@ -33,7 +33,7 @@ def read_saved(folder: Path, trust: bool = False) -> Saved:
     Raises:
         UntrustedCode: it names code. ValueError: no run, a damaged one, or one whose observations are gone.
     """
-    path = folder / files.CONFIG
+    path = folder / layout.CONFIG
     config = files.read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("experiment"), dict):
         raise ValueError(f"{path} is damaged: it has no experiment")
@@ -76,12 +76,12 @@ def _source(folder: Path, observations: object) -> Path:
     if observations is None:
         return folder
     if not isinstance(observations, str):
-        raise ValueError(f"{folder / files.CONFIG} is damaged: 'observations' is {observations!r}, no path")
+        raise ValueError(f"{folder / layout.CONFIG} is damaged: 'observations' is {observations!r}, no path")
     # runs of older versions name their source by an absolute path, although most lie inside it (RUN/attacks/NAME)
     for source in (folder / observations, folder.parent.parent):
-        if (source / files.OBSERVATIONS).is_dir():
+        if (source / layout.OBSERVATIONS).is_dir():
             return source.resolve()
     raise ValueError(
         f"the run in {folder} attacked the observations of {folder / observations}, which are gone: put that folder "
-        f"back, or write its new place as 'observations' into {folder / files.CONFIG}"
+        f"back, or write its new place as 'observations' into {folder / layout.CONFIG}"
     )

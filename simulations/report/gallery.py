@@ -17,7 +17,7 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report import figures
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.tradeoff import draw_tradeoff
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import layout
 from fl_privacy.simulations.results.controls import Control, control_of
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.scoring import NOT_RECOVERED
@@ -44,7 +44,7 @@ def draw(
     Every rebuilt column is on some page, `MOST` of them on one; what a page does not show, its small print says.
     Figures of an earlier report in `folder` are replaced.
     """
-    place = folder / files.FIGURES
+    place = folder / layout.FIGURES
     for name in (IMAGES, TRADEOFF):
         for old in place.glob(f"{name}*.png"):
             old.unlink()

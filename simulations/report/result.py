@@ -23,7 +23,7 @@ from fl_privacy.simulations.report.page import Page
 from fl_privacy.simulations.report.run_page import page_of_run
 from fl_privacy.simulations.report.table import as_table, show
 from fl_privacy.simulations.report.verdict import Verdict, leaks_more, verdicts
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,14 +63,14 @@ class Result:
             ValueError: it holds no finished run. UntrustedCode: it names code.
         """
         folder = Path(folder)
-        files.read_json(folder / files.RESULTS)  # first, because its absence says most
+        files.read_json(folder / layout.RESULTS)  # first, because its absence says most
         return cls.of(folder, read_saved(folder, trust).experiment)
 
     @classmethod
     def of(cls, folder: Path, experiment: Experiment) -> Result:
         """The result in the folder of a run of this experiment."""
-        results = files.read_object(folder / files.RESULTS, "conditions", "summary", "digests")
-        config = folder / files.CONFIG
+        results = files.read_object(folder / layout.RESULTS, "conditions", "summary", "digests")
+        config = folder / layout.CONFIG
         told = files.read_json(config).get("warnings", ()) if config.exists() else ()
         return cls(
             folder,
@@ -94,13 +94,13 @@ class Result:
     @property
     def samples(self) -> list[PlainTable]:
         """One row an attacked image."""
-        lines = (self.folder / files.SAMPLES).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / layout.SAMPLES).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     @property
     def figures(self) -> list[Path]:
         """The paths of the figures (PNG), the pages of one figure in their order."""
-        return sorted((self.folder / files.FIGURES).glob("*.png"), key=_page)
+        return sorted((self.folder / layout.FIGURES).glob("*.png"), key=_page)
 
     def to_frame(self, rows: Rows = "summary") -> DataFrame:
         """The rows as a pandas DataFrame, one column a key; what a row does not have is missing there.
@@ -142,7 +142,7 @@ class Result:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the page as one file that needs nothing else, report.html in the run's folder by default."""
-        return write_html(self.page(), Path(path) if path is not None else self.folder / files.PAGE)
+        return write_html(self.page(), Path(path) if path is not None else self.folder / layout.PAGE)
 
     def _repr_html_(self) -> str:
         """What a notebook shows of a result that ends a cell: the same page."""

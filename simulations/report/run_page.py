@@ -28,7 +28,7 @@ from fl_privacy.simulations.report.page import (
 from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.threat import NOT_MODELLED, who_sees_what
 from fl_privacy.simulations.report.verdict import EXACT, Verdict
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.controls import Control, control_of
 
 SCALE = (
@@ -65,7 +65,7 @@ def page_of_run(
     folder: Path,
 ) -> Page:
     """The page of a finished run in `folder`; `figures` are the paths of its PNGs."""
-    config = folder / files.CONFIG
+    config = folder / layout.CONFIG
     environment = files.read_json(config) if config.exists() else {}
     count, defences = len(experiment.resolved.attacks), len(experiment.conditions)
     sections = [
@@ -83,8 +83,8 @@ def page_of_run(
                 "SHA-256 of all rows": str(digests.get("samples", "")),
             },
             PYTHON,
-            f"Every setting is in {files.CONFIG} of the run's folder. The same seed, versions and kind of machine give "
-            "the same bits; other machines may differ in the last digits.",
+            f"Every setting is in {layout.CONFIG} of the run's folder. The same seed, versions and kind of machine "
+            "give the same bits; other machines may differ in the last digits.",
         ),
     ]
     return Page(

@@ -16,7 +16,7 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.report.gallery import draw
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.report.verdict import verdicts
-from fl_privacy.simulations.results import files, storage
+from fl_privacy.simulations.results import files, layout, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.scoring import faults, rows, summary
 
@@ -45,8 +45,8 @@ def write(
         "digests": _digests(samples, scored, payloads),
         "not_valid": faults(federation, seen, scored),
     }
-    files.write_jsonl(folder / files.SAMPLES, samples)
-    files.write_json(folder / files.RESULTS, results)  # before the figures: `report` can draw these again
+    files.write_jsonl(folder / layout.SAMPLES, samples)
+    files.write_json(folder / layout.RESULTS, results)  # before the figures: `report` can draw these again
     if figures:
         draw(federation, folder, seen, scored, averages, originals)
     return Result.of(folder, federation.experiment)

@@ -21,12 +21,8 @@ from torch import Tensor
 from fl_privacy.atomic import write_atomic
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import ReadTable
+from fl_privacy.simulations.results.layout import GUESSES
 
-CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json", "samples.jsonl"
-AUDIT, PAGE, ROWS = "audit.json", "report.html", "report.csv"
-SWEEP = "sweep.json"
-OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
-CHECKPOINTS = "checkpoints"
 LONGEST = 80  # characters of a name that becomes a path; what is longer ends in a digest
 
 

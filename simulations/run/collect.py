@@ -18,7 +18,7 @@ from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note
-from fl_privacy.simulations.results import files, storage
+from fl_privacy.simulations.results import files, layout, storage
 from fl_privacy.strategies.records import ValidatingGrid
 
 
@@ -60,9 +60,9 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
     note(f"ready for {experiment.clients} clients")
 
     def sink(condition: int, seen: Observation) -> None:
-        storage.save_observation(out / files.OBSERVATIONS, condition, seen)
+        storage.save_observation(out / layout.OBSERVATIONS, condition, seen)
 
-    files.write_json(out / files.ROUNDS, channel.rounds.collect(federation, validating, sink, run_context))
+    files.write_json(out / layout.ROUNDS, channel.rounds.collect(federation, validating, sink, run_context))
     if lost := sum(each.expected - each.received for each in validating.rounds):
         sent = sum(each.expected for each in validating.rounds)
         why = summarise_reasons(reason for each in validating.rounds for reason in each.reasons)

@@ -12,7 +12,7 @@ from pathlib import Path
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import named_code
 from fl_privacy.simulations.federation import Federation
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.scoring import truth_of
 
 CONTENTS = "contents.json"
@@ -67,7 +67,7 @@ def check(federation: Federation, folder: Path) -> None:
 
 def _observed(folder: Path) -> Iterator[str]:
     """ROUND_cCLIENT of every message, with '+CLIENT' for each of the others in it."""
-    for path in (folder / files.OBSERVATIONS).glob("*_r*_c*.json"):
+    for path in (folder / layout.OBSERVATIONS).glob("*_r*_c*.json"):
         others = files.read_json(path).get("others", ())
         yield "+".join([path.stem.rpartition("_r")[2], *map(str, others)])
 
@@ -81,7 +81,7 @@ def _truth(federation: Federation, key: str) -> str:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return sorted([*(folder / files.OBSERVATIONS).glob("*_model.safetensors"), *folder.glob("models/*.safetensors")])
+    return sorted([*(folder / layout.OBSERVATIONS).glob("*_model.safetensors"), *folder.glob("models/*.safetensors")])
 
 
 def _bytes(path: Path) -> str:

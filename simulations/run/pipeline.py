@@ -26,7 +26,7 @@ from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note, shown
 from fl_privacy.simulations.report.result import Result
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.resume import alone, forget_checkpoints, run_folder
@@ -162,7 +162,7 @@ def execute(checked: Plan, note: Note = print) -> Result:
     """
     prepare_process()
     with alone(checked.out):
-        if checked.begun and (checked.out / files.RESULTS).is_file():
+        if checked.begun and (checked.out / layout.RESULTS).is_file():
             note(f"the run in {checked.out} is finished")
             return Result.of(checked.out, checked.federation.experiment)
         _begin(checked, note)
@@ -204,7 +204,7 @@ def _begin(checked: Plan, note: Note) -> None:
 
 def _collected(checked: Plan) -> bool:
     """Whether the rounds are over."""
-    return (checked.out / files.ROUNDS).is_file()
+    return (checked.out / layout.ROUNDS).is_file()
 
 
 def _finish(checked: Plan, runner: Runner, note: Note) -> Result:

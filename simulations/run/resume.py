@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.results import environment, files, provenance
+from fl_privacy.simulations.results import environment, files, layout, provenance
 
 DECIDING = ("torch", "flwr", "numpy", "scipy", "scikit-learn")
 """The packages of which another version may give other bits."""
@@ -25,13 +25,13 @@ def run_folder(path: Path, experiment: Experiment, resume: bool) -> tuple[Path, 
         ValueError: it cannot be written, holds anything without `resume`, or holds another run than this one.
     """
     path = path.absolute()
-    begun = (path / files.CONFIG).is_file()
+    begun = (path / layout.CONFIG).is_file()
     if resume:
         _tidy(path)
     if begun and resume:
         _check_same(path, experiment)
         return path, True
-    if begun and not (path / files.RESULTS).is_file():
+    if begun and not (path / layout.RESULTS).is_file():
         raise ValueError(
             f"the run folder {path} holds a run that is not finished: go on with it (--resume; resume=True in Python), "
             "or choose another --out"
@@ -59,7 +59,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def forget_checkpoints(folder: Path) -> None:
     """Remove what only a run needs whose rounds are not over."""
-    shutil.rmtree(folder / files.CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
 def _tidy(folder: Path) -> None:
@@ -69,7 +69,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _check_same(folder: Path, experiment: Experiment) -> None:
-    config = files.read_object(folder / files.CONFIG, "experiment", "versions", "provenance")
+    config = files.read_object(folder / layout.CONFIG, "experiment", "versions", "provenance")
     now = json.loads(json.dumps(files.plain(dataclasses.asdict(experiment))))
     changed = sorted(key for key in now if config["experiment"].get(key) != now[key])
     if changed:

@@ -19,7 +19,7 @@ from fl_privacy.simulations.progress import Note
 from fl_privacy.simulations.report import write as report
 from fl_privacy.simulations.report.gallery import draw
 from fl_privacy.simulations.report.result import Result
-from fl_privacy.simulations.results import environment, files, storage
+from fl_privacy.simulations.results import environment, files, layout, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import Job, Runner, jobs
@@ -34,7 +34,7 @@ def write_config(federation: Federation, folder: Path, **facts: object) -> None:
     """Write config.json: the resolved experiment, and what it runs on."""
     experiment = dataclasses.asdict(federation.experiment)
     content = {"experiment": experiment, "seed": federation.experiment.seed, **facts, **environment.describe()}
-    files.write_json(folder / files.CONFIG, content)
+    files.write_json(folder / layout.CONFIG, content)
 
 
 def finish(
@@ -55,9 +55,9 @@ def finish(
     if source is None:
         contents.write(federation, folder)
     experiment, source = federation.experiment, source or folder
-    over = (source / files.ROUNDS).is_file()
+    over = (source / layout.ROUNDS).is_file()
     labels = experiment.condition_labels
-    conditions = files.read_json(source / files.ROUNDS) if over else rows_so_far(source, labels)
+    conditions = files.read_json(source / layout.ROUNDS) if over else rows_so_far(source, labels)
     seen = observed(federation, source)
     if over:
         _check_observed(conditions, seen)
@@ -100,7 +100,7 @@ def observed(federation: Federation, source: Path) -> dict[Key, Observation]:
     channel = channel_of(experiment)
     blank = partial(channel.adversary.blank, experiment)
     return channel.adversary.add_knowledge(
-        federation, source, storage.load_observations(source / files.OBSERVATIONS, blank, experiment.chains)
+        federation, source, storage.load_observations(source / layout.OBSERVATIONS, blank, experiment.chains)
     )
 
 
@@ -122,7 +122,7 @@ def _save_originals(folder: Path, scored: Sequence[Scored]) -> None:
     for each in scored:
         truth = {"inputs": each.truth.inputs, "labels": each.truth.labels}
         name = f"r{each.key.round}_c{each.key.client}.safetensors"
-        files.write_tensors(folder / files.ORIGINALS / name, truth)
+        files.write_tensors(folder / layout.ORIGINALS / name, truth)
 
 
 def redraw(federation: Federation, folder: Path, source: Path) -> None:
@@ -133,11 +133,11 @@ def redraw(federation: Federation, folder: Path, source: Path) -> None:
     experiment = federation.experiment
     seen, guesses = observed(federation, source), _guesses(folder, experiment.resolved.attacks)
     if not any(guesses.values()):
-        raise ValueError(f"{folder / files.GUESSES} is damaged or gone: it has nothing of what the attacks made")
+        raise ValueError(f"{folder / layout.GUESSES} is damaged or gone: it has nothing of what the attacks made")
     if gone := sorted({key.stem for found in guesses.values() for key in found if key not in seen}):
         raise ValueError(
-            f"{source / files.OBSERVATIONS} is damaged: {', '.join(gone)} were attacked, and are not there"
+            f"{source / layout.OBSERVATIONS} is damaged: {', '.join(gone)} were attacked, and are not there"
         )
     scored = score_all(channel_of(experiment), federation, seen, guesses)
-    originals = experiment.show_originals or (folder / files.ORIGINALS).is_dir()
-    draw(federation, folder, seen, scored, files.read_json(folder / files.RESULTS)["summary"], originals)
+    originals = experiment.show_originals or (folder / layout.ORIGINALS).is_dir()
+    draw(federation, folder, seen, scored, files.read_json(folder / layout.RESULTS)["summary"], originals)

@@ -15,7 +15,7 @@ from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.config.load import configure
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.result import Result
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run.pipeline import check, simulate
 from fl_privacy.simulations.sweeping.grid import Cell
 
@@ -40,7 +40,7 @@ class Job:
     def finished(self) -> Path | None:
         """The folder of its finished run; None where there is none, or it is of other settings or other code."""
         marker = self.folder / MARKER
-        if not marker.is_file() or not (self.folder / files.RESULTS).is_file():
+        if not marker.is_file() or not (self.folder / layout.RESULTS).is_file():
             return None
         return self.folder if files.read_json(marker).get("digest") == self.digest else None
 

@@ -14,7 +14,7 @@ from fl_privacy.simulations.report.csv import write_csv
 from fl_privacy.simulations.report.html import fragment, write_html
 from fl_privacy.simulations.report.page import Page
 from fl_privacy.simulations.report.table import as_rich, console
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.sweeping.page import UNBEATEN, findings, grid, heading, page_of_sweep, reading, warnings
 
 TABLE, KIND = "table.csv", "sweep-folder.json"
@@ -36,7 +36,7 @@ class SweepResult:
             ValueError: it holds no finished sweep.
         """
         folder = Path(folder).absolute()
-        return cls(folder, files.read_object(folder / files.SWEEP, "name", "settings", "failed", "interval"))
+        return cls(folder, files.read_object(folder / layout.SWEEP, "name", "settings", "failed", "interval"))
 
     @property
     def failed(self) -> Sequence[ReadTable]:
@@ -57,7 +57,7 @@ class SweepResult:
     @property
     def figures(self) -> list[Path]:
         """The paths of the figures (PNG), one a setting that compares defences."""
-        return sorted((self.folder / files.FIGURES).glob("*.png"))
+        return sorted((self.folder / layout.FIGURES).glob("*.png"))
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the points as CSV, numbers with every digit, and return the path."""
@@ -74,7 +74,7 @@ class SweepResult:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the page as one file that needs nothing else, report.html in the sweep's folder by default."""
-        return write_html(self.page(), Path(path) if path is not None else self.folder / files.PAGE)
+        return write_html(self.page(), Path(path) if path is not None else self.folder / layout.PAGE)
 
     def table(self) -> Table:
         """The points as a rich table: `rich.print(result.table())`."""

@@ -15,7 +15,7 @@ from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.progress import Note, shown, step
-from fl_privacy.simulations.results import files
+from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.environment import describe
 from fl_privacy.simulations.sweeping.cells import CELLS, Job, clear_drafts, job_of
 from fl_privacy.simulations.sweeping.decide import Finished, decide
@@ -73,7 +73,7 @@ def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
     """
     out = plan.out
     with ExitStack() as held:
-        held.enter_context(alone(out / files.SWEEP, note))
+        held.enter_context(alone(out / layout.SWEEP, note))
         clear_drafts(out)
         files.write_json(out / KIND, describe())
         todo = [job for job in plan.jobs if job.finished is None]
@@ -145,8 +145,8 @@ def _conclude(plan: SweepPlan, failed: dict[str, str]) -> SweepResult:
             for each in finished
         ],
     }
-    files.write_json(plan.out / files.SWEEP, found)
+    files.write_json(plan.out / layout.SWEEP, found)
     result = SweepResult.read(plan.out)
     result.to_csv(plan.out / TABLE)
-    draw_settings(plan.out / files.FIGURES, result.found)
+    draw_settings(plan.out / layout.FIGURES, result.found)
     return result
