@@ -160,3 +160,9 @@ def test_a_chain_that_needs_single_examples_is_refused_unless_the_app_knows_it()
     with pytest.raises(ValueError, match="gradient_under"):
         defence_mod("dp_sgd(norm=1.0)", seed=0)
     assert defence_mod("dp_sgd(norm=1.0)", seed=0, by_example=True)
+
+
+@pytest.mark.parametrize("text", ["clip(norm={[]:1})", f"clip(norm={'-' * 3000}1)"])
+def test_a_label_that_a_stranger_wrote_is_refused_and_ends_nothing(text):
+    with pytest.raises(ValueError, match="no value of a setting"):
+        chain_of(text)

@@ -46,6 +46,8 @@ def _value(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):  # a label writes text without quotes
         return text
+    except (TypeError, RecursionError, MemoryError) as error:  # the text may be a stranger's, such as a client's
+        raise ValueError(f"'{text[:40]}' is no value of a setting: {error}") from error
 
 
 def _parts(text: str, sign: str) -> Iterator[str]:
