@@ -129,9 +129,10 @@ def _sampled_epsilon(noise_multiplier: float, use: Use, delta: float) -> float:
 
 
 def identification_bound(blind: float, mu: float) -> float:
-    """The most often that any attacker can pass a test which the best fixed guess passes with probability `blind`.
+    """The most often that any attacker can pass a test which the best fixed guesses pass with probability `blind`.
 
-    Phi(Phi^-1(blind) + mu), whatever the attacker knows of all other examples, from one message whose `mu` this is.
+    Phi(Phi^-1(blind) + mu), whatever the attacker knows of all other examples. `mu` is that of everything it has seen
+    that depends on the example: sqrt(n) times a message's for n of them, those that made its model among them.
 
     Source: Balle, Cherubin and Hayes 2022 (arXiv 2201.04845); Hayes, Mahloujifar and Balle 2023 (arXiv 2302.07225);
     Kaissis et al. 2023 (arXiv 2305.04446), by the trade-off function of Dong, Roth and Su 2022 (arXiv 1905.02383).

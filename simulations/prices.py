@@ -50,26 +50,32 @@ def prices(
     """The columns of each condition's guarantee, by its label; nothing where no condition has a defence.
 
     epsilon and delta over the run, or the word 'none', and `guarantee` in words. `identification_bound`: the most often
-    that anybody can recover an image from one message, given how often the best guess does so blindly over `public`
-    images, `blind_share`. `clipped_share`: of the examples of the attacked messages.
+    that anybody can recover an image from the messages up to the last attacked one, given how often the best guess does
+    so blindly over `public` images, `blind_share`. `clipped_share`: of the examples of the attacked messages.
     """
     conditions = federation.experiment.conditions
     if not any(condition.trained for condition in conditions):
         return {}
+    # The model that an attacker of round t holds was made of the messages before, which may have had the same image.
+    messages_seen = max(federation.experiment.attacked_rounds)
     rows: dict[str, PlainTable] = {}
     blind = math.nan
     for index, condition in enumerate(conditions):
         found = channel.evaluation.guarantee(federation, index)
-        if found is None:
+        if found is None or condition.label not in messages:
             continue
+        attacked = messages[condition.label]
         told = "none" if found.epsilon is None else found.epsilon
         row: PlainTable = {"epsilon": told, "delta": found.delta, "guarantee": found.words}
         if found.mu is not None:
             with one_thread():
                 blind = blind_share(public()) if math.isnan(blind) else blind
-            row |= {"identification_bound": identification_bound(blind, found.mu), "blind_share": blind}
-        if condition.trained.by_example and condition.label in messages:
-            row["clipped_share"] = _clipped_share(condition.trained, messages[condition.label])
+            # An image passes where any guess of its message does, which as many blind ones do so much more often.
+            guesses = max(seen.spec.batch_size for seen, _ in attacked)
+            limit = identification_bound(min(1.0, guesses * blind), found.mu * math.sqrt(messages_seen))
+            row |= {"identification_bound": limit, "blind_share": blind}
+        if condition.trained.by_example:
+            row["clipped_share"] = _clipped_share(condition.trained, attacked)
         rows[condition.label] = row
     return rows
 

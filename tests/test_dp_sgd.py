@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fl_privacy.accounting import Use, guarantee, identification_bound
+from fl_privacy.attacks.base import ATTACKS, Attack
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step
@@ -19,7 +20,7 @@ from fl_privacy.federated.client import gradient
 from fl_privacy.federated.example_gradients import example_gradients, gradient_under
 from fl_privacy.federated.local_training import LOSSES, train_locally
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.seeding import seeded, stream
 from fl_privacy.simulations.config.load import configure, load_experiment
 from fl_privacy.simulations.report.content import content
@@ -206,11 +207,37 @@ def test_a_run_has_it_in_every_message(channel, tmp_path):
     passes, held = (2, 143) if channel == "update" else (1, 143)
     expected = guarantee(chain([{"name": "dp_sgd", "norm": 1.0, "noise_multiplier": 0.5}]), Use(2, 2, held, passes))
     assert (private["epsilon"], private["delta"]) == (pytest.approx(expected.epsilon), 1e-5)
-    assert private["identification_bound"] == identification_bound(private["blind_share"], passes**0.5 / 0.5)
+    blind = min(1.0, 2 * private["blind_share"])  # two guesses a message
+    assert private["identification_bound"] == identification_bound(blind, passes**0.5 / 0.5)
     assert 0 < private["clipped_share"] <= 1
     samples = [row for row in result.samples if row["defence"] == "none" and row["attack"] == "inverting_gradients"]
     assert bare["success_rate"] == sum(row["psnr"] >= 20 or row["ssim"] >= 0.6 for row in samples) / len(samples)
     assert "epsilon" in " ".join(content(result.experiment, result.summary, ()).headings)
+
+
+@ATTACKS.register("blind_class_means")
+@dataclasses.dataclass(frozen=True)
+class BlindClassMeans(Attack):
+    """The means of as many classes as a message has images, whatever was received."""
+
+    channels = frozenset({ChannelName.GRADIENT})
+    needs = frozenset({"public"})
+
+    def reconstruct(self, seen, rng):
+        known, count = seen[0].public, seen[0].spec.batch_size
+        guess = torch.stack([known.inputs[known.labels == label].mean(0) for label in range(count)])
+        return [Reconstruction(inputs=guess) for _ in seen]
+
+
+def test_the_bound_is_of_all_guesses_of_a_message_and_of_the_messages_that_made_the_model(tmp_path):
+    """Blind guesses, each for any image of its message, recover more images than one could: that is no attack."""
+    changes = ["attack=blind_class_means", "rounds=2", "attacked_rounds=[2]", "attacked_clients=10", "batch_size=8"]
+    changes.append("training_defences=[[{name='dp_sgd', norm=1.0, noise_multiplier=100.0}]]")
+    result = simulate(load_experiment("quickstart", changes), out=tmp_path / "run", backend="local", note=str)
+    (row,) = (each for each in result.summary if each["attack"] == "blind_class_means")
+    one_guess = identification_bound(row["blind_share"], 2**0.5 / 100)
+    assert one_guess + 0.1 < row["success_rate"] <= row["identification_bound"] < 1
+    assert row["identification_bound"] == pytest.approx(identification_bound(8 * row["blind_share"], 2**0.5 / 100))
 
 
 def test_what_cannot_be_is_refused_before_anything_runs():

@@ -69,7 +69,8 @@ MEANINGS: Mapping[str, str] = {
     "epsilon": "Differential privacy over the whole run at this delta: the lower, the less anybody can learn. 'none': "
     "no such promise can be made; results.json says why.",
     "delta": "The probability with which that promise may fail.",
-    "identification_bound": "The largest share of images that any attacker whatsoever can bring back, by that promise.",
+    "identification_bound": "The largest share of images that any attacker whatsoever can bring back, by that promise, "
+    "from a client's messages of all rounds up to the last attacked one.",
     "clipped_share": "The share of gradients that were longer than the norm to which the defence cuts them.",
     "pooled_psnr": "PSNR of the mean error over all images, as the paper has it, in dB.",
     "risk_published": "Reconstruction risk of the paper: 1 is no nearer than the mean image, in the data's geometry.",
