@@ -86,7 +86,8 @@ def test_the_verdict_stands_first_and_every_part_after_it(tmp_path):
     assert where == sorted(where)
     said = " ".join(page.texts)
     assert "Images came back at 30.0 dB (95 %: 29.0 to 31.0) by grnn: an error of about 3.2 %" in said
-    assert "A guess without the message gets 16.6 dB (class mean)." in said
+    assert "A guess from the label gets 16.6 dB (class mean)." in said
+    assert "blind guess gets" not in said, "the best guess is the floor"
     assert "74.4%" in said
 
 
@@ -105,6 +106,13 @@ def test_the_verdict_stands_first_and_every_part_after_it(tmp_path):
 def test_a_verdict_is_held_against_all_that_a_guess_gets(psnr, spread, level, tmp_path):
     found = result(tmp_path, [row("grnn", "none", psnr, spread), *CONTROLS]).page()
     assert [each.level for each in found.verdict] == [level]
+
+
+def test_a_blind_guess_above_the_class_mean_is_named_beside_it(tmp_path):
+    summary = [row("grnn", "none", 20.0), *CONTROLS, row("control: mean image", "none", 20.5)]
+    (found,) = result(tmp_path, summary).page().verdict
+    assert found.level is Level.BLIND
+    assert "A guess from the label gets 16.6 dB (class mean). A blind guess gets 20.5 dB (mean image)." in found.words
 
 
 def test_without_controls_nothing_is_said_to_leak(tmp_path):

@@ -309,7 +309,7 @@ def point(defence, accuracy, psnr, half=1.0, **more):
     }
 
 
-FLOOR = (deciding.Control.CLASS_MEAN, Estimate(16.0, 15.5, 16.5))
+FLOOR = {deciding.Control.CLASS_MEAN: Estimate(16.0, 15.5, 16.5)}
 
 
 def test_the_sentences_say_what_a_defence_costs_and_stops():
@@ -327,6 +327,15 @@ def test_the_sentences_say_what_a_defence_costs_and_stops():
     assert "not told apart from the class mean" in said[2]
     assert "no more than the class mean (16.0 dB)" in said[3]
     assert len(list(deciding._findings([{**found[1], "beaten_by": "none"}, found[0]], FLOOR))) == 1
+
+
+def test_a_finding_is_held_against_the_highest_of_all_guesses_as_on_the_page_of_a_run():
+    mean_image = {deciding.Control.MEAN_IMAGE: Estimate(21.0, 20.0, 22.0)}
+    found = [point("a", 0.9, 24.0), point("b", 0.8, 22.5), point("c", 0.7, 20.0), point("d", 0.6, 40.0, half=0.0)]
+    made = list(deciding._findings(found, {**FLOOR, **mean_image}))
+    assert [each["level"] for each in made] == [Level.CLOSER, Level.UNCLEAR, Level.BLIND, Level.UNCLEAR]
+    assert "no more than the mean image (21.0 dB), a blind guess" in made[2]["words"]
+    assert all(each["level"] is Level.CLOSER for each in deciding._findings(found[:3], FLOOR)), "the class mean alone"
 
 
 def test_a_defence_under_which_more_leaks_is_doubted():

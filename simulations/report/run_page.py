@@ -27,15 +27,15 @@ from fl_privacy.simulations.report.page import (
 )
 from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.threat import NOT_MODELLED, who_sees_what
-from fl_privacy.simulations.report.verdict import EXACT, Verdict
+from fl_privacy.simulations.report.verdict import EXACT, Verdict, level
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.controls import Control, control_of
 
 SCALE = (
     "How to read decibels (PSNR): 10 dB is an error of about 32 % of the range from black to white in every pixel, 20 "
     "dB 10 %, 30 dB 3 %, 40 dB 1 %; from 59 dB on an image of 8 bits is exact. 'leaks': the attack got more than any "
-    "guess that sees no message, by more than chance explains. 'unclear': more or not, these images do not tell. 'no "
-    "more than a guess': pixels as good come without any message; the labels may leak all the same."
+    "guess, made blindly or from the label alone, by more than chance explains. 'unclear': more or not, these images "
+    "do not tell. 'no more than a guess': pixels as good come from such guesses; the labels may leak all the same."
 )
 CONTROLS = {
     Control.RANDOM_GUESS: "another image of the same kind, drawn blindly.",
@@ -103,9 +103,8 @@ def page_of_run(
 
 
 def _finding(each: Verdict, summary: Sequence[ReadTable], attacks: int) -> Finding:
-    words = [_got(each, attacks)]
-    if each.floor_psnr is not None:
-        words.append(f"A guess without the message gets {each.floor_psnr:.1f} dB ({each.floor}).")
+    guesses = [row for row in summary if control_of(row) and row["psnr"] is not None]
+    words = [_got(each, attacks), *_guessed(each, guesses)]
     if each.undefended_psnr is not None:
         words.append(f"Without a defence: {each.undefended_psnr:.1f} dB.")
     rows = [row for row in summary if row["defence"] == each.defence and control_of(row) is None]
@@ -115,7 +114,7 @@ def _finding(each: Verdict, summary: Sequence[ReadTable], attacks: int) -> Findi
         bare = _accuracy([row for row in summary if row["defence"] == each.undefended and control_of(row) is None])
         beside = "" if bare is None else f", without the defence {bare:.1%}"
         words.append(f"The trained model is right on {accuracy:.1%} of held-out images{beside}.")
-    return Finding(in_words(each.defence), level(each, summary), " ".join(words))
+    return Finding(in_words(each.defence), _level(each, guesses), " ".join(words))
 
 
 def _got(each: Verdict, attacks: int) -> str:
@@ -135,26 +134,25 @@ def _accuracy(rows: Sequence[ReadTable]) -> float | None:
     return next((row["model_accuracy"] for row in rows if row.get("model_accuracy") is not None), None)
 
 
-def level(each: Verdict, summary: Sequence[ReadTable]) -> Level:
-    """How a verdict stands to the controls: its whole interval above all of theirs, or some of it, or none."""
+def _level(each: Verdict, guesses: Sequence[ReadTable]) -> Level:
     if each.psnr is None:
         return Level.UNCLEAR if each.recovered else Level.NOTHING
-    blind = [row for row in summary if control_of(row) and row["psnr"] is not None]
-    if each.psnr >= EXACT:
-        return Level.EXACT
-    if not blind or each.psnr_low is None or each.psnr_high is None:
-        return Level.UNCLEAR
-    reach = max(row["psnr"] if row.get("psnr_high") is None else row["psnr_high"] for row in blind)
-    if each.psnr_low > reach:
-        return Level.CLOSER
-    return Level.BLIND if each.psnr <= max(row["psnr"] for row in blind) else Level.UNCLEAR
+    ends = [(row["psnr"], row["psnr"] if row.get("psnr_high") is None else row["psnr_high"]) for row in guesses]
+    return level(each.psnr, each.psnr_low, each.psnr_high, ends)
+
+
+def _guessed(each: Verdict, guesses: Sequence[ReadTable]) -> Iterator[str]:
+    """What the floor gets, and the best guess where that is another one."""
+    known = {control: row["psnr"] for row in guesses if (control := control_of(row))}
+    for name in dict.fromkeys(filter(None, (each.floor, max(known, key=known.__getitem__, default=None)))):
+        yield f"A {Control(name).kind} gets {known[Control(name)]:.1f} dB ({name})."
 
 
 def _pictures(paths: Sequence[Path]) -> Section:
     pages = f" Page {{}} of {len(paths)}." if len(paths) > 1 else ""
     shows = (
         "What the adversary rebuilt, one row a private image; the PSNR stands below each. Left the private image, "
-        "where this run was asked to show it; right guesses that need no message.{}"
+        "where this run was asked to show it; right guesses, made blindly or from the label alone.{}"
     )
     return Section(
         "What the adversary rebuilt",
@@ -178,7 +176,7 @@ def _table(found: Content) -> Iterator[Block]:
         kind = "strongest" if line.strongest else line.kind
         rows.append(GridRow(name, below, line.cells, kind))
     yield Grid("defence", found.headings, rows)
-    yield Paragraphs(["Bold: the strongest attack on a defence. Italics: guesses without any message."])
+    yield Paragraphs(["Bold: the strongest attack on a defence. Italics: guesses, made blindly or from the label."])
     yield Terms(found.meanings)
     kinds = {line.attack for line in found.lines if line.kind == "control"}
     yield Terms({each.heading: said for each, said in CONTROLS.items() if each.heading in kinds})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.results.controls import Control, control_of
 from fl_privacy.simulations.scoring import UNDEFENDED
 
@@ -76,6 +77,21 @@ def verdicts(experiment: Experiment, summary: Sequence[ReadTable]) -> list[Verdi
         _verdict(row, floor, best.get(_reference(experiment, defence)), *_class_read(groups[defence]))
         for defence, row in best.items()
     ]
+
+
+def level(psnr: float, low: float | None, high: float | None, guesses: Sequence[tuple[float, float]]) -> Level:
+    """How an attack's mean PSNR with its 95 % interval stands to the controls, each a mean and its interval's end.
+
+    It leaks where the whole interval lies above all of theirs, and is no more than a guess where the mean is no higher
+    than the highest of theirs; without an interval or a control nobody can tell.
+    """
+    if psnr >= EXACT:
+        return Level.EXACT
+    if not guesses or low is None or high is None:
+        return Level.UNCLEAR
+    if low > max(end for _, end in guesses):
+        return Level.CLOSER
+    return Level.BLIND if psnr <= max(mean for mean, _ in guesses) else Level.UNCLEAR
 
 
 def leaks_more(found: Sequence[Verdict]) -> list[str]:

@@ -12,7 +12,7 @@ from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.report.tradeoff import Estimate, Point, blind_guesses, points, strongest
-from fl_privacy.simulations.report.verdict import EXACT
+from fl_privacy.simulations.report.verdict import EXACT, level
 from fl_privacy.simulations.results.controls import Control, control_of
 from fl_privacy.simulations.scoring import UNDEFENDED
 from fl_privacy.simulations.sweeping.grid import Cell
@@ -69,7 +69,7 @@ def _setting(name: str, group: Sequence[Finished]) -> PlainTable:
         "controls": [{"name": str(key), "kind": key.kind, **_estimate("psnr", each)} for key, each in controls.items()],
         "points": made,
         "without_point": missing,
-        "findings": list(_findings(made, floor)),
+        "findings": list(_findings(made, controls)),
     }
 
 
@@ -157,15 +157,15 @@ def _beaten_by(point: Point, best: Sequence[Point]) -> str | None:
     return min(better, key=lambda each: each.leakage.value).defence if better else None
 
 
-def _findings(found: Sequence[ReadTable], floor: tuple[Control, Estimate] | None) -> Iterator[PlainTable]:
+def _findings(found: Sequence[ReadTable], controls: Mapping[Control, Estimate]) -> Iterator[PlainTable]:
     """One for each defence that no other one beats, the most accurate first: `defence`, `level`, `words`."""
     bare = next((each for each in found if each["defence"] == UNDEFENDED and each["strongest"]), None)
     for each in sorted(found, key=lambda one: -one["accuracy"]):
         if each["strongest"] and each["beaten_by"] is None:
             read = each["labels_read"]
             labels = "" if read is None else f"; {read:.0%} of the labels are read"
-            level, words = _leakage(each, floor)
-            yield {"defence": each["defence"], "level": level, "words": f"{_accuracy(each, bare)}; {words}{labels}."}
+            how, words = _leakage(each, controls)
+            yield {"defence": each["defence"], "level": how, "words": f"{_accuracy(each, bare)}; {words}{labels}."}
 
 
 def _accuracy(each: ReadTable, bare: ReadTable | None) -> str:
@@ -178,18 +178,21 @@ def _accuracy(each: ReadTable, bare: ReadTable | None) -> str:
     return f"{text}, {abs(less):.1f} points {'less' if less >= 0 else 'more'} than without a defence"
 
 
-def _leakage(each: ReadTable, floor: tuple[Control, Estimate] | None) -> tuple[Level, str]:
-    if each["psnr"] >= EXACT:
-        return Level.EXACT, f"{each['attack']} gets the images whole, to 8 bits"
-    text = f"{each['attack']} gets {each['psnr']:.1f} dB ({each['psnr_low']:.1f} to {each['psnr_high']:.1f})"
-    if floor is None:
-        return Level.UNCLEAR, text
-    name, blind = floor
-    if each["psnr"] <= blind.value:
-        return Level.BLIND, f"{text}, no more than the {name} ({blind.value:.1f} dB), a {name.kind}"
-    if each["psnr_low"] <= blind.high:
-        return Level.UNCLEAR, f"{text}, not told apart from the {name} ({blind.value:.1f} dB), a {name.kind}"
-    return Level.CLOSER, f"{text}, {each['psnr'] - blind.value:.1f} dB more than the {name}, a {name.kind}"
+def _leakage(each: ReadTable, controls: Mapping[Control, Estimate]) -> tuple[Level, str]:
+    psnr, low, high = each["psnr"], each["psnr_low"], each["psnr_high"]
+    alone = low == high  # one value has no interval
+    guesses = [(one.value, one.high) for one in controls.values()]
+    how = level(psnr, None if alone else low, None if alone else high, guesses)
+    if how is Level.EXACT:
+        return how, f"{each['attack']} gets the images whole, to 8 bits"
+    text = f"{each['attack']} gets {psnr:.1f} dB ({low:.1f} to {high:.1f})"
+    if not controls:
+        return how, text
+    name, blind = max(controls.items(), key=lambda pair: pair[1].value)
+    beside = f"the {name} ({blind.value:.1f} dB), a {name.kind}"
+    if how is Level.CLOSER:
+        return how, f"{text}, {psnr - blind.value:.1f} dB more than {beside}"
+    return how, f"{text}, {'no more than' if how is Level.BLIND else 'not told apart from'} {beside}"
 
 
 def _leaks_more(setting: ReadTable) -> Iterator[str]:
