@@ -22,6 +22,7 @@ from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.tradeoff import Estimate, Point
 from fl_privacy.simulations.sweeping import decide as deciding
 from fl_privacy.simulations.sweeping.cells import Job
+from fl_privacy.simulations.sweeping.figure import draw_settings
 from fl_privacy.simulations.sweeping.grid import make_sweep, parse_seeds, read_sweep, spread
 from fl_privacy.simulations.sweeping.page import reading
 from fl_privacy.simulations.sweeping.result import SweepResult
@@ -182,6 +183,16 @@ def make_larger(known):
         key: value for key, value in known.cells[0].settings.items() if key not in ("seed", "training_defences")
     }
     return make_sweep("tiny", settings, {"defence": ["none", {"name": "gaussian_noise", "scale": 0.1}]}, [0, 1, 2])
+
+
+def test_the_picture_of_a_smaller_grid_does_not_stay(whole, tmp_path):
+    one = {**whole.found["settings"][0], "setting": "model=lenet_dlg"}
+    (alone,) = draw_settings(tmp_path, {**whole.found, "settings": [one]})
+    (tmp_path / "mine.png").touch()
+    both = draw_settings(tmp_path, {**whole.found, "settings": [one, {**one, "setting": "model=convnet"}]})
+    assert not alone.exists()
+    assert set(tmp_path.glob("*.png")) == {*both, tmp_path / "mine.png"}
+    assert len(both) == 2
 
 
 def test_several_seeds_of_one_experiment_end_in_one_table(whole, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
 from fl_privacy.simulations.report.figures import save
+from fl_privacy.simulations.report.gallery import TRADEOFF
 from fl_privacy.simulations.report.tradeoff import Estimate, Point, draw_blind, limit, write_labels
 from fl_privacy.simulations.report.verdict import EXACT
 from fl_privacy.simulations.results.controls import Control
@@ -27,13 +28,18 @@ MARKERS = "osD^vP"  # a second sign beside the colour, for who does not see it
 
 
 def draw_settings(folder: Path, found: ReadTable) -> list[Path]:
-    """Draw each setting of a sweep.json that compares two defences or more, and return the PNGs."""
+    """Draw each setting of a sweep.json that compares two defences or more, and return the PNGs.
+
+    Figures of a smaller grid in `folder` are replaced.
+    """
+    for old in folder.glob(f"{TRADEOFF}*.png"):
+        old.unlink()
     several = len(found["settings"]) > 1
     drawn = []
     for setting in found["settings"]:
         best = [each for each in setting["points"] if each["strongest"]]
         if len(best) > 1:
-            name = f"tradeoff_{slug(setting['setting'])}" if several else "tradeoff"
+            name = f"{TRADEOFF}_{slug(setting['setting'])}" if several else TRADEOFF
             title = f"{found['name']}, {setting['setting']}" if several else str(found["name"])
             drawn.append(_draw(folder / f"{name}.png", title, setting, best, str(found["interval"])))
     return drawn
