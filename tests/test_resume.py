@@ -17,8 +17,10 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAdam, FedAvgM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from fl_privacy import atomic
+from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.report import write as report
 from fl_privacy.simulations.results import checkpoints
@@ -54,6 +56,13 @@ EXPERIMENTS = {"gradient": GRADIENT, "update": UPDATE}
 
 class Killed(BaseException):
     """What stands for a SIGKILL: nothing in the suite catches it."""
+
+
+OWN = {
+    "model": "from fl_privacy.models.lenet import lenet_dlg as mine",
+    "partition": "from fl_privacy.data.partition import iid as mine",
+    "attack": "from fl_privacy.attacks.gradient.grnn import GRNN as mine",
+}
 
 
 def quiet(text):
@@ -194,6 +203,60 @@ def test_an_unfinished_folder_says_how_to_go_on_and_another_run_is_refused(tmp_p
     config.write_text(json.dumps({**facts, "versions": {**facts["versions"], "torch": "0.1"}}))
     with pytest.raises(ValueError, match=r"other versions \(torch\)"):
         plan(GRADIENT, out=tmp_path / "run", backend="local", resume=True)
+
+
+def stopped(monkeypatch, experiment, out, at=4, **choices):
+    """A run that was killed in its `at`-th write."""
+    with monkeypatch.context() as patch:
+        killing(patch, at)
+        with pytest.raises(Killed):
+            whole(experiment, out, **choices)
+
+
+@pytest.mark.parametrize("setting", ["model", "partition", "attack"])
+def test_a_run_does_not_go_on_with_other_code_of_the_users(setting, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"half_{setting}"
+    module = tmp_path / f"{name}.py"
+    module.write_text(OWN[setting])
+    table = {"name": f"{name}:mine"}
+    mine = reconfigure(GRADIENT, **({"attacks": (table,)} if setting == "attack" else {setting: table}))
+    stopped(monkeypatch, mine, tmp_path / "run")
+    assert plan(mine, out=tmp_path / "run", backend="local", resume=True).begun
+    module.write_text(OWN[setting] + "\n# another\n")
+    with pytest.raises(ValueError, match=rf"begun with other versions \(the source of '{name}'\)"):
+        plan(mine, out=tmp_path / "run", backend="local", resume=True)
+
+
+@pytest.mark.parametrize("at", [4, 20])
+def test_a_run_does_not_go_on_with_other_data(at, tmp_path, monkeypatch):
+    for number in range(16):
+        place = tmp_path / "images" / str(number % 2) / f"{number:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(place)
+    mine = reconfigure(GRADIENT, dataset={"name": "folder", "path": "images", "grey": True})
+    stopped(monkeypatch, mine, tmp_path / "run", at, data_root=tmp_path)
+    again = {"out": tmp_path / "run", "backend": "local", "data_root": tmp_path, "resume": True}
+    federation_of.cache_clear()
+    assert plan(mine, **again).begun
+    Image.new("L", (16, 16)).save(tmp_path / "images" / "0" / "00.png")
+    federation_of.cache_clear()
+    with pytest.raises(ValueError, match="the data are not those of the run"):
+        plan(mine, **again)
+
+
+def test_an_attack_does_not_go_on_with_another_runs_observations(tmp_path, monkeypatch):
+    one, two = (whole(GRADIENT, tmp_path / name).folder for name in ("one", "two"))
+    with monkeypatch.context() as patch:
+        killing(patch, 6)
+        with pytest.raises(Killed):
+            execute_again(plan_again(one, out=tmp_path / "attack"), quiet)
+    assert plan_again(one, out=tmp_path / "attack", resume=True).begun
+    with pytest.raises(ValueError, match=r"attacks .*one, not .*two"):
+        plan_again(two, out=tmp_path / "attack", resume=True)
+    with pytest.raises(ValueError, match=r"attacks .*one, not its own observations"):
+        plan(GRADIENT, out=tmp_path / "attack", backend="local", resume=True)
 
 
 def test_two_processes_are_never_at_one_run(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl_privacy.simulations.channels import training_cache
-from fl_privacy.simulations.results import provenance
+from fl_privacy.simulations.results import environment, provenance
 
 
 @pytest.fixture
@@ -42,6 +42,14 @@ def test_the_package_and_the_users_module_are_part_of_the_identity(tmp_path, mon
     monkeypatch.setattr(provenance, "installed", lambda: {"source": "another"})
     found.append(training_cache.key(training_cache.identity(settings)))
     assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("package", environment.DECIDING)
+def test_the_libraries_are_part_of_the_identity(package, monkeypatch):
+    before = training_cache.key(training_cache.identity({}))
+    other = {**environment.versions(), package: "0.1"}
+    monkeypatch.setattr(environment, "versions", lambda: other)
+    assert training_cache.key(training_cache.identity({})) != before
 
 
 def test_only_one_holds_an_entry(tmp_path):

@@ -22,21 +22,24 @@ from safetensors import SafetensorError
 
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable, ReadTable
-from fl_privacy.simulations.results import files, provenance
+from fl_privacy.simulations.results import environment, files, provenance
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 Note = Callable[[str], None]
 
 
 def identity(settings: ReadTable, parts: Iterable[object] = ()) -> PlainTable:
-    """The settings with the hashes of all code that they reach: this package's, and the user's `module:name`.
+    """What decides the bits of a computation: settings, versions, and hashes of all code that these settings reach.
+
+    `code` is this package's, and the user's `module:name`; `versions` are of the libraries beneath.
 
     `parts` are objects built from the settings (defences), whose modules count too.
     """
     modules = set(NAME.findall(json.dumps(settings))) | {type(part).__module__ for part in parts}
     theirs = {name for name in modules if name.split(".")[0] not in ("fl_privacy", "builtins", "__main__")}
     code = {name: value for name in sorted(theirs) if (value := module_hash(name)) is not None}
-    return {**settings, "code": {"fl_privacy": provenance.installed()["source"], **code}}
+    code = {"fl_privacy": provenance.installed()["source"], **code}
+    return {**settings, "code": code, "versions": environment.deciding()}
 
 
 def module_hash(name: str) -> str | None:

@@ -15,6 +15,9 @@ from fl_privacy.simulations.results.provenance import provenance
 
 PACKAGES = ("fl-privacy", "flwr", "ray", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pytorch-msssim")
 
+DECIDING = ("torch", "flwr", "numpy", "scipy", "scikit-learn")
+"""Those of which another version may give other bits."""
+
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide the numbers."""
@@ -25,6 +28,12 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "missing"
     return found
+
+
+def deciding() -> dict[str, str]:
+    """The versions on which the bits of a run depend."""
+    found = versions()
+    return {name: found[name] for name in DECIDING}
 
 
 def hardware() -> PlainTable:

@@ -83,7 +83,7 @@ def plan_again(
     if not observed(federation, source):  # what is damaged is named before anything is made
         raise ValueError(f"the run in {source} has observed nothing yet: go on with it first (run --resume)")
     below = folder / "attacks" / f"{time.strftime('%Y%m%d-%H%M%S')}_{files.slug(experiment.attacks[0]['name'])}"
-    return Replan(federation, source, *run_folder(Path(out) if out else below, experiment, resume))
+    return Replan(federation, source, *run_folder(Path(out) if out else below, federation, resume, source))
 
 
 def execute_again(checked: Replan, note: Note = print) -> Result:

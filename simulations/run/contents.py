@@ -9,8 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
+from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.config.saved import named_code
+from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.scoring import truth_of
@@ -18,6 +23,26 @@ from fl_privacy.simulations.scoring import truth_of
 CONTENTS = "contents.json"
 CODE = ("dataset", "partition", "model", "training_defences", "inference_defences", "protocol", "variants")
 """Where an experiment names code that the observations depend on; a saved run may be attacked by other code."""
+
+
+def decides(experiment: Experiment) -> PlainTable:
+    """`code` and `versions`, on which the bits of a run depend beside its settings; a label's text is no code."""
+    named = [text for _, text in named_code(asdict(experiment))]
+    known = training_cache.identity({"named": named})
+    return {"code": known["code"], "versions": known["versions"]}
+
+
+def data(federation: Federation) -> str:
+    """SHA-256 (hex) of the data set, and of who holds which part of it."""
+    splits = {"train": federation.data.train, "test": federation.data.test}
+    tensors = {
+        f"{split} {name}": value
+        for split, images in splits.items()
+        for name, value in vars(images).items()
+        if value is not None
+    }
+    sizes = torch.tensor([len(part) for part in federation.parts])
+    return files.digest({**tensors, "parts": torch.cat(federation.parts), "sizes": sizes})
 
 
 def write(federation: Federation, folder: Path) -> None:

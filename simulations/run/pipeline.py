@@ -78,7 +78,7 @@ def plan(
     ready = check(experiment, data_root, backend, workers, device, address)
     experiment = ready.federation.experiment
     path = Path(out) if out else files.default_folder(experiment.name, experiment.seed)
-    folder, begun = run_folder(path, experiment, resume)
+    folder, begun = run_folder(path, ready.federation, resume)
     return Plan(
         ready.federation,
         ready.root,

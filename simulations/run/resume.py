@@ -7,19 +7,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl_privacy.simulations.experiment.spec import Experiment
-from fl_privacy.simulations.results import environment, files, layout, provenance
-
-DECIDING = ("torch", "flwr", "numpy", "scipy", "scikit-learn")
-"""The packages of which another version may give other bits."""
+from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results import files, layout
+from fl_privacy.simulations.run import contents
 
 
-def run_folder(path: Path, experiment: Experiment, resume: bool) -> tuple[Path, bool]:
+def run_folder(path: Path, federation: Federation, resume: bool, source: Path | None = None) -> tuple[Path, bool]:
     """The folder of a run, and whether something of that run is there already, which only `resume` allows.
+
+    `source` is the run whose observations it attacks, if not its own.
 
     Raises:
         ValueError: it cannot be written, holds anything without `resume`, or holds another run than this one.
@@ -29,7 +29,7 @@ def run_folder(path: Path, experiment: Experiment, resume: bool) -> tuple[Path, 
     if resume:
         _tidy(path)
     if begun and resume:
-        _check_same(path, experiment)
+        _check_same(path, federation, source)
         return path, True
     if begun and not (path / layout.RESULTS).is_file():
         raise ValueError(
@@ -68,19 +68,43 @@ def _tidy(folder: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _check_same(folder: Path, experiment: Experiment) -> None:
-    config = files.read_object(folder / layout.CONFIG, "experiment", "versions", "provenance")
-    now = json.loads(json.dumps(files.plain(dataclasses.asdict(experiment))))
+def _check_same(folder: Path, federation: Federation, source: Path | None) -> None:
+    config = files.read_object(folder / layout.CONFIG, "experiment", "versions")
+    now = json.loads(json.dumps(files.plain(dataclasses.asdict(federation.experiment))))
     changed = sorted(key for key in now if config["experiment"].get(key) != now[key])
     if changed:
         told = ", ".join(f"{key}: {config['experiment'].get(key)!r} there, {now[key]!r} now" for key in changed[:3])
         raise ValueError(f"the run in {folder} is another experiment ({told}): take its settings, or another --out")
-    versions = environment.versions()
-    other = [name for name in DECIDING if config["versions"].get(name) != versions[name]]
-    if config["provenance"].get("source") != provenance.installed()["source"]:
-        other.append("fl-privacy's own code")
+    _check_source(folder, config.get("observations"), source)
+    decides = contents.decides(federation.experiment)
+    other = [name for name, version in decides["versions"].items() if config["versions"].get(name) != version]
+    other += _changed_code(config.get("code", {}), decides["code"])
     if other:
         raise ValueError(
             f"the run in {folder} was begun with other versions ({', '.join(other)}), and its second half might have "
-            "other bits than its first: install those that its config.json names, or run it anew with another --out"
+            "other bits than its first: install those that its config.json names and put the old source back, or run "
+            "it anew with another --out"
         )
+    contents.check(federation, folder)
+    if config.get("data") != contents.data(federation):
+        raise ValueError(
+            f"the data are not those of the run in {folder}: '{federation.experiment.dataset['name']}', or who holds "
+            "what of it, has changed since it was begun, and its rounds would be of two data sets. Put the old data "
+            "back (or choose them with --data-root), or run it anew with another --out"
+        )
+
+
+def _check_source(folder: Path, observations: str | None, source: Path | None) -> None:
+    """Check that a folder continues what it attacks: its own observations, or those of the run in `source`."""
+    there = None if observations is None else (folder / observations).resolve()
+    if there != (None if source is None else source.resolve()):
+        own = "its own observations"
+        raise ValueError(
+            f"what {folder} holds attacks {there or own}, not {source or own}: one table would be of two runs. Name "
+            "that run, or another --out"
+        )
+
+
+def _changed_code(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    modules = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    return ["fl-privacy's own code" if name == "fl_privacy" else f"the source of '{name}'" for name in modules]

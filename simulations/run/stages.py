@@ -31,9 +31,11 @@ class ProtocolMismatch(RuntimeError):
 
 
 def write_config(federation: Federation, folder: Path, **facts: object) -> None:
-    """Write config.json: the resolved experiment, and what it runs on."""
-    experiment = dataclasses.asdict(federation.experiment)
-    content = {"experiment": experiment, "seed": federation.experiment.seed, **facts, **environment.describe()}
+    """Write config.json: the resolved experiment, what it runs on, and which code and data decide its bits."""
+    experiment = federation.experiment
+    known = {"code": contents.decides(experiment)["code"], "data": contents.data(federation)}
+    content = {"experiment": dataclasses.asdict(experiment), "seed": experiment.seed, **facts, **known}
+    content |= environment.describe()
     files.write_json(folder / layout.CONFIG, content)
 
 
