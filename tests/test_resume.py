@@ -267,6 +267,41 @@ def test_two_processes_are_never_at_one_run(tmp_path):
         pass
 
 
+def test_what_a_living_process_writes_is_left_to_it(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stopped(monkeypatch, GRADIENT, run)
+    (mine,) = run.rglob(".*.tmp")
+    theirs = run / "attacks" / "now" / "reconstructions" / ".a.json.0.tmp"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    (run / "attacks" / "now" / "config.json").write_text("{}")
+    begins = run / "attacks" / "begins" / ".config.json.0.tmp"
+    begins.parent.mkdir()
+    begins.touch()
+    with alone(run):
+        checked = plan(GRADIENT, out=run, backend="local", resume=True)
+        with pytest.raises(RuntimeError, match="another process"):
+            execute(checked, quiet)
+        assert mine.exists(), "only who holds the folder tidies it"
+    execute(checked, quiet)
+    assert not mine.exists()
+    assert theirs.exists()
+    assert begins.exists()
+
+
+def test_a_folder_that_is_no_runs_is_left_as_it_is(tmp_path):
+    for name in (".letter.tmp", "deeper/.draft.tmp", "deeper/.config.json.0.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="not empty"):
+        plan(GRADIENT, out=tmp_path, backend="local", resume=True)
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="damaged"):
+        plan(GRADIENT, out=tmp_path, backend="local", resume=True)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "config.json"])
+
+
 def test_to_resume_where_nothing_is_begins(tmp_path):
     assert not plan(GRADIENT, out=tmp_path / "new", backend="local", resume=True).begun
 

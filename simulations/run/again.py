@@ -27,7 +27,7 @@ from fl_privacy.simulations.results.records import Key
 from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import run_here
 from fl_privacy.simulations.run.pipeline import resolved_device
-from fl_privacy.simulations.run.resume import alone, run_folder
+from fl_privacy.simulations.run.resume import alone, run_folder, tidy
 from fl_privacy.simulations.run.stages import finish, observed, redraw, write_config
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -91,6 +91,7 @@ def execute_again(checked: Replan, note: Note = print) -> Result:
     prepare_process()
     with alone(checked.out):
         if checked.begun:
+            tidy(checked.out)
             note(f"going on with the attack in {checked.out}")
         else:
             where = files.path_inside(checked.source, checked.out)

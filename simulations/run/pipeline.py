@@ -29,7 +29,7 @@ from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
-from fl_privacy.simulations.run.resume import alone, forget_checkpoints, run_folder
+from fl_privacy.simulations.run.resume import alone, forget_checkpoints, run_folder, tidy
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -162,6 +162,8 @@ def execute(checked: Plan, note: Note = print) -> Result:
     """
     prepare_process()
     with alone(checked.out):
+        if checked.begun:
+            tidy(checked.out)
         if checked.begun and (checked.out / layout.RESULTS).is_file():
             note(f"the run in {checked.out} is finished")
             return Result.of(checked.out, checked.federation.experiment)

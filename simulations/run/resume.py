@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run import contents
+
+BEGUN = f".{layout.CONFIG}."
 
 
 def run_folder(path: Path, federation: Federation, resume: bool, source: Path | None = None) -> tuple[Path, bool]:
@@ -26,8 +28,6 @@ def run_folder(path: Path, federation: Federation, resume: bool, source: Path | 
     """
     path = path.absolute()
     begun = (path / layout.CONFIG).is_file()
-    if resume:
-        _tidy(path)
     if begun and resume:
         _check_same(path, federation, source)
         return path, True
@@ -36,22 +36,24 @@ def run_folder(path: Path, federation: Federation, resume: bool, source: Path | 
             f"the run folder {path} holds a run that is not finished: go on with it (--resume; resume=True in Python), "
             "or choose another --out"
         )
+    if resume:
+        forget_first_draft(path, layout.CONFIG)
     return files.new_folder(path), False
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; a lock that goes with the process, however it ends.
+    """Hold the folder of a run or a sweep for this process; a lock that goes with the process, however it ends.
 
     Raises:
-        RuntimeError: another process is at this run.
+        RuntimeError: another process is at it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"another process is at the run in {folder}: wait for it, or end it") from error
+            raise RuntimeError(f"another process is at the run or sweep in {folder}: wait for it, or end it") from error
         yield
     finally:
         os.close(handle)
@@ -62,10 +64,29 @@ def forget_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / layout.CHECKPOINTS, ignore_errors=True)
 
 
-def _tidy(folder: Path) -> None:
-    """Remove the files that a killed process was writing."""
-    for draft in folder.rglob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+def forget_first_draft(folder: Path, name: str) -> None:
+    """Remove the draft of `name`, the first file of a folder, in whose writing a process was killed; nothing else."""
+    if not folder.is_dir():
+        return
+    with suppress(RuntimeError), alone(folder):  # a process that lives is at it: the folder is not empty, then
+        for draft in folder.glob(f".{name}.*.tmp"):
+            draft.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove the files that a killed process was writing, in a run's folder that `alone` holds.
+
+    The folder of another run in it, such as an attack's, has a lock of its own, and is left alone.
+    """
+    for place, inside, names in os.walk(folder):
+        if Path(place) != folder and any(
+            name in (layout.CONFIG, layout.AUDIT) or name.startswith(BEGUN) for name in names
+        ):
+            inside.clear()
+            continue
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def _check_same(folder: Path, federation: Federation, source: Path | None) -> None:
