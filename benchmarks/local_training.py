@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 
+from benchmarks.map_quality import scored
 from benchmarks.record import options, write
 from fl_privacy.attacks.gradient.label_recovery import LabelCounts
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.surrogate import between
 from fl_privacy.data import DataSet, data_root, load
-from fl_privacy.evaluation import Truth, align, interval
+from fl_privacy.evaluation import Truth, controls
 from fl_privacy.federated.local_training import train_locally
-from fl_privacy.metrics import psnr
+from fl_privacy.metrics import label_accuracy
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
+from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.seeding import stream, subseed
 from fl_privacy.weights import trainable
 
@@ -80,43 +81,22 @@ def rows_of(seen: list[Observation], truths: list[Truth], data: DataSet, seed: i
         cpu = time.process_time()
         guesses = attack(shown, stream(seed, "attack"))
         cpu = (time.process_time() - cpu) / len(seen)
-        yield {"attack": f"map, {name}", **scored(guesses, truths, seed), "cpu_seconds": cpu}
+        read = labels_read(guesses, truths, data.classes)
+        yield {"attack": f"map, {name}", **scored(guesses, truths, seed), "label_accuracy": read, "cpu_seconds": cpu}
         if share is not None:
             counted = LabelCounts()(shown, stream(seed, "labels"))
-            yield {"attack": f"label_counts, {name}", "labels_right": labels_right(counted, truths)}
-    images, labels = data.train.images(slice(None)), data.train.labels
-    blind = Reconstruction(
-        inputs=torch.rand(seen[0].spec.batch_size, *data.image_shape, generator=stream(seed, "blind"))
-    )
-    mean = Reconstruction(inputs=images.mean(0).expand_as(truths[0].inputs))
-    means = [Reconstruction(inputs=torch.stack([images[labels == y].mean(0) for y in t.labels])) for t in truths]
-    for name, guesses in (
-        ("random guess", [blind] * len(truths)),
-        ("mean image", [mean] * len(truths)),
-        ("class mean", means),
-    ):
-        yield {"attack": f"control: {name}", **scored(guesses, truths, seed)}
+            yield {"attack": f"label_counts, {name}", "label_accuracy": labels_read(counted, truths, data.classes)}
+    others = Images(data.train.images(slice(None)), data.train.labels)
+    for name, blind in controls(others, truths, data.classes, stream(seed, "blind"), class_is_read=True).items():
+        yield {"attack": f"control: {name}", **scored(blind, truths, seed)}
 
 
-def scored(guesses: list[Reconstruction], truths: list[Truth], seed: int) -> dict[str, Any]:
-    """One row's decibels and labels."""
-    values: list[float] = []
-    for guess, truth in zip(guesses, truths, strict=True):
-        inputs = align(guess, truth).inputs
-        assert inputs is not None
-        values += psnr(inputs, truth.inputs).tolist()
-    found = {"psnr": values, "psnr_median": statistics.median(values), "psnr_mean_95": interval(values, seed)}
-    return found if guesses[0].labels is None else {**found, "labels_right": labels_right(guesses, truths)}
-
-
-def labels_right(guesses: list[Reconstruction], truths: list[Truth]) -> float:
+def labels_read(guesses: list[Reconstruction], truths: list[Truth], classes: int) -> float:
     """The share of labels that were read, as counts."""
-    shares = []
-    for guess, truth in zip(guesses, truths, strict=True):
-        assert guess.labels is not None
-        found, true = (torch.bincount(each, minlength=100) for each in (guess.labels, truth.labels))
-        shares.append(float(torch.minimum(found, true).sum()) / len(truth.labels))
-    return statistics.fmean(shares)
+    pairs = zip(guesses, truths, strict=True)
+    return statistics.fmean(
+        label_accuracy(guess.labels, truth.labels, classes) for guess, truth in pairs if guess.labels is not None
+    )
 
 
 def main() -> None:
@@ -135,10 +115,10 @@ def main() -> None:
         local = replace(LocalTraining(learning_rate=RATE), **settings)
         for seed in arguments.seeds:
             seen, truths = victims(data, images, local, arguments.victims, seed)
-            shared = {"case": case, "images": images, "steps": local.steps_on(images), "seed": seed}
+            shared = {"case": case, "batch": images, "steps": local.steps_on(images), "seed": seed}
             for row in rows_of(seen, truths, data, seed):
                 rows.append({**shared, **row})
-                print(case, seed, row["attack"], row.get("psnr_median"), row.get("labels_right"), flush=True)
+                print(case, seed, row["attack"], row.get("psnr_median"), row.get("label_accuracy"), flush=True)
             write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
 
 

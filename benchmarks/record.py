@@ -33,7 +33,7 @@ def write(path: Path, rows: list[dict[str, Any]], *, settings: dict[str, Any], *
 
     names = ["flwr", "ray", "torchvision", "numpy", "pytorch-msssim"]
     record = {
-        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(), *_arguments()]),
         "settings": settings,
         **facts,
         "provenance": provenance(),
@@ -50,6 +50,12 @@ def write(path: Path, rows: list[dict[str, Any]], *, settings: dict[str, Any], *
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The command's own settings: all that was asked for but for where things lie."""
     return {key: value for key, value in vars(arguments).items() if key not in ("out", "data_root", "cache")}
+
+
+def _arguments() -> list[str]:
+    """What the command was given, but for where this machine keeps its data sets."""
+    given = sys.argv[1:]
+    return ["DATA" if before == "--data-root" else word for before, word in zip(["", *given], given, strict=False)]
 
 
 def _module() -> str:

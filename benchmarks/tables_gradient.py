@@ -159,14 +159,14 @@ def local_training() -> str:
     body = []
     for (case, attack), mine in groups.items():
         medians = [row["psnr_median"] for row in mine if "psnr_median" in row]
-        worst = [min(row["psnr"]) for row in mine if "psnr" in row]
-        labels = [row["labels_right"] for row in mine if "labels_right" in row]
+        worst = [row["psnr_worst"] for row in mine if "psnr_worst" in row]
+        labels = [row["label_accuracy"] for row in mine if "label_accuracy" in row]
         seconds = [row["cpu_seconds"] for row in mine if "cpu_seconds" in row]
         body.append(
             [
-                f"{case}, {mine[0]['images']} images",
+                f"{case}, {mine[0]['batch']} images",
                 attack,
-                f"{sum(len(row.get('psnr', [])) for row in mine) or ''}",
+                f"{sum(row.get('images', 0) for row in mine) or ''}",
                 str(len(mine)),
                 " / ".join(f"{value:.1f}" for value in medians),
                 f"{min(worst):.1f}" if worst else "",
