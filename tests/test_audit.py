@@ -211,6 +211,16 @@ def test_an_attack_that_does_not_apply_says_why_and_costs_no_other(tmp_path):
     assert rows(found)["peeling"]["images"] == 1
 
 
+def test_a_model_that_fails_on_a_guess_costs_neither_the_guess_nor_another_attack(tmp_path, monkeypatch):
+    def refuses(seen):
+        raise RuntimeError("not this many images")
+
+    monkeypatch.setattr("fl_privacy.simulations.auditing.tries.matcher_for", refuses)
+    found = rows(attacked(tmp_path, attacks=["peeling", "label_counts"]))
+    assert (found["peeling"]["images"], found["peeling"]["unexplained"]) == (1, None)
+    assert found["label_counts"]["labels"] == LABEL.tolist()
+
+
 def test_the_time_is_kept(tmp_path):
     row = rows(attacked(tmp_path, attacks=["map"], minutes=0.01))["map"]
     assert "raise --minutes" in row["reason"]

@@ -83,13 +83,7 @@ def tries(
                 continue
             start = time.monotonic()
             share = (end - start) / (len(messages) - place)
-            guess, reason = _tried(attack, seen.to(torch.device(device)), share, seed)
-            if guess is not None and guess.inputs is None and guess.labels is None:
-                guess, reason = None, "it found nothing that it could be sure of"
-            unexplained = None
-            if guess is not None:
-                guess = replace(guess, inputs=_here(guess.inputs), labels=_here(guess.labels), bound=_here(guess.bound))
-                unexplained = _unexplained(seen, guess)
+            guess, reason, unexplained = _tried(attack, seen, torch.device(device), share, seed)
             done[place].append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
     step(note, "attacks", sum(map(len, done)), len(attacks) * len(messages))
     return done
@@ -104,17 +98,27 @@ def _explained(done: Sequence[Try]) -> str:
     return next((each.name for each in done if each.unexplained is not None and each.unexplained <= EXACT), "")
 
 
-def _tried(attack: Attack, seen: Observation, seconds: float, seed: int) -> tuple[Reconstruction | None, str]:
+def _tried(
+    attack: Attack, seen: Observation, device: torch.device, seconds: float, seed: int
+) -> tuple[Reconstruction | None, str, float | None]:
+    """The guess on the CPU or None, why there is none, and what it leaves unexplained."""
     try:
         with one_thread(), _at_most(seconds):
-            (guess,) = attack.prepare([seen], stream(seed, "prepare"))([seen], stream(seed, "attack"))
+            moved = seen.to(device)
+            (guess,) = attack.prepare([moved], stream(seed, "prepare"))([moved], stream(seed, "attack"))
+            if guess.inputs is None and guess.labels is None:
+                return None, "it found nothing that it could be sure of", None
+            guess = replace(guess, inputs=_here(guess.inputs), labels=_here(guess.labels), bound=_here(guess.bound))
+            try:
+                return guess, "", _unexplained(seen, guess)
+            except (Exception, OutOfTime):  # the model may be anybody's, and the guess stands without it
+                return guess, "", None
     except OutOfTime:
-        return None, "the time was over: raise --minutes"
+        return None, "the time was over: raise --minutes", None
     except ValueError as error:
-        return None, f"it does not apply: {error}"
-    except Exception as error:  # the model may be anybody's, and another attack may take it
-        return None, f"it failed: {type(error).__name__}: {error}"
-    return guess, ""
+        return None, f"it does not apply: {error}", None
+    except Exception as error:  # another attack may take it
+        return None, f"it failed: {type(error).__name__}: {error}", None
 
 
 def _unexplained(seen: Observation, guess: Reconstruction) -> float | None:
