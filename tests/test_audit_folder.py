@@ -106,6 +106,7 @@ def test_a_folder_needs_nothing_but_the_model_and_every_message_is_told(folder, 
         assert each["local"]["learning_rate"] == RATE
         assert each["local"]["batch_size"] == 1
     assert found.report["verdict"][0].startswith("It leaks: of 4 of 4 messages")
+    assert "best guesses, made blindly or from the labels alone" in found.report["verdict"][0]
     assert "say nothing of a defence" in found.report["verdict"][-1]
     assumed = " ".join(found.report["assumed"])
     for said in (

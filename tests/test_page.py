@@ -209,6 +209,7 @@ def test_an_audit_is_read_back_from_its_folder_and_shows_the_same_page(audited):
     assert torch.equal(again.guesses["linear_layer"].inputs, audited.guesses["linear_layer"].inputs)
     said = " ".join(Html(audited._repr_html_()).texts)
     assert "It leaks: linear_layer rebuilt 1 image" in said
+    assert re.search(r"the best guess \((class mean, a guess from the label|\w+ \w+, a blind guess)\) has", said)
     assert "9 images of its own" in said
     assert "control: class mean" in said
 

@@ -46,7 +46,7 @@ COLUMNS = {
 SCORED = {
     "PSNR dB": "how close the images are to the private ones, in decibels; higher is closer",
     "right": "the share of the labels that are right",
-    "best blind": "the PSNR of the best guess that never saw the message",
+    "best guess": "the PSNR of the best guess, made blindly or from the labels alone",
 }
 SCALE = (
     "'leaks': what was rebuilt explains a message almost wholly, or labels could be read in it. 'unclear': images were "
@@ -109,13 +109,16 @@ def _beside_controls(messages: list[ReadTable]) -> str:
     if not scored:
         return ""
     ours = mean([mean(row["scores"]["psnr"]) for _, row in scored])
-    blind = mean([_blind(each["controls"])[1] for each, _ in scored])
-    return f" With the truth, their mean PSNR is {ours:.1f} dB, and that of the best blind guesses {blind:.1f} dB."
+    guessed = mean([_guessed(each["controls"]) for each, _ in scored])
+    return (
+        f" With the truth, their mean PSNR is {ours:.1f} dB, and that of the best guesses, made blindly or from the "
+        f"labels alone, {guessed:.1f} dB."
+    )
 
 
-def _blind(controls: Mapping[str, ReadTable]) -> tuple[str, float]:
-    """The best guess without the message, and its mean PSNR."""
-    return max(((name, mean(each["psnr"])) for name, each in controls.items()), key=lambda pair: pair[1])
+def _guessed(controls: Mapping[str, ReadTable]) -> float:
+    """The mean PSNR of the best control."""
+    return max(mean(each["psnr"]) for each in controls.values())
 
 
 def _labels(message: ReadTable) -> Mapping[str, int] | None:
@@ -137,7 +140,7 @@ def _cells(message: ReadTable, scored: bool) -> list[str]:
     if scored:
         scores = (row or {}).get("scores") or {}
         cells += [cell(mean(scores.get("psnr", ())), ".1f"), cell(scores.get("label_accuracy"), ".0%")]
-        cells.append(f"{_blind(message['controls'])[1]:.1f}" if message["controls"] else "-")
+        cells.append(f"{_guessed(message['controls']):.1f}" if message["controls"] else "-")
     return cells
 
 

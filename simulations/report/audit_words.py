@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level
+from fl_privacy.simulations.results.controls import Control
 
 EXPLAINED = 0.01  # of the update's norm may stay unexplained where images count as found
 EXACT = 1e-4  # below this, what stays unexplained is rounding
@@ -79,7 +80,8 @@ def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
     if not controls:
         return ""
     name, blind = max(((name, mean(scores["psnr"])) for name, scores in controls.items()), key=lambda pair: pair[1])
-    return f": PSNR {mean(each['scores']['psnr']):.1f} dB, where the best blind guess ({name}) has {blind:.1f}"
+    ours, kind = mean(each["scores"]["psnr"]), Control(name).kind
+    return f": PSNR {ours:.1f} dB, where the best guess ({name}, a {kind}) has {blind:.1f}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
