@@ -223,6 +223,18 @@ def test_a_gradient_is_taken_as_one(tmp_path):
     rows = {row["attack"]: row for row in found.report["attacks"]}
     assert rows["label_counts"]["labels"] == [3]
     assert rows["peeling"]["scores"]["psnr"][0] > 50
+    text = found.to_html().read_text()
+    for said in (
+        "What one gradient gives away",
+        "of this gradient: PSNR",
+        "where the best guess (grey image, a blind guess) has",
+        "this client&#x27;s gradient",
+        "The gradient is that of all images at once: loss = cross_entropy, mode = train.",
+        "Other attacks on gradients: ",
+        "SHA-256 of the gradient",
+    ):
+        assert said in text
+    assert "update" not in text.partition("Other attacks on")[0].partition("<h1>")[2]
     with pytest.raises(ValueError, match="give one of"):
         audit(dict(net.state_dict()), slopes, gradient=slopes, model=Net, shape=(1, 16, 16), classes=10, images=1)
 
@@ -263,4 +275,6 @@ def test_a_finished_audit_is_read_again_and_shows_itself_as_a_page(folder, tmp_p
     text = again.to_html().read_text()
     for said in ("It leaks", "round, client", "say nothing of a defence", "Several rounds or clients together"):
         assert said in text
+    assert "audit(...)" in text
+    assert "my_app" not in text, "no model that nobody audited"
     assert len(again.to_csv(tmp_path / "rows.csv").read_text().splitlines()) == 1 + 2 * 2

@@ -29,6 +29,7 @@ def message_report(
     """Everything that is said of one message: facts, doubts, each attack's result, controls, and the verdict."""
     seen = case.seen
     report: PlainTable = {
+        "kind": facts.kind,
         "images": facts.images,
         "image_shape": facts.image_shape,
         "classes": facts.classes,

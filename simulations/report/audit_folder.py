@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,10 +9,15 @@ from pathlib import Path
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.report import audit_words
 from fl_privacy.simulations.report.audit_words import (
+    AGAIN,
     EXPLAINED,
+    FILES,
     NO_TRUTH,
+    SCALE,
     SCORED_WORDS,
+    as_terms,
     cell,
+    expected_error,
     mean,
     unexplained,
     wrapped,
@@ -48,14 +52,6 @@ SCORED = {
     "right": "the share of the labels that are right",
     "best guess": "the PSNR of the best guess, made blindly or from the labels alone",
 }
-SCALE = (
-    "'leaks': what was rebuilt explains a message almost wholly, or labels could be read in it. 'unclear': images were "
-    "made that do not explain it. 'nothing found': no attack that was tried gave an image, which is no proof."
-)
-PYTHON = """from fl_privacy.simulations import audit
-
-found = audit("observations", model="my_app.task:Net", local="my_app.task:LOCAL")
-found.show()"""
 
 
 def best(message: ReadTable) -> ReadTable | None:
@@ -136,18 +132,12 @@ def _cells(message: ReadTable, scored: bool) -> list[str]:
     row, labels = best(message), _labels(message)
     counts = "-" if labels is None else " ".join(f"{key}x{n}" if n > 1 else key for key, n in labels.items())
     cells = [str(message["images"]), counts if len(counts) <= 24 else f"{len(labels or ())} classes"]
-    cells += ["-", "-", "-"] if row is None else [row["attack"], cell(unexplained(row)), cell(_error(row))]
+    cells += ["-", "-", "-"] if row is None else [row["attack"], cell(unexplained(row)), cell(expected_error(row))]
     if scored:
         scores = (row or {}).get("scores") or {}
         cells += [cell(mean(scores.get("psnr", ())), ".1f"), cell(scores.get("label_accuracy"), ".0%")]
         cells.append(f"{_guessed(message['controls']):.1f}" if message["controls"] else "-")
     return cells
-
-
-def _error(row: ReadTable) -> float | None:
-    """The error a pixel that the attack itself expects, where its images explain the message."""
-    known = row["bound"] is not None and unexplained(row) <= EXPLAINED
-    return math.sqrt(max(0.0, mean(row["bound"]))) if known else None
 
 
 def flat(report: ReadTable) -> list[PlainTable]:
@@ -201,7 +191,7 @@ def page(report: ReadTable, folder: Path) -> Page:
     }
     numbers: list[Block] = [
         grid(report),
-        Terms({name: f"{meaning[0].upper()}{meaning[1:]}." for name, meaning in known.items()}),
+        as_terms(known),
         Paragraphs([SCORED_WORDS if scored else NO_TRUTH]),
     ]
     sections = [
@@ -213,7 +203,7 @@ def page(report: ReadTable, folder: Path) -> Page:
         reproduce(
             report["environment"],
             {f"SHA-256 of round {e['round']}, client {e['client']}": str(e["sha256"]) for e in report["messages"]},
-            PYTHON,
+            AGAIN,
             f"The observations lie in {report['observations']}.",
         ),
     ]
@@ -224,7 +214,7 @@ def page(report: ReadTable, folder: Path) -> Page:
         verdict=findings(report),
         scale=SCALE,
         sections=[each for each in sections if each.blocks],
-        files={"the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG": folder},
+        files={FILES: folder},
     )
 
 

@@ -8,24 +8,31 @@ from pathlib import Path
 from fl_privacy.observation import ChannelName
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.resolve import attacks_of
-from fl_privacy.simulations.report.audit_words import NO_TRUTH, SCORED_WORDS, findings, grid, meanings, reasons
+from fl_privacy.simulations.report.audit_words import (
+    AGAIN,
+    FILES,
+    NO_TRUTH,
+    SCALE,
+    SCORED_WORDS,
+    as_terms,
+    findings,
+    grid,
+    meanings,
+    reasons,
+    sent,
+)
 from fl_privacy.simulations.report.page import Block, Page, Paragraphs, Picture, Points, Section, Terms
 from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.threat import HELD, NOT_MODELLED, SEATS
 from fl_privacy.simulations.results import files
 
-SCALE = (
-    "'leaks': what was rebuilt explains the update almost wholly, or labels could be read in it. 'unclear': images "
-    "were made that do not explain it. 'nothing found': no attack that was tried gave an image, which is no proof."
-)
-PYTHON = """from fl_privacy.simulations import audit
-
-audit(...)  # with the arguments of the first time: the facts are under 'What was assumed'"""
+OF_GRADIENTS = ("loss", "normalise", "mode")
+"""The facts of local training that a gradient depends on."""
 
 
 def page_of_audit(report: ReadTable, folder: Path) -> Page:
     """The page of a finished audit in `folder`, whose audit.json holds `report`."""
-    count = report["images"]
+    count, word = report["images"], sent(report)
     sections = [
         Section("Who sees what", [Terms(_who_sees_what(report))]),
         Section("What came back", list(_pictures(report, folder))),
@@ -36,31 +43,33 @@ def page_of_audit(report: ReadTable, folder: Path) -> Page:
         Section("What was not tried", [Points(list(_untried(report)))]),
         reproduce(
             report["environment"],
-            {"SHA-256 of the update": str(report["sha256"])},
-            PYTHON,
-            "The files of weights are not kept here: the hash says whether an update is the same.",
+            {f"SHA-256 of the {word}": str(report["sha256"])},
+            AGAIN,
+            f"The files of weights are not kept here: the hash says whether another {word} is the same.",
         ),
     ]
     return Page(
-        title="What one update gives away",
+        title=f"What one {word} gives away",
         question=(
-            f"What can a server read in one update of one client, of {count} private image{'s' * (count != 1)}, that "
+            f"What can a server read in one {word} of one client, of {count} private image{'s' * (count != 1)}, that "
             "it received as agreed?"
         ),
         warnings=[],
         verdict=findings(report),
         scale=SCALE,
         sections=[each for each in sections if each.blocks],
-        files={"the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG": folder},
+        files={FILES: folder},
     )
 
 
 def _who_sees_what(report: ReadTable) -> dict[str, str]:
-    seat = SEATS[ChannelName.UPDATE]
+    word = sent(report)
+    seat = SEATS[ChannelName(word)]
+    message = "this client's gradient" if word == "gradient" else "by how much this client changed them"
     public = f"; {report['public']} {HELD['public']}" if report.get("public") else ""
     return {
         "The adversary": f"{seat.who} It is honest but curious: it breaks no rule.",
-        "It sees": "The weights that it sent, and by how much this client changed them.",
+        "It sees": f"The weights that it sent, and {message}.",
         "It holds beside that": f"The model's code; how clients train, as assumed below{public}.",
         "It never has": seat.never,
     }
@@ -70,20 +79,24 @@ def _pictures(report: ReadTable, folder: Path) -> Iterator[Block]:
     for each in report["attacks"]:
         path = folder / f"{files.slug(each['attack'])}.png"
         if each["images"] and path.exists():
-            yield Picture(path, f"What {each['attack']} rebuilt from the update alone, in no particular order.")
+            yield Picture(path, f"What {each['attack']} rebuilt from the {sent(report)} alone, in no particular order.")
 
 
 def _table(report: ReadTable) -> Iterator[Block]:
     yield grid(report)
-    yield Terms({name: f"{meaning[0].upper()}{meaning[1:]}." for name, meaning in meanings(report).items()})
+    yield as_terms(meanings(report))
     yield Paragraphs([SCORED_WORDS if report["controls"] else NO_TRUTH])
 
 
 def _assumed(report: ReadTable) -> Iterator[str]:
     shape = " x ".join(map(str, report["image_shape"]))
     yield f"Images of {shape} (channels, height, width) with values from 0 to 1; {report['classes']} classes."
-    training = [f"{name} = {value}" for name, value in report["local"].items() if value]
-    yield f"The client trained so: {', '.join(training)}."
+    local = {name: value for name, value in report["local"].items() if value}
+    if sent(report) == "gradient":
+        of = ", ".join(f"{name} = {local[name]}" for name in OF_GRADIENTS if name in local)
+        yield f"The gradient is that of all images at once: {of}."
+    else:
+        yield f"The client trained so: {', '.join(f'{name} = {value}' for name, value in local.items())}."
     if report.get("defence") is not None:
         yield f"The client ran '{report['defence']}', and the attacks know it."
     for each in report["assumed"]:
@@ -91,10 +104,10 @@ def _assumed(report: ReadTable) -> Iterator[str]:
 
 
 def _untried(report: ReadTable) -> Iterator[str]:
-    tried = {each["attack"] for each in report["attacks"]}
-    if others := [each for each in attacks_of(ChannelName.UPDATE) if each not in tried]:
-        yield f"Other attacks on updates: {', '.join(others)}. --attack NAME tries one."
-    yield "Several rounds or clients together: this update was attacked by itself."
+    tried, word = {each["attack"] for each in report["attacks"]}, sent(report)
+    if others := [each for each in attacks_of(ChannelName(word)) if each not in tried]:
+        yield f"Other attacks on {word}s: {', '.join(others)}. --attack NAME tries one."
+    yield f"Several rounds or clients together: this {word} was attacked by itself."
     if report.get("defence") is None:
         yield "Defences that the client ran: the attacks were told of none."
     yield from NOT_MODELLED

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from fl_privacy.settings import PlainTable, ReadTable
-from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level
+from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level, Terms
 from fl_privacy.simulations.results.controls import Control
 
-EXPLAINED = 0.01  # of the update's norm may stay unexplained where images count as found
+EXPLAINED = 0.01  # of a message's norm may stay unexplained where images count as found
 EXACT = 1e-4  # below this, what stays unexplained is rounding
 WIDTH = 110
 NO_TRUTH = (
@@ -20,15 +20,15 @@ NO_TRUTH = (
 )
 
 SCORED_WORDS = (
-    "PSNR, SSIM and right (the share of labels) are means over the images; the controls guess without the update: the "
+    "PSNR, SSIM and right (the share of labels) are means over the images; the controls guess without the message: the "
     "class mean is told the labels, and the others know nothing."
 )
 TRIED = {
     "images": "how many images the attack gave",
     "labels": "how many labels the attack gave",
     "own loss": "what the attack minimised or checked; its docstring says what that is",
-    "unexplained": "the share of the update that the rebuilt images and labels do not reproduce (0: all is)",
-    "error": ("the root mean square error a pixel, in [0, 1], that an attack expects where it explains the update"),
+    "unexplained": "the share of the message that the rebuilt images and labels do not reproduce (0: all is)",
+    "error": "the root mean square error a pixel, in [0, 1], that an attack expects where it explains the message",
     "seconds": "how long the attack took",
 }
 SCORED = {
@@ -40,6 +40,16 @@ SCORED = {
 EXPLAINED_BELOW = ("own loss", "unexplained", "error")
 """Those that a terminal explains below its table."""
 
+SCALE = (
+    "'leaks': what was rebuilt explains a message almost wholly, or labels could be read in it. 'unclear': images were "
+    "made that do not explain it. 'nothing found': no attack that was tried gave an image, which is no proof."
+)
+FILES = "the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG"
+AGAIN = """from fl_privacy.simulations import audit
+
+audit(...)  # with the arguments of the first time: what was assumed of them stands above"""
+"""What a page shows where no command was typed: a model in Python's memory has no name to print."""
+
 
 def findings(report: ReadTable) -> list[Finding]:
     """What leaks: of the images, and of the labels where any were read."""
@@ -50,11 +60,11 @@ def findings(report: ReadTable) -> list[Finding]:
         best = min(exact, key=lambda each: max(unexplained(each), EXACT))
         words = (
             f"It leaks: {best['attack']} rebuilt {named}, which explain{'s' * (count == 1)} all but "
-            f"{unexplained(best):.1g} of this update{_beside_controls(best, report['controls'])}."
+            f"{unexplained(best):.1g} of this {sent(report)}{_beside_controls(best, report['controls'])}."
         )
         said = [Finding("The images", Level.CLOSER, words)]
     elif any(each["images"] for each in found):
-        words = f"Guesses at the {named} were made, and none of them explains the update: look at the pictures."
+        words = f"Guesses at the {named} were made, and none of them explains the {sent(report)}: look at the pictures."
         said = [Finding("The images", Level.UNCLEAR, words)]
     else:
         words = f"None of the attacks tried rebuilt the {named}. That is no proof: others may."
@@ -70,10 +80,21 @@ def verdict(report: ReadTable) -> list[str]:
     return [each.words for each in findings(report)]
 
 
+def sent(report: ReadTable) -> str:
+    """What the audited message is: a gradient, or an update, which new weights are too, less the old ones."""
+    return "gradient" if report.get("kind") == "gradient" else "update"
+
+
 def unexplained(each: ReadTable) -> float:
     """What a guess leaves unexplained; of images without labels the attack's own loss says it, as that of a layer."""
     left = each["unexplained"] if each["labels"] is not None else each["loss"]
     return math.inf if left is None else float(left)
+
+
+def expected_error(each: ReadTable) -> float | None:
+    """The error a pixel, in [0, 1], that an attack itself expects, where its images explain the message."""
+    known = each["bound"] is not None and unexplained(each) <= EXPLAINED
+    return math.sqrt(max(0.0, mean(each["bound"]))) if known else None
 
 
 def _beside_controls(each: ReadTable, controls: Mapping[str, ReadTable]) -> str:
@@ -93,11 +114,12 @@ def grid(report: ReadTable) -> Grid:
     scored = bool(report["controls"])
     rows = []
     for each in report["attacks"]:
-        off = (
-            None if each["bound"] is None or unexplained(each) > EXPLAINED else math.sqrt(max(0.0, mean(each["bound"])))
-        )
         labels = None if each["labels"] is None else len(each["labels"])
-        cells = [str(each["images"]), cell(labels), *map(cell, (each["loss"], each["unexplained"], off))]
+        cells = [
+            str(each["images"]),
+            cell(labels),
+            *map(cell, (each["loss"], each["unexplained"], expected_error(each))),
+        ]
         rows.append(GridRow(each["attack"], "", [*cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored)]))
     for name, scores in report["controls"].items():
         rows.append(GridRow(f"control: {name}", "", [*[""] * 6, *_scores(scores, scored)], "control"))
@@ -166,6 +188,11 @@ def reasons(report: ReadTable) -> list[str]:
 def meanings(report: ReadTable) -> dict[str, str]:
     """What each column is."""
     return {**TRIED, **(SCORED if report["controls"] else {})}
+
+
+def as_terms(known: Mapping[str, str]) -> Terms:
+    """The columns' meanings as a page has them, a sentence each."""
+    return Terms({name: f"{meaning[0].upper()}{meaning[1:]}." for name, meaning in known.items()})
 
 
 def _wrapped(text: str) -> str:

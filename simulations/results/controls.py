@@ -10,11 +10,15 @@ PREFIX = "control: "
 
 
 class Control(StrEnum):
-    """What is guessed without any observation, or with no more than the label: as `evaluation.controls` has it."""
+    """What is guessed without any observation, or with no more than the label: as `evaluation.controls` has it.
+
+    The grey image is that of an audit without public images.
+    """
 
     RANDOM_GUESS = "random guess"
     MEAN_IMAGE = "mean image"
     CLASS_MEAN = "class mean"
+    GREY_IMAGE = "grey image"
 
     @property
     def heading(self) -> str:
