@@ -214,6 +214,7 @@ def test_no_iterations_leave_grnn_out(digits):
 
 
 SIGN = [{"name": "sign"}]
+PRIVATE = [{"name": "dp_sgd", "norm": 1.0, "noise_multiplier": 0.1}]
 
 
 def test_through_signs_it_is_the_member_that_did_best_in_rehearsal(digits):
@@ -262,13 +263,14 @@ def test_a_rehearsal_measures_what_each_member_errs_by(digits):
 
 
 def test_only_what_has_no_law_is_rehearsed(digits):
-    for defence in ([], NOISE, CLIP, [*CLIP, *NOISE]):
+    for defence in ([], NOISE, CLIP, [*CLIP, *NOISE], PRIVATE):
         seen, _, _ = observe(digits, defence, count=1)
         attack = Best().prepare(seen, stream(0))
         assert not attack.rehearsed
         assert attack.trained is None
-    for defence in (SIGN, [{"name": "prune", "share": 0.1}], [{"name": "quantise", "bits": 2}], [*CLIP, *SIGN]):
+    lawless = (SIGN, [{"name": "prune", "share": 0.1}], [{"name": "quantise", "bits": 2}])
+    for defence in (*lawless, *([*before, *after] for before in (CLIP, PRIVATE) for after in lawless)):
         seen, _, _ = observe(digits, defence, count=1)
-        assert not has_likelihood(seen[0])
+        assert not has_likelihood(seen[0]), defence
     seen, _, _ = observe(digits, SIGN, count=1, owned=False)
     assert Best().prepare(seen, stream(0)).trained is None, "there is nothing to learn from"

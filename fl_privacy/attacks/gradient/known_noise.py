@@ -106,9 +106,9 @@ def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: in
 def has_likelihood(seen: Observation) -> bool:
     """Whether a known chain at most scales each tensor and adds noise: then a guess has a likelihood that MAP can use.
 
-    Signs, pruning and rounding to a grid do more. What acts on single examples counts as scaling them.
+    Signs, pruning and rounding to a grid do more, also behind DP-SGD, whose own clip counts as scaling.
     """
-    if not seen.defence or seen.defence.by_example:
+    if not seen.defence:
         return True
     if seen.defence.hidden_variance(seen.payload) is not None:
         return False
