@@ -22,6 +22,8 @@ from fl_privacy.federated.local_training import LOSSES, train_locally
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.seeding import seeded, stream
+from fl_privacy.simulations.channels.gradient_evaluation import Batches
+from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment
 from fl_privacy.simulations.report.content import content
 from fl_privacy.simulations.run.pipeline import simulate
@@ -213,6 +215,21 @@ def test_a_run_has_it_in_every_message(channel, tmp_path):
     samples = [row for row in result.samples if row["defence"] == "none" and row["attack"] == "inverting_gradients"]
     assert bare["success_rate"] == sum(row["psnr"] >= 20 or row["ssim"] >= 0.6 for row in samples) / len(samples)
     assert "epsilon" in " ".join(content(result.experiment, result.summary, ()).headings)
+
+
+def test_rounds_with_other_batches_guarantee_what_the_weakest_of_both_would():
+    """One image enters all six steps, one of eight at most two; but eight are a larger share of what a client holds."""
+    changes = ["channel=update", "protocol={local={steps=6, batch_size=2}}", "rounds=30", "batch_size=8", "public={}"]
+    changes += ["attacked_batch_size=1", "train_images=[]", "attack=inverting_gradients"]
+    changes += ["training_defences=[[{name='dp_sgd', norm=1.0, noise_multiplier=8.0}]]"]
+    federation = federation_of(load_experiment("quickstart", changes).to_json(), None)
+    (known,), held = (each.trained for each in federation.experiment.conditions), min(map(len, federation.parts))
+    found = Batches().guarantee(federation, 0)
+    few, many = (guarantee(known, Use(30, *use)) for use in ((1, held, 6), (8, held, 2)))
+    assert few.mu > many.mu
+    assert few.epsilon < many.epsilon
+    assert found.mu == pytest.approx(few.mu)
+    assert found.epsilon >= max(few.epsilon, many.epsilon)
 
 
 @ATTACKS.register("blind_class_means")

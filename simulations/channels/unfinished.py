@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,28 @@ def resumable(folder: Path, name: str, inner: Strategy, stateful: Strategy) -> R
     path = checkpoint_of(folder, name)
     last = checkpoints.load(path) if path.exists() else None
     return Resumable(inner, stateful, partial(checkpoints.save, path), last)
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove the observations of rounds that will be played again: all after the checkpoint of their condition.
+
+    What is played again is written again; a file of the time before would stand beside those of now.
+
+    Raises:
+        ValueError: a checkpoint is damaged.
+    """
+    reached: dict[str, int] = {}
+    # facts go before what they tell of: whoever is killed here leaves none without it
+    for path in sorted((folder / layout.OBSERVATIONS).glob("*_r*_*"), key=lambda path: path.suffix):
+        found = re.match(r"(\d+)_r(\d+)_", path.name)
+        if found is None:
+            continue
+        condition = found[1]
+        if condition not in reached:
+            last = checkpoint_of(folder, condition)
+            reached[condition] = checkpoints.load(last)[1]["round"] if last.exists() else NOTHING["round"]
+        if int(found[2]) > reached[condition]:
+            path.unlink(missing_ok=True)
 
 
 def rows_so_far(folder: Path, labels: Sequence[str]) -> list[Row]:

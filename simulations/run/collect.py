@@ -13,6 +13,7 @@ from fl_privacy.observation import Observation
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import RunContext
 from fl_privacy.simulations.channels.round_log import summarise_reasons
+from fl_privacy.simulations.channels.unfinished import forget_unfinished
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
@@ -55,6 +56,7 @@ def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
         min_replies=experiment.min_replies,
         schemas=channel.rounds.schemas(federation),
     )
+    forget_unfinished(out)
     note("starting what runs the clients")
     validating.get_node_ids()
     note(f"ready for {experiment.clients} clients")
