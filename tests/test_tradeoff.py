@@ -110,6 +110,16 @@ def test_the_axes_fit_the_data_and_the_grey_band_ends_at_the_best_blind_guess(dr
     assert {"blind guess: mean image", "blind guess: random guess"} <= texts
 
 
+def test_names_of_controls_that_are_close_do_not_lie_on_each_other(drawn):
+    levels = {"random guess": 12.8, "mean image": 13.1, "class mean": 13.4}
+    near = [row(f"control: {name}", "none", level, None) for name, level in levels.items()]
+    figure = drawn([*ROWS[:2], *near])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if "guess" in text.get_text()]
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
 def test_no_tick_says_more_than_all(drawn):
     axes = drawn([row("grnn", "none", 40.0, 1.0), row("grnn", "clip(norm=1.0)", 20.0, 0.0)]).axes[0]
     assert all(0 <= tick <= 100 for tick in axes.get_xticks())

@@ -149,6 +149,10 @@ def _draw_points(figure: Figure, axes: Axes, found: Sequence[Point], best: Seque
         figure.legend(title="attack", fontsize=9, loc="outside right upper")
 
 
+PLACES = {0.005: "left", 0.995: "right", 0.5: "center"}
+"""Where the name of a control may stand on its line, as a share of the width, and how it is aligned there."""
+
+
 def limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]) -> None:
     """Axes that fit the data, with room for the labels."""
     use = [value for each in found for value in (each.utility.low, each.utility.high)]
@@ -165,24 +169,26 @@ def limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate])
 def draw_blind(axes: Axes, blind: Mapping[Control, Estimate], found: Sequence[Point]) -> None:
     """Shade all that is no more than the best control, and draw a line for each control with its name.
 
-    The name stands at that end of the line which has fewer points near it.
+    The name stands where the line has the fewest points and other names near it: at an end, or in the middle.
     """
     if not blind:
         return
     axes.axhspan(axes.get_ylim()[0], max(each.high for each in blind.values()), color="0.92", zorder=0)
-    shares = [axes.transAxes.inverted().transform(_pixel(axes, p.utility.value, p.leakage.value)) for p in found]
+    pixels = [_pixel(axes, p.utility.value, p.leakage.value) for p in found]
+    shares = [tuple(map(float, axes.transAxes.inverted().transform(pixel))) for pixel in pixels]
     for name, each in blind.items():
         axes.axhline(each.value, color="0.55", linestyle="--", linewidth=1, zorder=1)
         _, level = axes.transAxes.inverted().transform(axes.transData.transform((0, each.value)))
         near = [x for x, y in shares if abs(y - level) < 0.06]
-        left = sum(x < 0.3 for x in near) <= sum(x > 0.7 for x in near)
+        place = min(PLACES, key=lambda x: sum(abs(x - other) < 0.3 for other in near))
+        shares.append((place, float(level)))
         axes.text(
-            0.005 if left else 0.995,
+            place,
             each.value,
             f"{name.kind}: {name}",
             transform=axes.get_yaxis_transform(),  # x as a share of the width, y in decibels
             va="bottom",
-            ha="left" if left else "right",
+            ha=PLACES[place],
             fontsize=8,
             color="0.35",
             gid=BLIND,
