@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fl_privacy.accounting import Use, guarantee, identification_bound
-from fl_privacy.attacks.base import ATTACKS, Attack
+from fl_privacy.attacks.base import Attack
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step
@@ -232,7 +232,6 @@ def test_rounds_with_other_batches_guarantee_what_the_weakest_of_both_would():
     assert found.epsilon >= max(few.epsilon, many.epsilon)
 
 
-@ATTACKS.register("blind_class_means")
 @dataclasses.dataclass(frozen=True)
 class BlindClassMeans(Attack):
     """The means of as many classes as a message has images, whatever was received."""
@@ -248,7 +247,8 @@ class BlindClassMeans(Attack):
 
 def test_the_bound_is_of_all_guesses_of_a_message_and_of_the_messages_that_made_the_model(tmp_path):
     """Blind guesses, each for any image of its message, recover more images than one could: that is no attack."""
-    changes = ["attack=blind_class_means", "rounds=2", "attacked_rounds=[2]", "attacked_clients=10", "batch_size=8"]
+    changes = ["rounds=2", "attacked_rounds=[2]", "attacked_clients=10", "batch_size=8"]
+    changes.append(f"attacks=[{{name='{__name__}:BlindClassMeans', label='blind_class_means'}}]")
     changes.append("training_defences=[[{name='dp_sgd', norm=1.0, noise_multiplier=100.0}]]")
     result = simulate(load_experiment("quickstart", changes), out=tmp_path / "run", backend="local", note=str)
     (row,) = (each for each in result.summary if each["attack"] == "blind_class_means")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,24 +45,21 @@ class Batches(Evaluation):
     def guarantee(self, federation: Federation, condition: int) -> Guarantee:
         """Over all rounds, as if the server saw a client in each, for the client with the least data.
 
-        Where attacked rounds have other batches, the weaker of two guarantees: as if all rounds were of one kind.
+        Where attacked rounds have other batches, as if every round had the most examples and the most passes of any.
         """
         experiment = federation.experiment
         chosen = experiment.conditions[condition]
         protocol = chosen.protocol
         assert isinstance(protocol, FedSGD | WeightUpdates)
-
-        def if_all_had(examples: int) -> Guarantee:
-            use = Use(
-                rounds=experiment.rounds,
-                examples=examples,
-                held=min(map(len, federation.parts)),
-                passes=protocol.local.passes_on(examples) if isinstance(protocol, WeightUpdates) else 1,
-            )
-            return guarantee(chosen.trained, use, protocol.delta)
-
         sizes = {experiment.images_in(round) for round in range(1, experiment.rounds + 1)}
-        return max(map(if_all_had, sorted(sizes)), key=lambda each: math.inf if each.epsilon is None else each.epsilon)
+        local = protocol.local if isinstance(protocol, WeightUpdates) else None
+        use = Use(
+            rounds=experiment.rounds,
+            examples=max(sizes),
+            held=min(map(len, federation.parts)),
+            passes=max(local.passes_on(size) for size in sizes) if local else 1,
+        )
+        return guarantee(chosen.trained, use, protocol.delta)
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
         return Truth(*federation.batch(client, round))
