@@ -21,7 +21,7 @@ from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
-from fl_privacy.attacks.gradient.priors import Prior, public
+from fl_privacy.attacks.inversion.priors import Prior, public
 from fl_privacy.data import DataSet, data_root, load
 from fl_privacy.defences import chain
 from fl_privacy.evaluation import Truth, align, interval

@@ -25,8 +25,8 @@ from benchmarks.table_parts import Row
 from fl_privacy.attacks.gradient.best import Best
 from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
 from fl_privacy.attacks.gradient.likelihood import likelihood
-from fl_privacy.attacks.gradient.priors import public
 from fl_privacy.attacks.gradient.simulated import simulated_client
+from fl_privacy.attacks.inversion.priors import public
 from fl_privacy.data import DataSet, data_root, load
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.aggregation import weighted_mean

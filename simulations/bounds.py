@@ -7,7 +7,7 @@ from statistics import fmean
 
 from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
 from fl_privacy.attacks.gradient.likelihood import likelihood
-from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.defences import Chain
 from fl_privacy.defences.sign import Sign
 from fl_privacy.evaluation import Truth

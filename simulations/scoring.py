@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean, median
 
 from fl_privacy.attacks import Attack
-from fl_privacy.attacks.gradient.priors import public_by_class
+from fl_privacy.attacks.inversion.priors import public_by_class
 from fl_privacy.evaluation import Truth, controls, interval, matched, score, score_set
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.protocol_check import mismatch

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from fl_privacy.attacks.gradient.priors import power_law
+from fl_privacy.attacks.inversion.priors import power_law
 from fl_privacy.evaluation import Truth
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fl_privacy.attacks.gradient.descent import descend
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
+from fl_privacy.attacks.inversion.descent import descend
 from fl_privacy.data import load
 from fl_privacy.evaluation import Truth, align
 from fl_privacy.federated.client import gradient

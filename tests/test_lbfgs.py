@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fl_privacy.attacks.gradient.lbfgs import BatchedLbfgs
+from fl_privacy.attacks.inversion.lbfgs import BatchedLbfgs
 from fl_privacy.seeding import stream
 
 

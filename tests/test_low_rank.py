@@ -10,7 +10,7 @@ from torch import nn
 from fl_privacy.attacks.gradient import low_rank
 from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head, levenberg_marquardt
 from fl_privacy.attacks.gradient.low_rank import LowRank
-from fl_privacy.attacks.gradient.priors import power_law
+from fl_privacy.attacks.inversion.priors import power_law
 from fl_privacy.evaluation import Truth, align
 from fl_privacy.federated.client import gradient
 from fl_privacy.observation import ChannelName, Observation, Spec

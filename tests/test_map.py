@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from fl_privacy.attacks.gradient import priors
 from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
-from fl_privacy.attacks.gradient.gauss_newton import gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori, posterior_draw
+from fl_privacy.attacks.inversion import priors
+from fl_privacy.attacks.inversion.gauss_newton import gauss_newton, linearise, posterior_solve
 from fl_privacy.data import load
 from fl_privacy.defences import chain
 from fl_privacy.evaluation import Truth, align

@@ -11,7 +11,7 @@ from fl_privacy.attacks.gradient.matching import (
     published_cross_entropy,
     soft_cross_entropy,
 )
-from fl_privacy.attacks.gradient.total_variation import absolute_variation, squared_variation
+from fl_privacy.attacks.inversion.total_variation import absolute_variation, squared_variation
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec

@@ -12,8 +12,8 @@ import fl_privacy as flp
 from fl_privacy.attacks import ATTACKS
 from fl_privacy.attacks.gradient.dlg import DLG, IDLG, DLGAsPublished
 from fl_privacy.attacks.gradient.inverting_gradients import InvertingGradients
-from fl_privacy.attacks.gradient.optimise import Descent
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
+from fl_privacy.attacks.inversion.first_order import Descent
 from fl_privacy.data import load
 from fl_privacy.evaluation import score
 from fl_privacy.federated.local_training import train_locally

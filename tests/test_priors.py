@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fl_privacy.attacks.gradient import priors
+from fl_privacy.attacks.inversion import priors
 from fl_privacy.observation import Images
 from fl_privacy.seeding import stream
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
-from fl_privacy.attacks.gradient.total_variation import squared_variation
+from fl_privacy.attacks.inversion.total_variation import squared_variation
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.split.segments import ACTIVATION
 

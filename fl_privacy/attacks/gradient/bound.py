@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.gauss_newton import Linearised, linearise, posterior_solve
 from fl_privacy.attacks.gradient.likelihood import Likelihood
-from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.attacks.inversion.gauss_newton import Linearised, linearise, posterior_solve
+from fl_privacy.attacks.inversion.priors import Prior
 
 SINGLE = 1e-14
 """The noise variance of a gradient without known noise: float32 leaves 1e-7 of each layer's size."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, check_ranges
-from fl_privacy.attacks.gradient.lbfgs import BatchedLbfgs
-from fl_privacy.attacks.gradient.optimise import GradientInversion, Stepper
+from fl_privacy.attacks.gradient.optimise import GradientInversion
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
+from fl_privacy.attacks.inversion.first_order import Stepper
+from fl_privacy.attacks.inversion.lbfgs import BatchedLbfgs
 from fl_privacy.observation import Observation
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.gauss_newton import gauss_newton
 from fl_privacy.attacks.gradient.likelihood import Likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.orders import Taken, improved
-from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
+from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
 
 SHARES = (0.5, 0.0)

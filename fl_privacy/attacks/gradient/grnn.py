@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator
 from fl_privacy.attacks.gradient.matching import published_cross_entropy, soft_cross_entropy
-from fl_privacy.attacks.gradient.optimise import Descent, GradientInversion, Guess, Stepper
+from fl_privacy.attacks.gradient.optimise import GradientInversion, Guess
 from fl_privacy.attacks.gradient.restarts import merge_restarts
-from fl_privacy.attacks.gradient.total_variation import squared_variation
+from fl_privacy.attacks.inversion.first_order import Descent, Stepper
+from fl_privacy.attacks.inversion.total_variation import squared_variation
 from fl_privacy.observation import Observation
 
 

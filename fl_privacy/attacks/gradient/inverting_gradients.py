@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, check_ranges
-from fl_privacy.attacks.gradient.optimise import Descent, GradientInversion, Stepper
+from fl_privacy.attacks.gradient.optimise import GradientInversion
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
-from fl_privacy.attacks.gradient.total_variation import absolute_variation
+from fl_privacy.attacks.inversion.first_order import Descent, Stepper
+from fl_privacy.attacks.inversion.total_variation import absolute_variation
 from fl_privacy.observation import Observation
 
 

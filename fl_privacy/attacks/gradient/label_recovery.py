@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.matching import adversary_copy, gradient_unit, observed_gradient
-from fl_privacy.attacks.gradient.priors import power_law
 from fl_privacy.attacks.gradient.released import rescales
+from fl_privacy.attacks.inversion.priors import power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import seeded, stream
 

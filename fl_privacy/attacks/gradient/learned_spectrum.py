@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.priors import Spectrum, frequencies
+from fl_privacy.attacks.inversion.priors import Spectrum, frequencies
 
 PSEUDO = 2.0
 """Coefficients of the base prior that each ring of frequencies counts beside those of the victims."""

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.gauss_newton import Linearise, Residual, linearise, slopes_of
 from fl_privacy.attacks.gradient.known_noise import noise_deviations
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
-from fl_privacy.attacks.gradient.priors import Prior
+from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, linearise, slopes_of
+from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
 from fl_privacy.weights import trainable
 

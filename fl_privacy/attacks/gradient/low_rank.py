@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
-from fl_privacy.attacks.gradient.descent import descend
-from fl_privacy.attacks.gradient.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head
 from fl_privacy.attacks.gradient.label_recovery import Head, LabelCounts, read_at
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.map import FAR, objective
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.mismatch import relative_mismatch
-from fl_privacy.attacks.gradient.priors import Prior, power_law
 from fl_privacy.attacks.gradient.released import released
+from fl_privacy.attacks.inversion.descent import descend
+from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
+from fl_privacy.attacks.inversion.priors import Prior, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
 LOOSE = 1e4

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
-from fl_privacy.attacks.gradient.descent import Objective, descend
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
-from fl_privacy.attacks.gradient.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
@@ -23,8 +21,10 @@ from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.priors import Prior, Spectrum, power_law, public, public_by_class
 from fl_privacy.attacks.gradient.surrogate import between, is_gradient
+from fl_privacy.attacks.inversion.descent import Objective, descend
+from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
+from fl_privacy.attacks.inversion.priors import Prior, Spectrum, power_law, public, public_by_class
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
 LABEL_IMAGES = 16

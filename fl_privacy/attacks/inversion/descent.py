@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fl_privacy.attacks.gradient.lbfgs import BatchedLbfgs
-from fl_privacy.attacks.gradient.optimise import Descent
+from fl_privacy.attacks.inversion.first_order import Descent
+from fl_privacy.attacks.inversion.lbfgs import BatchedLbfgs
 
 Objective = Callable[[Tensor], Tensor]
 """Coordinates (V, B, k) to losses (V,), each victim's of its own coordinates alone."""

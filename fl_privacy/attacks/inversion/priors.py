@@ -1,4 +1,4 @@
-"""What an attacker believes of images before it has seen a gradient: x = mean + T u, u ~ N(0, I), all components.
+"""What an attacker believes of images before it has seen a message: x = mean + T u, u ~ N(0, I), all components.
 
 In the coordinates u every direction is as likely as any other, so that the penalty |u|^2 / 2 is the prior, and an
 optimiser sees it without the stretch of a natural image's spectrum.
