@@ -22,7 +22,7 @@ from fl_privacy.attacks.base import Attack
 from fl_privacy.attacks.gradient.inverting_gradients import InvertingGradients
 from fl_privacy.attacks.gradient.learned import LearnedInversion
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
-from fl_privacy.attacks.gradient.simulated import chain_mismatch, simulated_client
+from fl_privacy.attacks.gradient.simulated import relative_mismatch, simulated_client
 from fl_privacy.data import DataSet, data_root, load
 from fl_privacy.defences import Chain, chain
 from fl_privacy.evaluation import Truth
@@ -81,7 +81,7 @@ def measure(attack: Attack, seen: list[Observation], truths: list[Truth], seed: 
         assert guess.labels is not None
         counts = [torch.bincount(y, minlength=each.spec.classes) for y in (guess.labels, truth.labels)]
         right.append(float(torch.minimum(*counts).sum()) / len(truth.labels))
-        apart.append(chain_mismatch(each, guess.inputs, guess.labels))
+        apart.append(relative_mismatch(each, guess.inputs, guess.labels))
     return {
         **scored(guesses, truths, seed),
         "label_accuracy": statistics.fmean(right),

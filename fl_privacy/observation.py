@@ -109,15 +109,6 @@ class Images:
         return len(self.inputs)
 
 
-class HasGradient(Protocol):
-    """What a defence made of the gradients of single examples."""
-
-    @property
-    def gradient(self) -> Tensors:
-        """One gradient, by parameter name."""
-        ...
-
-
 class KnownDefence(Protocol):
     """What an adversary may know of the clients' defences: how they act, never what they drew."""
 
@@ -142,7 +133,7 @@ class KnownDefence(Protocol):
         """Whether the clients' gradients are made of those of single examples."""
         ...
 
-    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> HasGradient:
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """The gradient that a client makes of examples' own (B, ...), with draws of `rng`."""
         ...
 

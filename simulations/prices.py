@@ -14,7 +14,7 @@ from fl_privacy.federated.example_gradients import example_gradients
 from fl_privacy.federated.local_training import LOSSES, normalised
 from fl_privacy.identification import blind_share, recovered
 from fl_privacy.observation import Images, Observation
-from fl_privacy.seeding import one_thread, stream
+from fl_privacy.seeding import one_thread
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.federation import Federation
@@ -89,5 +89,5 @@ def _clipped_share(chain: Chain, messages: Sequence[tuple[Observation, Truth]]) 
         model = copy.deepcopy(seen.model).eval() if local.mode == "eval" else seen.model
         with one_thread():
             found, _ = example_gradients(model, normalised(truth.inputs, local), truth.labels, LOSSES[local.loss])
-            shares.append(chain.on_example_gradients(found, stream(0)).clipped_share)
+            shares.append(chain.clipped_share(found))
     return fmean(shares)

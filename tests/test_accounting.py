@@ -129,7 +129,7 @@ def epsilon_found(made, other, delta, level=0.05):
 def scores(known, gradient, count, seed):
     """What a batch of two releases along the direction of its last example, (count,)."""
     batch = {"w": torch.stack([torch.zeros(8), gradient])}
-    released = [known.on_example_gradients(batch, stream(seed, draw)).gradient["w"] for draw in range(count)]
+    released = [known.on_example_gradients(batch, stream(seed, draw))["w"] for draw in range(count)]
     return torch.stack(released)[:, 0] * 2
 
 

@@ -28,10 +28,6 @@ def test_a_root_in_the_place_of_the_square_flatters_a_failure(error):
     assert ours == pytest.approx(-20 * math.log10(error), abs=1e-3)
 
 
-def test_what_reads_as_28_decibels_there_is_noise():
-    assert 2 * 28 - 20 * math.log10(255) == pytest.approx(7.87, abs=0.01)
-
-
 def test_pixels_beyond_the_range_come_back_as_the_opposite_when_saved_as_a_picture():
     """DLG's images have no box, a sigmoid's cannot leave it: the same small excess ruins the former's score alone."""
     truth = torch.ones(1, 1, 16, 16)

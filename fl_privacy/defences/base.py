@@ -15,17 +15,6 @@ from fl_privacy.registry import Registry
 from fl_privacy.seeding import stream
 
 
-@dataclasses.dataclass(frozen=True)
-class ExampleRelease:
-    """What a defence made of the gradients of single examples: one `gradient`, and the share of them that it clipped.
-
-    The share depends on the data and is no part of any message.
-    """
-
-    gradient: Tensors
-    clipped_share: float
-
-
 class Defence:
     """A client-side defence. Concrete ones are frozen dataclasses: their fields are the settings."""
 
@@ -55,13 +44,17 @@ class Defence:
         """Whether it acts on the gradient of each example, in every step, by `on_example_gradients`."""
         return False
 
-    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> ExampleRelease:
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """One gradient of examples' own (B, ...), by name; the mean unless overridden. `rng` is the round's stream."""
-        return ExampleRelease(self.mean_of_examples(gradients), 0.0)
+        return self.mean_of_examples(gradients)
 
     def mean_of_examples(self, gradients: Tensors) -> Tensors:
         """What is certain of `on_example_gradients`. Differentiable."""
         return {name: value.mean(0) for name, value in gradients.items()}
+
+    def clipped_share(self, gradients: Tensors) -> float:
+        """The share of examples whose gradients (B, ...) it scales down: known to the evaluator, in no message."""
+        return 0.0
 
     @property
     def example_noise(self) -> float:
@@ -137,13 +130,17 @@ class Chain:
         """Whether a member acts on the gradients of single examples."""
         return any(defence.by_example for defence in self.defences)
 
-    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> ExampleRelease:
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """What the member that acts on examples' gradients (B, ...) makes of them."""
         return next(d for d in self.defences if d.by_example).on_example_gradients(gradients, rng)
 
     def mean_of_examples(self, gradients: Tensors) -> Tensors:
         """What is certain of it, for an adversary who knows the chain."""
         return next(d for d in self.defences if d.by_example).mean_of_examples(gradients)
+
+    def clipped_share(self, gradients: Tensors) -> float:
+        """The share of examples whose gradients (B, ...) it scales down."""
+        return next(d for d in self.defences if d.by_example).clipped_share(gradients)
 
     @property
     def release_tells(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_privacy.defences.base import DEFENCES, Defence, ExampleRelease
+from fl_privacy.defences.base import DEFENCES, Defence
 from fl_privacy.observation import Tensors
 
 
@@ -42,7 +42,7 @@ class DPSGD(Defence):
     def by_example(self) -> bool:
         return not math.isinf(self.norm)
 
-    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> ExampleRelease:
+    def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         factor = self._factor(gradients)
         mean = _mean(gradients, factor)
         if self.noise_multiplier:
@@ -51,7 +51,11 @@ class DPSGD(Defence):
                 name: value + scale * torch.randn(value.shape, generator=rng, dtype=value.dtype).to(value.device)
                 for name, value in mean.items()
             }
-        return ExampleRelease(mean, float((factor < 1).double().mean()) if len(factor) else 0.0)
+        return mean
+
+    def clipped_share(self, gradients: Tensors) -> float:
+        factor = self._factor(gradients)
+        return float((factor < 1).double().mean()) if len(factor) else 0.0
 
     def mean_of_examples(self, gradients: Tensors) -> Tensors:
         return _mean(gradients, self._factor(gradients))

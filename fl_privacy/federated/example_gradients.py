@@ -76,7 +76,7 @@ def gradient_under(chain: KnownDefence | None, rng: torch.Generator | None) -> S
 
     def slope(model: nn.Module, x: Tensor, y: Tensor, loss_of: LossOf = F.cross_entropy) -> tuple[Tensors, float]:
         found, losses = example_gradients(model, x, y, loss_of)
-        mean = chain.mean_of_examples(found) if rng is None else chain.on_example_gradients(found, rng).gradient
+        mean = chain.mean_of_examples(found) if rng is None else chain.on_example_gradients(found, rng)
         return mean, float(losses.mean())
 
     return slope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar, Literal, Self, get_args
@@ -21,11 +21,10 @@ from fl_privacy.attacks.gradient.learned import LearnedInversion
 from fl_privacy.attacks.gradient.low_rank import LowRank
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_unit
-from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.optimise import of_one_model
 from fl_privacy.attacks.gradient.peeling import Peeling
 from fl_privacy.attacks.gradient.rehearsal import held_back, rehearse, without_held_back
-from fl_privacy.attacks.gradient.simulated import chain_mismatch
+from fl_privacy.attacks.gradient.simulated import relative_mismatch
 from fl_privacy.attacks.gradient.spear import Spear
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 
@@ -88,14 +87,14 @@ class Best(Attack):
             return self
         self._check(seen[0])
         fitted = copy.copy(self)
-        found = [without_held_back(each) if _rehearses(each) else each for each in seen]
-        object.__setattr__(fitted, "fitted", self._map(found[0]))
-        own = [each for each, whole in zip(found, seen, strict=True) if _rehearses(whole)]
+        lawless = [group for group in _of_one_law(seen) if _rehearses(group[0])]
+        own = [without_held_back(each) for group in lawless for each in group]
+        first = without_held_back(seen[0]) if lawless and lawless[0][0] is seen[0] else seen[0]
+        object.__setattr__(fitted, "fitted", self._map(first))
         if self._learns(own):
             learned = LearnedInversion(examples=self.learned_examples)
             object.__setattr__(fitted, "trained", learned.prepare(own, rng))
-        firsts = [group[0] for group in of_one_model(seen) if _rehearses(group[0])]
-        object.__setattr__(fitted, "rehearsed", tuple((each, fitted._rehearse(each, rng)) for each in firsts))
+        object.__setattr__(fitted, "rehearsed", tuple((each[0], fitted._rehearse(each[0], rng)) for each in lawless))
         return fitted
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
@@ -105,17 +104,14 @@ class Best(Attack):
             ValueError: every member refuses an observation, each for its own reason.
         """
         guesses: list[Reconstruction] = []
-        for _, group in groupby(
-            seen, key=lambda o: (id(o.model), o.spec, o.defence, id(o.public), next(iter(o.payload.values())).device)
-        ):
-            victims = list(group)
+        for victims in _of_one_law(seen):
             guesses += (self._as_rehearsed if _rehearses(victims[0]) else self._try_all)(victims, rng)
         return guesses
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """The common objective at images (N, C, H, W) and labels (N,), the same for the guesses of all members."""
         if _rehearses(seen):
-            return chain_mismatch(seen, inputs, labels)
+            return relative_mismatch(seen, inputs, labels)
         return self._map(seen).loss(seen, inputs, labels)
 
     def _map(self, seen: Observation) -> MaximumAPosteriori:
@@ -218,6 +214,13 @@ def _judged(judge: MaximumAPosteriori, name: str, seen: Observation, guess: Reco
     return replace(guess, labels=labels, loss=loss if loss == loss else float("inf"), winner=name)
 
 
+def _of_one_law(seen: Sequence[Observation]) -> Iterator[list[Observation]]:
+    """Neighbours of one model, protocol, defence and device, to an attacker with the same images."""
+    for group in of_one_model(seen):
+        for _, alike in groupby(group, key=lambda each: id(each.public)):
+            yield list(alike)
+
+
 def _rehearses(seen: Observation) -> bool:
     """Whether members are tried on messages of the attacker's own: it has images, and no law to judge guesses by."""
     return held_back(seen) > 0 and not has_likelihood(seen)
@@ -234,7 +237,7 @@ def _rehearsed(
     labels, loss = guess.labels, float("nan")
     if guess.inputs is not None:
         labels = _labels_of(seen, guess.inputs) if labels is None else labels
-        loss = float("nan") if labels is None else chain_mismatch(seen, guess.inputs, labels)
+        loss = float("nan") if labels is None else relative_mismatch(seen, guess.inputs, labels)
     found = torch.tensor([error for error in errors.values() if error < float("inf")])
     return replace(guess, labels=labels, loss=loss, trace=found, iterations=len(found), winner=name)
 

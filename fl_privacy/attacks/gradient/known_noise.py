@@ -69,8 +69,13 @@ def _drawn_variance(seen: Observation, names: Sequence[str], seed: int) -> dict[
         for name in names:
             squares[name] += float((released[name] - certain[name]).square().sum())
             counts[name] += released[name].numel()
+    return _variances(squares, counts)
+
+
+def _variances(squares: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    """Mean squares by name, of sums over `counts` drawn values; a tensor of few has the average's."""
     overall = sum(squares.values()) / sum(counts.values())
-    return {name: squares[name] / counts[name] if counts[name] >= ENOUGH else overall for name in names}
+    return {name: squares[name] / counts[name] if counts[name] >= ENOUGH else overall for name in squares}
 
 
 def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: int) -> dict[str, float]:
@@ -90,7 +95,7 @@ def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: in
             mean = {name: seen.payload[name] / unit for name in start}
             if rng is None:
                 return mean
-            noise = chain.on_example_gradients(nothing, rng).gradient
+            noise = chain.on_example_gradients(nothing, rng)
             return {name: value + noise[name] for name, value in mean.items()}
 
         return slope(start, 0) if one_gradient else local_train(start, slope, len(sizes), local)
@@ -99,8 +104,8 @@ def _step_variance(seen: Observation, shapes: Mapping[str, torch.Size], seed: in
     for draw in range(DRAWS):
         drawn = sent(stream(seed + draw, "examples"))
         for name in shapes:
-            squares[name] += float((drawn[name] - certain[name]).square().mean()) / DRAWS
-    return squares
+            squares[name] += float((drawn[name] - certain[name]).square().sum())
+    return _variances(squares, {name: DRAWS * shape.numel() for name, shape in shapes.items()})
 
 
 def has_likelihood(seen: Observation) -> bool:

@@ -15,7 +15,7 @@ from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.inverter import Examples, Inverter, fit_inverter
 from fl_privacy.attacks.gradient.message_features import CountReader, MessageFeatures, fit_counts, message_features
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.simulated import chain_mismatch, labelled, simulated_client
+from fl_privacy.attacks.gradient.simulated import labelled, relative_mismatch, simulated_client
 from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction, Tensors
 from fl_privacy.seeding import subseed
 
@@ -106,7 +106,7 @@ class LearnedInversion(Attack):
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """How far the release of images (B, C, H, W) with labels (B,) is from what was seen, relative to its size."""
-        return chain_mismatch(seen, inputs, labels)
+        return relative_mismatch(seen, inputs, labels)
 
     def _fitted_to(self, seen: Observation) -> Learned | None:
         for other, learned in self.fitted:
@@ -185,5 +185,5 @@ def _read(learned: Learned, seen: Observation) -> Reconstruction:
     images = learned.inverter(learned.features.rows(seen.payload, slots)).clamp(0, 1)
     inputs = images.view(-1, *seen.spec.image_shape)
     labels = None if learned.features.head is None else slots
-    loss = float("nan") if labels is None else chain_mismatch(seen, inputs, labels)
+    loss = float("nan") if labels is None else relative_mismatch(seen, inputs, labels)
     return Reconstruction(inputs=inputs.cpu(), labels=None if labels is None else labels.cpu(), loss=loss, iterations=1)

@@ -16,8 +16,8 @@ from fl_privacy.attacks.gradient.label_recovery import Head, LabelCounts, read_a
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.map import FAR, objective
 from fl_privacy.attacks.gradient.matching import adversary_copy
-from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.released import released
+from fl_privacy.attacks.gradient.simulated import relative_mismatch
 from fl_privacy.attacks.inversion.descent import descend
 from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior, power_law

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.head import HeadReading, read_head
 from fl_privacy.attacks.gradient.layer_chain import WHY, Opaque, layer_chain
-from fl_privacy.attacks.gradient.mismatch import relative_mismatch
 from fl_privacy.attacks.gradient.monotone import INVERSES, invertible
 from fl_privacy.attacks.gradient.released import Released, released, rescales
+from fl_privacy.attacks.gradient.simulated import relative_mismatch
 from fl_privacy.attacks.gradient.stages import UNKNOWN, Belief, Known, Stage, descend, independent, stages
 from fl_privacy.attacks.inversion.priors import PIXEL_VARIANCE, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction

@@ -68,14 +68,14 @@ def labelled(owned: Images, classes: int, rng: torch.Generator) -> Images:
     return Images(owned.inputs, torch.randint(classes, (len(owned),), generator=rng).to(owned.inputs.device))
 
 
-def chain_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+def relative_mismatch(seen: Observation, inputs: Tensor, labels: Tensor) -> float:
     """||c(g(x, y)) - r|| / ||r||: what images (B, C, H, W) with labels (B,) would have released, and what was, r.
 
     c is what is certain of a known chain: a clip, signs, pruning, but no noise. 0 is exact, 1 what zero reaches.
     """
     assert seen.model is not None
-    device = next(iter(seen.payload.values())).device
-    sent = simulated_client(seen, noisy=False)(inputs.to(device), labels.to(device), 0)
+    received = next(iter(seen.payload.values()))
+    sent = simulated_client(seen, noisy=False)(inputs.to(received), labels.to(received.device), 0)
     names = list(trainable(seen.model))
     apart = sum(float((sent[name] - seen.payload[name]).double().square().sum()) for name in names)
     size = sum(float(seen.payload[name].double().square().sum()) for name in names)
