@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.atomic import write_atomic
 from fl_privacy.simulations.results.provenance import provenance
 
 
@@ -41,10 +42,7 @@ def write(path: Path, rows: list[dict[str, Any]], *, settings: dict[str, Any], *
         "hardware": hardware(),
         "rows": rows,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, path)
+    write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fl_privacy.checkpoints import under
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
@@ -56,7 +57,7 @@ class Resumable(Strategy):
         begun = len(grid.rounds)
         grid.rounds += counted(self._facts)
         if self._done >= 0:
-            load_strategy_state(self.stateful, _under(STATE, self._tensors), self._facts["state"])
+            load_strategy_state(self.stateful, under(STATE, self._tensors), self._facts["state"])
 
         def evaluate(round: int, arrays: ArrayRecord) -> MetricRecord | None:
             if round <= self._done:
@@ -92,7 +93,7 @@ class Resumable(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         if server_round <= self._done:
-            model = _under(MODEL, self._tensors)
+            model = under(MODEL, self._tensors)
             reached = pack({name: model[name] for name in self._facts["names"]}) if server_round == self._done else None
             return reached, self._history.train_metrics_clientapp.get(server_round)
         arrays, metrics = self.inner.aggregate_train(server_round, replies)
@@ -129,7 +130,3 @@ def history(facts: PlainTable) -> Result:
 def counted(facts: PlainTable) -> list[Counts]:
     """What became of the messages of those rounds."""
     return [Counts(**each) for each in facts["counts"]]
-
-
-def _under(prefix: str, tensors: Tensors) -> Tensors:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 TOPS = {"fl_privacy": "fl_privacy", "strategies": "fl_privacy.strategies", "simulations": "fl_privacy.simulations"}
 LAYERS = {
     "fl_privacy": (
-        ("atomic", "seeding", "settings", "registry", "observation", "optimiser_state", "weights"),
+        ("atomic", "checkpoints", "seeding", "settings", "registry", "observation", "optimiser_state", "weights"),
         ("data", "metrics", "models"),
         ("defences",),
         ("federated", "split", "joint_training", "accounting"),

@@ -41,18 +41,20 @@ def test_a_dead_runs_processes_and_folder_go_and_a_living_ones_stay(temporary):
     gone = subprocess.Popen(["true"])
     born = leftovers._born(gone.pid)
     gone.wait()
-    dead = temporary / f"flp-{os.getuid()}-{gone.pid}-{born}"
-    living = temporary / f"flp-{os.getuid()}-{os.getppid()}-{leftovers._born(os.getppid())}"
+    dead = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{gone.pid}-{born}"
+    living = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{os.getppid()}-{leftovers._born(os.getppid())}"
+    elsewhere = temporary / f"flp-{os.getuid()}-000000-{gone.pid}-{born}"  # of a host that shares the folder
     other = temporary / "flp-somebody"
-    for folder in (dead, living, other):
+    for folder in (dead, living, elsewhere, other):
         (folder / "session").mkdir(parents=True)
-    processes = [sleeper(folder) for folder in (dead, living, other)]
+    processes = [sleeper(folder) for folder in (dead, living, elsewhere, other)]
     try:
         assert sweep() == [dead]
         assert processes[0].wait(10) < 0
-        assert [each.poll() for each in processes[1:]] == [None, None]
+        assert [each.poll() for each in processes[1:]] == [None, None, None]
         assert not dead.exists()
         assert living.exists()
+        assert elsewhere.exists()
         assert other.exists()
     finally:
         for each in processes:
@@ -61,9 +63,33 @@ def test_a_dead_runs_processes_and_folder_go_and_a_living_ones_stay(temporary):
 
 
 def test_a_number_that_another_process_has_by_now_is_told(temporary):
-    reused = temporary / f"flp-{os.getuid()}-{os.getppid()}-1"
+    reused = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{os.getppid()}-1"
     reused.mkdir()
     assert sweep() == [reused]
+
+
+def test_another_start_of_the_machine_and_another_container_have_other_names(monkeypatch):
+    here = leftovers._here.__wrapped__
+    names = {here()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readlink", lambda path: "pid:[1]")
+        names.add(here())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda path: "another start")
+        names.add(here())
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("gone", ["lstat", "rmtree"])
+def test_a_folder_that_another_sweep_removes_meanwhile_is_no_error(gone, temporary, monkeypatch):
+    folder = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{os.getppid()}-1"
+    folder.mkdir()
+    if gone == "lstat":
+        monkeypatch.setattr(Path, "glob", lambda place, pattern: iter([temporary / f"{folder.name}0", folder]))
+    else:
+        monkeypatch.setattr(leftovers, "_processes", lambda found: found.rmdir() or [])
+    assert sweep() == [folder]
+    assert not folder.exists()
 
 
 def test_ones_own_session_goes_when_it_is_over(temporary):
@@ -82,7 +108,7 @@ def of_runs() -> list[str]:
             words = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if re.search(rf"/flp-{os.getuid()}-\d+-\d+", words):
+        if re.search(rf"/flp-{os.getuid()}-[0-9a-f]+-\d+-\d+", words):
             found.append(words)
     return found
 
@@ -101,6 +127,9 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
     end = time.monotonic() + 240
     while not list(out.glob("observations/*.json")) and time.monotonic() < end:
         time.sleep(0.1)
+    assert list(out.glob("observations/*.json")), "the run had started"
+    assert started.poll() is None, "and was not over"
+    assert of_runs(), "with a Ray of its own"
     started.send_signal(how)
     try:
         started.wait(60)
@@ -112,7 +141,7 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
     while of_runs() and time.monotonic() < end:
         time.sleep(0.2)
     assert of_runs() == []
-    assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-{started.pid}-*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-*-{started.pid}-*"))
 
 
 def test_the_scorecard_names_tests_that_there_are():

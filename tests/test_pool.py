@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 import torch
+from flwr.app import Message, RecordDict
 
+from fl_privacy.simulations.backends.pool import Outcome
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.run import pipeline
 from fl_privacy.simulations.run.attack import run_here, run_in
@@ -83,6 +86,41 @@ def test_capacity_is_counted_node_by_node_over_those_that_are_alive(monkeypatch)
     assert pool.capacity({"CPU": 1.0, "GPU": 0.0}) == 5
     assert pool.capacity({"CPU": 1.0, "GPU": 1 / 3}) == 3
     assert pool.capacity({"CPU": 4.0, "GPU": 0.0}) == 0
+
+
+class Greeted:
+    """A pool of two workers, one of which never answers."""
+
+    def __init__(self):
+        self.limits, self.cancelled = {}, set()
+
+    def started(self, seconds):
+        return 2
+
+    def submit(self, function, *arguments, seconds):
+        self.limits[len(self.limits)] = seconds
+        return len(self.limits) - 1
+
+    def take(self, tickets, seconds):
+        time.sleep(seconds)
+        return {0: Outcome(value=("hello", None))} if 0 in tickets else {}
+
+    def cancel(self, tickets):
+        self.cancelled |= set(tickets)
+
+
+def test_a_worker_that_does_not_answer_a_greeting_is_given_up_at_its_limit(monkeypatch):
+    from fl_privacy.simulations.backends import ray_grid
+
+    monkeypatch.setattr(ray_grid.ray, "put", lambda app: app)
+    workers = Greeted()
+    grid = ray_grid.RayGrid(workers, None, 3, 600.0)
+    hello = Message(RecordDict(), dst_node_id=grid.get_node_ids()[0], message_type="query.hello")
+    start = time.monotonic()
+    assert grid.greet(hello, 0.5) == ["hello"]
+    assert 0.4 < time.monotonic() - start < 5
+    assert workers.cancelled == {1}
+    assert all(0 < each <= 0.5 for each in workers.limits.values())
 
 
 class Asked(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fl_privacy import atomic
+from fl_privacy import atomic, checkpoints
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.report import write as report
-from fl_privacy.simulations.results import checkpoints
 from fl_privacy.simulations.run.again import execute_again, plan_again
 from fl_privacy.simulations.run.pipeline import execute, plan, simulate
 from fl_privacy.simulations.run.resume import alone
@@ -147,6 +147,59 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     again = simulate(GRADIENT, out=tmp_path / "out", backend="local", note=lines.append, resume=True)
     assert lines == [f"the run in {tmp_path / 'out'} is finished"]
     assert again.summary
+
+
+def in_a_second_conditions_rounds(out, monkeypatch):
+    """A run that was killed in the last round of its second condition, with messages of a client that answered then and
+    may not answer when that round is played again; the files of the rounds that were over."""
+    with monkeypatch.context() as patch:
+        written = killing(patch, 0)
+        whole(GRADIENT, out.with_name("counted"))
+    at = next(place for place, name in enumerate(written, start=1) if name.startswith("observations/1_r3_c"))
+    with monkeypatch.context() as patch:
+        killing(patch, at)
+        with pytest.raises(Killed):
+            whole(GRADIENT, out)
+    over = {path: path.stat().st_ino for path in (out / "observations").glob("[01]_r*") if "1_r3" not in path.name}
+    assert {path.name[:4] for path in over} == {"0_r1", "0_r3", "1_r1"}
+    for ending in (".json", ".safetensors"):
+        late = out / "observations" / f"1_r3_c9{ending}"
+        late.write_bytes((out / "observations" / f"1_r1_model{ending}").read_bytes() if ending != ".json" else b"{}")
+    return over
+
+
+def test_messages_of_a_round_that_is_played_again_do_not_stand_beside_its_new_ones(tmp_path, monkeypatch):
+    over = in_a_second_conditions_rounds(tmp_path / "run", monkeypatch)
+    resumed = whole(GRADIENT, tmp_path / "run", resume=True)
+    assert told(resumed.folder) == told(tmp_path / "counted")
+    assert not list((tmp_path / "run").rglob("*_c9*"))
+    assert {path: path.stat().st_ino for path in over} == over, "what is over is neither removed nor written again"
+
+
+def test_killed_while_it_forgets_a_round_a_run_goes_on_all_the_same(tmp_path, monkeypatch):
+    in_a_second_conditions_rounds(tmp_path / "run", monkeypatch)
+    wanted, unlink = told(tmp_path / "counted"), Path.unlink
+    for at in range(1, 10):
+        out, left = shutil.copytree(tmp_path / "run", tmp_path / str(at)), [at]
+
+        def remove(path, missing_ok=False, left=left):
+            if path.parent.name == "observations" and not path.name.startswith("."):
+                left[0] -= 1
+                if not left[0]:
+                    raise Killed
+            unlink(path, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", remove)
+            try:
+                whole(GRADIENT, out, resume=True)
+            except Killed:
+                facts = [path for path in (out / "observations").glob("*_c*.json")]
+                assert all(path.with_suffix(".safetensors").exists() for path in facts), "no facts of what is gone"
+        assert told(whole(GRADIENT, out, resume=True).folder) == wanted, at
+        if left[0] > 0:
+            break
+    assert at > 3, "it was killed at every one of these files"
 
 
 def test_an_attack_on_a_saved_run_goes_on_too(tmp_path, monkeypatch):

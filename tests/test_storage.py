@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fl_privacy.checkpoints import digest
 from fl_privacy.defences import Chain
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.simulations.results import files
@@ -130,9 +131,9 @@ def test_every_part_of_a_tensor_counts_in_the_digest():
         {"a": torch.zeros(2, 3)},
         {},
     ]
-    digests = {files.digest(each) for each in [base, *others]}
+    digests = {digest(each) for each in [base, *others]}
     assert len(digests) == 1 + len(others)
-    assert files.digest(base) == files.digest({name: value.clone() for name, value in base.items()})
+    assert digest(base) == digest({name: value.clone() for name, value in base.items()})
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

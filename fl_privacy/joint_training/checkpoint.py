@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Collection
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fl_privacy import checkpoints
+from fl_privacy.checkpoints import under
 from fl_privacy.joint_training.pair import Pair, PairSpec, build_pair
 from fl_privacy.joint_training.scores import Scores
 from fl_privacy.models import MODELS
 from fl_privacy.models.decoders import DECODERS
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,12 @@ class Run:
             self._save(self.path)
 
     def _save(self, path: Path) -> None:
-        """Write beside the target and move over it: a reader sees the old file or the new one, never half of one."""
         tensors = {f"last.{name}": value for name, value in self.pair.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         facts = {"identity": self.identity, "spec": asdict(self.spec), "history": [asdict(r) for r in self.history]}
-        facts["digest"] = _digest(tensors, facts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, {name: json.dumps(value) for name, value in facts.items()})
-        os.replace(partial, path)
+        checkpoints.save(path, tensors, facts)
 
     def _restore(self, path: Path) -> None:
         tensors, facts = _read(path)
@@ -81,12 +76,12 @@ class Run:
                 f"{path} is the checkpoint of another training (different: {', '.join(different)}). "
                 "Give this one another file, or delete that one."
             )
-        self.pair.load_state_dict(_under("last.", tensors))
-        self.best = _under("best.", tensors)
+        self.pair.load_state_dict(under("last.", tensors))
+        self.best = under("best.", tensors)
         self.history = [EpochReport(**{**r, "scores": Scores(**r["scores"])}) for r in facts["history"]]
         state = self.optimiser.state_dict()
         for index, parameter in enumerate(self.pair.parameters()):
-            saved = _under(f"adam.{index}.", tensors)
+            saved = under(f"adam.{index}.", tensors)
             if saved:
                 # laid out as the parameter is: the fused step wants equal strides
                 state["state"][index] = {
@@ -114,34 +109,15 @@ def load_pair(path: str | os.PathLike[str], trusted: Collection[str] = ()) -> Pa
                 "loading it would run that. Name it in 'trusted' if you trust it"
             )
     pair = build_pair(PairSpec(**{**spec, "image_shape": tuple(spec["image_shape"])}), seed=0)
-    pair.load_state_dict(_under("best.", tensors))
+    pair.load_state_dict(under("best.", tensors))
     return pair.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, "pt") as file:
-            facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}): delete it to start over") from error
-    if (digest := facts.pop("digest", None)) is not None and digest != _digest(tensors, facts):
-        raise ValueError(f"{path} is damaged: delete it to start over")
+def _read(path: Path) -> tuple[Tensors, PlainTable]:
+    tensors, facts = checkpoints.load(path)
     if not {"identity", "spec", "history"} <= facts.keys():
         raise ValueError(f"{path} is not a checkpoint of a joint training: delete it, or name another file")
     return tensors, facts
-
-
-def _digest(tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
-    """SHA-256 over what a checkpoint holds: a flipped bit leaves the file readable."""
-    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        total.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _copy(pair: Pair) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fl_privacy.checkpoints import digest
 from fl_privacy.evaluation import Truth
 from fl_privacy.observation import Images, Reconstruction
 from fl_privacy.settings import PlainTable
@@ -40,7 +41,7 @@ def message_report(
         "assumed": case.assumed,
         "attacks": [_row(each, None if real is None else scores(each, seen, real)) for each in done],
         "controls": {} if real is None else blind_scores(public, seen, real, seed),
-        "sha256": files.digest(seen.payload),
+        "sha256": digest(seen.payload),
     }
     report["verdict"] = verdict(report)
     return report

@@ -30,16 +30,20 @@ class RayGrid(SimulatedGrid):
     def greet(self, hello: Message, seconds: float) -> list[Message]:
         """An answer from every worker that is up half of `seconds` from now; one that comes later has to say no hello.
 
+        A worker that does not answer within `seconds` is replaced.
+
         Raises:
             RuntimeError: a worker cannot start.
         """
         end = time.monotonic() + seconds
         count, node = self._pool.started(seconds / 2), hello.metadata.dst_node_id
-        tickets = {self._pool.submit(answer, self._shipped, hello, self.context(node)) for _ in range(count)}
-        replies: list[Message] = []
-        while len(replies) < count and time.monotonic() < end:
-            replies += [_reply(outcome, hello) for outcome in self._pool.take(tickets, PAUSE).values()]
-        return replies
+        left, known = max(0.0, end - time.monotonic()), self.context(node)
+        tickets = {self._pool.submit(answer, self._shipped, hello, known, seconds=left) for _ in range(count)}
+        ended: dict[int, Outcome] = {}
+        while len(ended) < count and time.monotonic() < end:
+            ended |= self._pool.take(tickets - ended.keys(), PAUSE)
+        self._pool.cancel(tickets - ended.keys())
+        return [_reply(outcome, hello) for outcome in ended.values()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         numbers = []

@@ -17,12 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
-from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable, ReadTable
-from fl_privacy.simulations.results import environment, files, provenance
+from fl_privacy.simulations.results import environment, provenance
 
 NAME = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 Note = Callable[[str], None]
@@ -81,31 +77,10 @@ def sound(path: Path, read: Callable[[Path], Any], note: Note) -> Any:
         return None
     try:
         return read(path)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         note(f"{path.name} in the cache is damaged ({error}): it is trained again")
         path.unlink()
         return None
-
-
-def load(path: Path) -> tuple[Tensors, Any]:
-    """The tensors and the facts that `save` wrote.
-
-    Raises:
-        ValueError: the two files are not whole, or are not of one training.
-    """
-    record = files.read_json(path.with_suffix(".json"))
-    body = {"facts": record["facts"], "tensors": hashlib.sha256(path.read_bytes()).hexdigest()}
-    if record["digest"] != key(body):
-        raise ValueError("its bytes are not those that were written")
-    return safetensors.torch.load_file(path), record["facts"]
-
-
-def save(path: Path, tensors: Tensors, facts: ReadTable) -> None:
-    """Write the tensors and, beside them, the facts with a digest of both."""
-    files.write_tensors(path, tensors)
-    plain = json.loads(json.dumps(files.plain(facts)))
-    body = {"facts": plain, "tensors": hashlib.sha256(path.read_bytes()).hexdigest()}
-    files.write_json(path.with_suffix(".json"), {**body, "digest": key(body)})
 
 
 def _relative(path: Path, roots: list[Path]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
+from fl_privacy import checkpoints
 from fl_privacy.simulations.channels.base import Row
 from fl_privacy.simulations.channels.round_log import round_rows
-from fl_privacy.simulations.results import checkpoints, layout
+from fl_privacy.simulations.results import layout
 from fl_privacy.strategies.resumable import NOTHING, Resumable, counted, history
 
 

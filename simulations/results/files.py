@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from fl_privacy.atomic import write_atomic
 from fl_privacy.observation import Tensors
@@ -121,15 +119,6 @@ def plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of `tensors`, in their order."""
-    total = hashlib.sha256()
-    for name, value in tensors.items():
-        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def read_tensors(path: Path) -> Tensors:

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fl_privacy.checkpoints import digest
 from fl_privacy.defences import Chain
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Reconstruction, Spec
 from fl_privacy.settings import ReadTable, check_settings
-from fl_privacy.simulations.results.files import digest, read_object, read_tensors, write_json, write_tensors
+from fl_privacy.simulations.results.files import read_object, read_tensors, write_json, write_tensors
 from fl_privacy.simulations.results.layout import CONFIG
 from fl_privacy.simulations.results.records import Key
 from fl_privacy.weights import load_weights

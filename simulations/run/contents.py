@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fl_privacy import checkpoints
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels import training_cache
 from fl_privacy.simulations.config.resolve import channel_of
@@ -42,7 +43,7 @@ def data(federation: Federation) -> str:
         if value is not None
     }
     sizes = torch.tensor([len(part) for part in federation.parts])
-    return files.digest({**tensors, "parts": torch.cat(federation.parts), "sizes": sizes})
+    return checkpoints.digest({**tensors, "parts": torch.cat(federation.parts), "sizes": sizes})
 
 
 def write(federation: Federation, folder: Path) -> None:
@@ -102,7 +103,7 @@ def _truth(federation: Federation, key: str) -> str:
     round, _, clients = key.partition("_c")
     everybody = [int(each) for each in clients.split("+")]
     truth = truth_of(channel_of(federation.experiment), federation, everybody, int(round))
-    return files.digest({"inputs": truth.inputs, "labels": truth.labels})
+    return checkpoints.digest({"inputs": truth.inputs, "labels": truth.labels})
 
 
 def _weights(folder: Path) -> list[Path]:

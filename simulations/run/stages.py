@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from fl_privacy.attacks import Attack
+from fl_privacy.checkpoints import digest
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.channels.base import Channel
@@ -81,7 +82,7 @@ def finish(
     scored = score_all(channel, federation, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
-    payloads = {key.stem: files.digest(each.payload) for key, each in seen.items()}
+    payloads = {key.stem: digest(each.payload) for key, each in seen.items()}
     result = report.write(
         federation, folder, conditions, seen, scored, payloads, keep_originals or experiment.show_originals, figures
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 from fl_privacy.atomic import write_atomic
 from fl_privacy.data import data_root as find_root
 from fl_privacy.settings import PlainTable
-from fl_privacy.simulations.channels.training_cache import alone
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.progress import Note, shown, step
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.environment import describe
+from fl_privacy.simulations.run.resume import alone
 from fl_privacy.simulations.sweeping.cells import CELLS, Job, clear_drafts, job_of
 from fl_privacy.simulations.sweeping.decide import Finished, decide
 from fl_privacy.simulations.sweeping.figure import draw_settings
@@ -69,11 +68,10 @@ def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
     Cells that failed are in the result's `failed`, their tracebacks in failures/; the next time they are tried again.
 
     Raises:
-        RuntimeError: no cell at all went well.
+        RuntimeError: no cell at all went well, or another process is at this sweep.
     """
     out = plan.out
-    with ExitStack() as held:
-        held.enter_context(alone(out / layout.SWEEP, note))
+    with alone(out):
         clear_drafts(out)
         files.write_json(out / KIND, describe())
         todo = [job for job in plan.jobs if job.finished is None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fl_privacy import checkpoints
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels import training_cache
@@ -39,14 +40,14 @@ def identity(federation: Federation, training: int) -> PlainTable:
 
 def recall(path: Path, note: Note) -> tuple[Tensors, list[Row]] | None:
     """The weights and the rows of a training that was kept; None where there is none, or it is damaged."""
-    found: tuple[Tensors, Any] | None = training_cache.sound(path, training_cache.load, note)
+    found: tuple[Tensors, Any] | None = training_cache.sound(path, checkpoints.load, note)
     return None if found is None else (found[0], found[1]["rows"])
 
 
 def keep(path: Path, facts: PlainTable, state: Tensors, rows: Sequence[Row]) -> None:
     """Keep a training in which every message arrived: what a failure has changed is nobody else's."""
     if all(row["counts"]["received"] == row["counts"]["expected"] for row in rows if row["counts"]):
-        training_cache.save(path, state, {"identity": facts, "rows": list(rows)})
+        checkpoints.save(path, state, {"identity": facts, "rows": list(rows)})
 
 
 def entry(federation: Federation, training: int) -> Path | None:
