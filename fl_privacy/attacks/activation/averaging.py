@@ -35,7 +35,9 @@ class Averaging(Decoder):
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         groups = repeats_of(seen, self.repeats)
-        guesses = super().reconstruct([averaged([seen[i] for i in group]) for group in groups], rng)
+        # the decoder is fitted before, because noise is estimated from single releases
+        ready = self if self.network is not None else self.prepare(seen, rng)
+        guesses = super(Averaging, ready).reconstruct([averaged([seen[i] for i in group]) for group in groups], rng)
         by_index = {i: guess for group, guess in zip(groups, guesses, strict=True) for i in group}
         return [by_index[i] for i in range(len(seen))]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks.activation.augmentation import warped
 from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
+from fl_privacy.attacks.activation.noise_estimate import overheard
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 from fl_privacy.seeding import seeded
@@ -111,6 +112,8 @@ class Decoder(LearnedDecoder):
 
     `steps` of `batch_size` pairs; `copies` counts each image with its warped versions (1: none), which the black box
     answers as readily. `width` channels in `blocks` residual blocks. Adam, one cycle with peak `learning_rate`.
+    `estimate_noise`: where no defence is known, the law and scale of additive noise are estimated from all releases
+    and the adversary's own images (`noise_estimate`), and it trains on draws of that.
     """
 
     steps: int = 2000
@@ -120,10 +123,17 @@ class Decoder(LearnedDecoder):
     blocks: int = 2
     copies: int = 4
     public_images: int = 0
+    estimate_noise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, at_least_one=("steps", "width", "copies"), not_negative=("blocks",))
+
+    def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
+        if not self.estimate_noise or not seen or seen[0].defence:
+            return super().prepare(seen, rng)
+        self._check(seen[0])
+        return super().prepare([replace(seen[0], defence=overheard(seen).chain)], rng)
 
     def build(self, released: tuple[int, ...], image_shape: tuple[int, int, int]) -> nn.Module:
         return ConvolutionalDecoder(released, image_shape, self.width, self.blocks)
