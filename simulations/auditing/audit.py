@@ -13,10 +13,11 @@ from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.auditing.asked import Kind
 from fl_privacy.simulations.auditing.folder import Heard, Recorded, read_folder
 from fl_privacy.simulations.auditing.granted import public_images
+from fl_privacy.simulations.auditing.kept import audit_folder, begin, identity, keep, kept
 from fl_privacy.simulations.auditing.messages import Message, recorded_messages, saved_message
 from fl_privacy.simulations.auditing.result import Audit
-from fl_privacy.simulations.auditing.told import message_report, write_guess
-from fl_privacy.simulations.auditing.tries import chosen, tries
+from fl_privacy.simulations.auditing.told import message_report
+from fl_privacy.simulations.auditing.tries import Try, chosen, tries
 from fl_privacy.simulations.auditing.weight_files import Weights
 from fl_privacy.simulations.auditing.wishes import Wishes
 from fl_privacy.simulations.progress import Note
@@ -24,11 +25,15 @@ from fl_privacy.simulations.report.audit_folder import verdict
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.results.environment import describe
 from fl_privacy.simulations.run.pipeline import resolved_device
+from fl_privacy.simulations.run.resume import alone, tidy
 
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """An audit whose every input was checked; `recorded` and `left_out` where it is of a folder."""
+    """An audit whose every input was checked; `recorded` and `left_out` where it is of a folder.
+
+    `about` says what decides its guesses; `begun`: some of them may lie in `out`.
+    """
 
     messages: tuple[Message, ...]
     attacks: dict[str, Attack]
@@ -36,6 +41,8 @@ class AuditPlan:
     wishes: Wishes
     device: str
     out: Path
+    about: PlainTable
+    begun: bool
     recorded: Recorded | None = None
     left_out: tuple[PlainTable, ...] = ()
 
@@ -67,7 +74,8 @@ def audit(
     message) are looked for in the folder and the model where they are not given. `public`: images that an adversary may
     own; `truth`: the client's own (images, labels) or a function that gives them, with which guesses are scored and
     which no attack sees; `defence`: the chain that clients ran, where they do not say it. `attacks`: their names, for
-    at most `minutes` in all, on `device`. `out`: a new or empty folder, by default below outputs/audit.
+    at most `minutes` in all, on `device`. `out`: a new or empty folder, by default below outputs/audit; each result is
+    written there as it is found, and with `resume` an audit goes on there that was killed, to the same bits.
 
     Raises:
         ValueError: facts are missing, or what was handed in cannot be attacked: all reasons in one message.
@@ -102,37 +110,71 @@ def plan_audit(
                 "a folder of observations holds its messages: leave --update, --weights and --gradient away"
             )
         found, left = recorded_messages(recorded, wishes, public)
-        return AuditPlan(found, picked, public, wishes, device, _folder(wishes), recorded, (*recorded.left_out, *left))
+        out = _out(found, picked, public, wishes, device)
+        return AuditPlan(found, picked, public, wishes, device, *out, recorded, (*recorded.left_out, *left))
     if rounds is not None or clients is not None:
         raise ValueError("--rounds and --clients choose from a folder of observations, and none was given")
-    message = saved_message(seen, messages, wishes, public)
-    return AuditPlan((message,), picked, public, wishes, device, _folder(wishes))
+    found = (saved_message(seen, messages, wishes, public),)
+    return AuditPlan(found, picked, public, wishes, device, *_out(found, picked, public, wishes, device))
 
 
-def _folder(wishes: Wishes) -> Path:
-    default = files.default_folder("audit", wishes.seed)
-    return files.new_folder(Path(wishes.out) if wishes.out is not None else default)
+def _out(
+    messages: tuple[Message, ...], attacks: dict[str, Attack], public: Images | None, wishes: Wishes, device: str
+) -> tuple[Path, PlainTable, bool]:
+    """The audit's folder, what decides its guesses, and whether it is begun there."""
+    about = identity(messages, attacks, public, wishes, device)
+    folder, begun = audit_folder(wishes, about)
+    return folder, about, begun
 
 
 def execute_audit(plan: AuditPlan, note: Note) -> Audit:
-    """Attack, score where the truth is granted, and write the folder."""
-    wishes, guesses = plan.wishes, dict[str, Reconstruction]()
-    seen = [each.case.seen for each in plan.messages]
-    done = tries(seen, plan.attacks, wishes.minutes, wishes.seed, note, plan.device)
-    reports = []
+    """Attack, each result written as it is found, score where the truth is granted, and write the whole.
+
+    Raises:
+        RuntimeError: another process is at this folder.
+    """
+    with alone(plan.out):
+        if plan.begun:
+            tidy(plan.out)
+        else:
+            begin(plan.out, plan.about)
+        done = _tried(plan, note)
+        report, guesses = _told(plan, done)
+        files.write_json(plan.out / layout.AUDIT, report)
+    note(f"written to {plan.out}")
+    return Audit(plan.out, report, guesses)
+
+
+def _tried(plan: AuditPlan, note: Note) -> list[list[Try]]:
+    folders = [plan.out / each.place for each in plan.messages]
+    earlier = {
+        (place, name): found
+        for place, folder in enumerate(folders)
+        for name, attack in plan.attacks.items()
+        if (found := kept(folder, name, attack)) is not None
+    }
+    if plan.begun:
+        note(f"{len(earlier)} of {len(folders) * len(plan.attacks)} results are there already")
+    seen, wishes = [each.case.seen for each in plan.messages], plan.wishes
+
+    def found(place: int, result: Try) -> None:
+        keep(folders[place], result)
+
+    return tries(seen, plan.attacks, wishes.minutes, wishes.seed, note, plan.device, earlier, found)
+
+
+def _told(plan: AuditPlan, done: list[list[Try]]) -> tuple[PlainTable, dict[str, Reconstruction]]:
+    """The whole report, and every guess by where it lies."""
+    reports, guesses = list[PlainTable](), dict[str, Reconstruction]()
     for message, found in zip(plan.messages, done, strict=True):
-        told = message_report(message.facts, message.case, found, message.truth, plan.public, wishes.seed)
+        told = message_report(message.facts, message.case, found, message.truth, plan.public, plan.wishes.seed)
         reports.append(told if message.heard is None else {**_of(message.heard), **told})
         for each in found:
             if each.guess is not None:
                 guesses[f"{message.place}/{each.name}".lstrip("/")] = each.guess
-                write_guess(plan.out / message.place, each.name, each.guess)
-    report = (
-        {**reports[0], "environment": describe()} if plan.recorded is None else _whole(plan, plan.recorded, reports)
-    )
-    files.write_json(plan.out / layout.AUDIT, report)
-    note(f"written to {plan.out}")
-    return Audit(plan.out, report, guesses)
+    if plan.recorded is None:
+        return {**reports[0], "environment": describe()}, guesses
+    return _whole(plan, plan.recorded, reports), guesses
 
 
 def _of(heard: Heard) -> PlainTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -27,6 +27,8 @@ EXACT = 1e-4
 ORDER = ("label_counts", "linear_layer", "peeling", "spear", "low_rank", "map")
 """Labels first, then what is solved, then what is searched for."""
 SOLVED = frozenset(ORDER) - {"map"}
+OVER = "the time was over: raise --minutes"
+"""Why there is no guess where the time was over."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +68,39 @@ def tries(
     minutes: float,
     seed: int,
     note: Callable[[str], None],
-    device: str = "cpu",
+    device: str,
+    known: Mapping[tuple[int, str], Try],
+    found: Callable[[int, Try], None],
 ) -> list[list[Try]]:
     """Every attack on every message, the first attack on all of them first, and a list for each message.
 
     Each message has an equal share of the time that is left. One that an attack explains is not searched any more; an
-    attack that does not apply, or fails, or runs out of time, costs no other.
+    attack that does not apply, or fails, or runs out of time, costs no other. `known`: what an earlier process found,
+    by the message's place and the attack; the time that it took is spent. `found` gets each other result as it comes.
     """
-    end, done = time.monotonic() + 60 * minutes, [list[Try]() for _ in messages]
+    done = [list[Try]() for _ in messages]
+    end = time.monotonic() + 60 * minutes - sum(each.seconds for each in known.values())
     for name, attack in attacks.items():
         note(f"trying {name}" + (f" on {len(messages)} messages" if len(messages) > 1 else ""))
         for place, seen in enumerate(messages):
             step(note, "attacks", sum(map(len, done)), len(attacks) * len(messages), f"trying {name}")
-            if name not in SOLVED and (by := _explained(done[place])):
-                done[place].append(Try(name, attack, None, f"not tried: {by} explains the whole message", None, 0.0))
-                continue
-            start = time.monotonic()
-            share = (end - start) / (len(messages) - place)
-            guess, reason, unexplained = _tried(attack, seen, torch.device(device), share, seed)
-            done[place].append(Try(name, attack, guess, reason, unexplained, time.monotonic() - start))
+            result = known.get((place, name))
+            if result is None:
+                share = (end - time.monotonic()) / (len(messages) - place)
+                result = _one(name, attack, seen, device, share, seed, _explained(done[place]))
+                found(place, result)
+            done[place].append(result)
     step(note, "attacks", sum(map(len, done)), len(attacks) * len(messages))
     return done
+
+
+def _one(name: str, attack: Attack, seen: Observation, device: str, seconds: float, seed: int, explained: str) -> Try:
+    """One attack on one message, which another one may have explained already."""
+    if name not in SOLVED and explained:
+        return Try(name, attack, None, f"not tried: {explained} explains the whole message", None, 0.0)
+    start = time.monotonic()
+    guess, reason, unexplained = _tried(attack, seen, torch.device(device), seconds, seed)
+    return Try(name, attack, guess, reason, unexplained, time.monotonic() - start)
 
 
 def _here(value: Tensor | None) -> Tensor | None:
@@ -114,7 +128,7 @@ def _tried(
             except (Exception, OutOfTime):  # the model may be anybody's, and the guess stands without it
                 return guess, "", None
     except OutOfTime:
-        return None, "the time was over: raise --minutes", None
+        return None, OVER, None
     except ValueError as error:
         return None, f"it does not apply: {error}", None
     except Exception as error:  # another attack may take it

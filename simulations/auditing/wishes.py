@@ -20,7 +20,7 @@ class Wishes:
     """The arguments of `audit`, by its names.
 
     Raises:
-        ValueError: no time is given.
+        ValueError: no time is given, or no folder to resume in.
     """
 
     model: Model | None = None
@@ -37,7 +37,10 @@ class Wishes:
     device: str = "cpu"
     out: str | os.PathLike[str] | None = None
     data_root: str | os.PathLike[str] | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:
             raise ValueError(f"--minutes must be above 0 and finite, not {self.minutes}")
+        if self.resume and self.out is None:
+            raise ValueError("'resume' goes on with the audit in a folder: name it (--out)")

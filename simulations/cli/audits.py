@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fl_privacy.simulations.cli.options import DataRoot, Device, Out
+from fl_privacy.simulations.cli.options import DataRoot, Device, Out, Resume
 from fl_privacy.simulations.cli.shell import bad_input, failure, search_here
 from fl_privacy.simulations.progress import shown
 
@@ -62,6 +62,7 @@ def audit(
     device: Device = None,
     out: Out = None,
     data_root: DataRoot = None,
+    resume: Resume = False,
 ) -> None:
     """Say what your own federation gives away: a folder of observations, or one saved message; nothing is simulated."""
     search_here()
@@ -85,6 +86,7 @@ def audit(
             device=device or "cpu",
             out=out,
             data_root=data_root,
+            resume=resume,
         )
         checked = plan_audit(
             _source(observations, global_weights),

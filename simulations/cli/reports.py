@@ -42,7 +42,7 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
         ValueError: no finished run, audit or sweep.
     """
     from fl_privacy.simulations.config.early import check_run_folder
-    from fl_privacy.simulations.results.layout import AUDIT, SWEEP
+    from fl_privacy.simulations.results.layout import AUDIT, AUDIT_BEGUN, SWEEP
 
     if (folder / AUDIT).is_file():
         from fl_privacy.simulations.auditing.result import Audit
@@ -52,6 +52,11 @@ def _opened(folder: Path, data_root: Path | None, trust: bool) -> Result | Audit
         from fl_privacy.simulations.sweeping.result import SweepResult
 
         return SweepResult.read(folder)
+    if (folder / AUDIT_BEGUN).is_file():
+        raise ValueError(
+            f"the audit in {folder} is not finished: the command that began it goes on with --resume --out {folder}, "
+            "and what each attack found until now lies there as JSON and PNG"
+        )
     check_run_folder(folder)
     from fl_privacy.simulations.run.again import reopen
 

@@ -80,7 +80,7 @@ def tidy(folder: Path) -> None:
     """
     for place, inside, names in os.walk(folder):
         if Path(place) != folder and any(
-            name in (layout.CONFIG, layout.AUDIT) or name.startswith(BEGUN) for name in names
+            name in (layout.CONFIG, layout.AUDIT, layout.AUDIT_BEGUN) or name.startswith(BEGUN) for name in names
         ):
             inside.clear()
             continue
