@@ -1,12 +1,14 @@
 """An update that somebody saved: what is odd about it is told with its mend, and what leaks is found."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
+from flwr.common.serde import array_record_to_proto, recorddict_to_proto
 from torch import nn
 from typer.testing import CliRunner
 
@@ -142,12 +144,18 @@ def saved(kind, tensors, path):
         np.savez(path, **arrays)
     elif kind == "numbered.npz":
         np.savez(path, *arrays.values())
+    elif kind == "pb":
+        path.write_bytes(array_record_to_proto(ArrayRecord(tensors)).SerializeToString())
+    elif kind == "flower.pt":  # the last line of the server app of Flower's template
+        torch.save(ArrayRecord(tensors).to_torch_state_dict(), path)
+    elif kind == "flower.npz":  # as Flower's guide to checkpoints has it
+        np.savez(path, *ArrayRecord(tensors).to_numpy_ndarrays())
     else:
         torch.save({f"module.{name}": value for name, value in tensors.items()}, path)
     return path
 
 
-@pytest.mark.parametrize("kind", ["npz", "numbered.npz", "pt"])
+@pytest.mark.parametrize("kind", ["npz", "numbered.npz", "pt", "pb", "flower.pt", "flower.npz"])
 def test_every_kind_of_file_gives_the_same(kind, tmp_path):
     found = []
     for each in ("safetensors", kind):
@@ -189,6 +197,30 @@ def test_a_pickle_is_not_executed(tmp_path):
     torch.save(lenet(), tmp_path / "whole.pt")
     with pytest.raises(ValueError, match=r"--update: .*could run a stranger's code.*state_dict"):
         attacked(tmp_path, tmp_path / "whole.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "word"),
+    [
+        ("record.pt", lambda path: torch.save(ArrayRecord(UPDATE), path), r"record\.to_torch_state_dict\(\)"),
+        ("record.pkl", lambda path: path.write_bytes(pickle.dumps(dict(UPDATE))), "pickle could run a stranger's"),
+        ("list.npz", lambda path: np.savez(path, np.array([*UPDATE.values(), None], object)), "with the star"),
+        ("empty.pb", lambda path: path.write_bytes(b""), "holds no array"),
+        ("half.pb", lambda path: path.write_bytes(saved("pb", UPDATE, path).read_bytes()[:-99]), "no whole protobuf"),
+        (
+            "message.pb",
+            lambda path: path.write_bytes(
+                recorddict_to_proto(RecordDict({"arrays": ArrayRecord(UPDATE)})).SerializeToString()
+            ),
+            r"message\.content\['arrays'\]",
+        ),
+        ("model.keras", lambda path: path.write_bytes(b"PK"), r"Save the tensors as \.safetensors.*as \.pb"),
+    ],
+)
+def test_what_is_not_read_says_what_to_save(name, write, word, tmp_path):
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=f"--update: .*{name}.*{word}"):
+        attacked(tmp_path, tmp_path / name)
 
 
 def test_a_plain_class_with_batch_normalisation(tmp_path):

@@ -1,4 +1,4 @@
-"""Weights and updates as people save them: safetensors, npz, a torch state dict, a Flower record."""
+"""Weights and updates as people save them: safetensors, npz, a torch state dict, a Flower record and its protobuf."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import numpy as np
 import safetensors.torch
 import torch
 from flwr.app import ArrayRecord
+from flwr.common.serde import array_record_from_proto
+from flwr.proto.recorddict_pb2 import ArrayRecord as ArrayRecordProto  # type: ignore[attr-defined]
+from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -19,7 +22,12 @@ from fl_privacy.strategies.records import unpack
 
 Weights = str | Path | Mapping[str, Tensor] | ArrayRecord
 """A file, tensors by name, or what a Flower message holds."""
-KINDS = ".safetensors, .npz (numpy.savez(path, **arrays)), or .pt, .pth, .bin (torch.save of a state dict)"
+KINDS = (
+    ".safetensors, .npz (numpy.savez(path, **arrays)), or .pt, .pth, .bin (torch.save of a state dict); a Flower "
+    "record by torch.save(record.to_torch_state_dict(), 'x.pt'), or its protobuf as .pb"
+)
+OPENED = (".pkl", ".pickle", ".npy", ".joblib")
+"""Files that may hold a pickle."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 
@@ -52,13 +60,40 @@ def _read(source: Weights) -> Tensors:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+            return _npz(path)
+        if path.suffix == ".pb":
+            return _protobuf(path)
         if path.suffix in (".pt", ".pth", ".bin"):
             return _tensors(_state_dict(path), str(path))
     except (OSError, SafetensorError, EOFError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    raise ValueError(f"{path} is of no kind that can be read: save the tensors as {KINDS}")
+    why = ": to open a pickle could run a stranger's code" if path.suffix in OPENED else ""
+    raise ValueError(f"{path} is of no kind that is read{why}. Save the tensors as {KINDS}")
+
+
+def _npz(path: Path) -> Tensors:
+    with np.load(path, allow_pickle=False) as arrays:
+        try:
+            return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+        except ValueError as error:  # an array of objects is a pickle
+            raise ValueError(
+                f"{path} holds a list as one array, and to read it could run a stranger's code: save each array for "
+                "itself, numpy.savez(path, *record.to_numpy_ndarrays()) with the star"
+            ) from error
+
+
+def _protobuf(path: Path) -> Tensors:
+    """A Flower ArrayRecord as it crosses the wire, whose arrays are of NumPy's own format without objects."""
+    try:
+        found = unpack(array_record_from_proto(ArrayRecordProto.FromString(path.read_bytes())))
+    except (DecodeError, ValueError, TypeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no whole protobuf of a Flower ArrayRecord ({error}): a whole message, or a record dict, has it "
+            "as message.content['arrays']"
+        ) from error
+    if not found:
+        raise ValueError(f"{path} holds no array: it is empty, or the protobuf of something else than an ArrayRecord")
+    return found
 
 
 def _state_dict(path: Path) -> object:
@@ -69,8 +104,8 @@ def _state_dict(path: Path) -> object:
         raise
     except Exception as error:  # of the unpickler, whose module is imported nowhere here
         raise ValueError(
-            f"{path} holds more than tensors, and to read it could run a stranger's code: save "
-            "`model.state_dict()` in place of the model, or use safetensors"
+            f"{path} holds more than tensors, and to read it could run a stranger's code: save `model.state_dict()` in "
+            "place of the model, `record.to_torch_state_dict()` in place of a Flower record, or use safetensors"
         ) from error
     return found
 
