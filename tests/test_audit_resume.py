@@ -10,11 +10,11 @@ import torch
 from test_audit_folder import Net, observed
 from typer.testing import CliRunner
 
+from fl_privacy.checkpoints import digest
 from fl_privacy.simulations import audit
 from fl_privacy.simulations.auditing import audit as door
 from fl_privacy.simulations.auditing import tries
 from fl_privacy.simulations.cli import app
-from fl_privacy.simulations.results.files import digest
 
 ATTACKS = ["label_counts", "peeling", "low_rank"]
 KILLED = """

@@ -148,10 +148,10 @@ def execute_audit(plan: AuditPlan, note: Note) -> Audit:
 def _tried(plan: AuditPlan, note: Note) -> list[list[Try]]:
     folders = [plan.out / each.place for each in plan.messages]
     earlier = {
-        (place, name): found
+        (place, name): result
         for place, folder in enumerate(folders)
         for name, attack in plan.attacks.items()
-        if (found := kept(folder, name, attack)) is not None
+        if (result := kept(folder, name, attack)) is not None
     }
     if plan.begun:
         note(f"{len(earlier)} of {len(folders) * len(plan.attacks)} results are there already")

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from fl_privacy.attacks import Attack
+from fl_privacy.checkpoints import digest
 from fl_privacy.observation import Images, Reconstruction
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.auditing.messages import Message
@@ -56,7 +59,7 @@ def identity(
         "device": device,
         "attacks": {name: vars(attack) for name, attack in attacks.items()},
         "messages": {each.place: _identity(each) for each in messages},
-        "public": None if public is None else files.digest(_tensors(public)),
+        "public": None if public is None else digest(_tensors(public)),
     }
     code = training_cache.identity({"named": named}, parts)
     settings: PlainTable = json.loads(json.dumps(files.plain(found), default=str))
@@ -115,14 +118,14 @@ def _record(folder: Path, name: str) -> Path:
 
 def _digest(guess: Reconstruction) -> str:
     found = {"images": guess.inputs, "labels": guess.labels, "bound": guess.bound}
-    return files.digest({key: value for key, value in found.items() if value is not None})
+    return digest({key: value for key, value in found.items() if value is not None})
 
 
 def _identity(message: Message) -> PlainTable:
     seen = message.case.seen
     return {
-        "message": files.digest(seen.payload),
-        "model": "" if seen.model is None else files.digest(seen.model.state_dict()),
+        "message": digest(seen.payload),
+        "model": "" if seen.model is None else digest(seen.model.state_dict()),
         "facts": asdict(seen.spec),
         "defence": None if seen.defence is None else str(getattr(seen.defence, "label", seen.defence)),
     }
@@ -134,7 +137,7 @@ def _own_parts(message: Message) -> list[object]:
     return [] if model is None else [m for m in model.modules() if type(m).__module__.split(".")[0] not in LIBRARIES]
 
 
-def _tensors(public: Images) -> dict[str, object]:
+def _tensors(public: Images) -> dict[str, Tensor]:
     return {name: value for name, value in vars(public).items() if value is not None}
 
 

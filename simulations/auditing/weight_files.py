@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from flwr.app import ArrayRecord
 from flwr.common.serde import array_record_from_proto
-from flwr.proto.recorddict_pb2 import ArrayRecord as ArrayRecordProto  # type: ignore[attr-defined]
+from flwr.proto.recorddict_pb2 import ArrayRecord as ArrayRecordProto
 from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from torch import Tensor
