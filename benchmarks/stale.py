@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import shared_settings
+from benchmarks.experiment import chosen, shared_settings
 from fl_privacy.settings import UnknownName
-from fl_privacy.simulations.config.load import load_experiment
 from fl_privacy.simulations.results.provenance import installed
 
 
@@ -21,7 +20,8 @@ def changed(record: dict[str, Any], source: str) -> list[str]:
     if words[2:3] != ["benchmarks.experiment"]:
         return found
     try:
-        now = shared_settings(load_experiment(words[3], record.get("changes", []), profile=record.get("profile")))
+        cells, changes = record.get("cells", []), record.get("changes", [])
+        now = shared_settings(chosen(words[3], cells, changes, record.get("profile")))
     except (UnknownName, ValueError, OSError) as error:
         return [*found, f"the experiment does not load any more: {error}"]
     differing = sorted(key for key in now.keys() | settings.keys() if now.get(key) != settings.get(key))

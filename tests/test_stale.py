@@ -1,14 +1,13 @@
 """A result file tells when its code or its settings have changed."""
 
-from benchmarks.experiment import shared_settings
+from benchmarks.experiment import chosen, shared_settings
 from benchmarks.stale import changed
-from fl_privacy.simulations.config.load import load_experiment
 
 COMMAND = "python -m benchmarks.experiment quickstart"
 
 
 def test_each_change_is_named():
-    settings = shared_settings(load_experiment("quickstart", []))
+    settings = shared_settings(chosen("quickstart", [], [], None))
     record = {"command": COMMAND, "settings": settings, "provenance": {"source": "a"}}
     assert changed(record, "a") == []
     assert changed(record, "b") == ["code"]
