@@ -133,6 +133,15 @@ class KnownDefence(Protocol):
         """Whether the clients' gradients are made of those of single examples."""
         ...
 
+    @property
+    def in_training(self) -> bool:
+        """Whether they act where a client computes its gradients."""
+        ...
+
+    def on_gradient(self, gradient: Tensors, model: nn.Module, x: Tensor) -> Tensors:
+        """What they make of the gradient of images x (B, C, H, W), as `model` gets them."""
+        ...
+
     def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """The gradient that a client makes of examples' own (B, ...), with draws of `rng`."""
         ...

@@ -29,7 +29,7 @@ def defence_mod(
     seed: int | None,
     *,
     model: Callable[[], nn.Module] | None = None,
-    by_example: bool = False,
+    in_training: bool = False,
 ) -> Mod:
     """A mod that runs a chain on the arrays of every reply; put it first, so that it is outermost and sees them last.
 
@@ -47,18 +47,18 @@ def defence_mod(
     Which weights are frozen or shared no reply tells: they are defended like others, unless `model` shows them. Frozen
     weights then pass, and a weight that layers share is defended once, and goes back under each name.
 
-    `by_example`: the app computes its gradients by `federated.example_gradients.gradient_under`, as a chain needs that
-    acts on those of single examples, such as DP-SGD.
+    `in_training`: the app computes its gradients by `federated.example_gradients.gradient_under`, as a chain needs that
+    acts there, such as DP-SGD, which clips those of single examples.
 
     Raises:
         ValueError, UnknownName: no such chain, or one that comes too late here.
     """
     known = chain_of(chain)
-    if known.by_example and not by_example:
+    if known.in_training and not in_training:
         raise ValueError(
-            f"the chain '{known.label}' acts on the gradient of each example, and a mod sees what is sent, where they "
-            "are added up already: take each step by fl_privacy.federated.example_gradients.gradient_under "
-            "in place of your own backward pass, and tell the mod so with by_example=True"
+            f"the chain '{known.label}' acts where gradients are computed, and a mod sees what is sent, where they are "
+            "added up already: take each step by fl_privacy.federated.example_gradients.gradient_under in place of "
+            "your own backward pass, and tell the mod so with in_training=True"
         )
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -79,7 +79,7 @@ def task_mod(task_of: TaskOf) -> Mod:
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         task = task_of(message, context)
-        return defence_mod(task.chain, task.seed, model=task.model, by_example=True)(message, context, call_next)
+        return defence_mod(task.chain, task.seed, model=task.model, in_training=True)(message, context, call_next)
 
     return mod
 

@@ -156,10 +156,10 @@ def test_several_records_are_one_payload_and_no_arrays_are_none():
     assert list(bare) == ["metrics"]
 
 
-def test_a_chain_that_needs_single_examples_is_refused_unless_the_app_knows_it():
+def test_a_chain_that_acts_on_gradients_is_refused_unless_the_app_knows_it():
     with pytest.raises(ValueError, match="gradient_under"):
         defence_mod("dp_sgd(norm=1.0)", seed=0)
-    assert defence_mod("dp_sgd(norm=1.0)", seed=0, by_example=True)
+    assert defence_mod("dp_sgd(norm=1.0)", seed=0, in_training=True)
 
 
 @pytest.mark.parametrize("text", ["clip(norm={[]:1})", f"clip(norm={'-' * 3000}1)"])

@@ -1,6 +1,6 @@
 """Client-side defences, as hooks; an experiment is an ordered chain of them."""
 
-from fl_privacy.defences import clip, dp_sgd, noise, nopeek, outputs, prune, quantise, sign
+from fl_privacy.defences import clip, dp_sgd, noise, nopeek, outputs, prune, quantise, sign, soteria
 from fl_privacy.defences.base import DEFENCES, Chain, Defence, chain
 from fl_privacy.defences.text import chain_of
 
@@ -18,4 +18,5 @@ __all__ = [
     "prune",
     "quantise",
     "sign",
+    "soteria",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_privacy.observation import Tensors
 from fl_privacy.registry import Registry
@@ -43,6 +43,15 @@ class Defence:
     def by_example(self) -> bool:
         """Whether it acts on the gradient of each example, in every step, by `on_example_gradients`."""
         return False
+
+    @property
+    def in_training(self) -> bool:
+        """Whether it acts where a client computes its gradients, and so does nothing to whatever else is sent."""
+        return self.by_example
+
+    def on_gradient(self, gradient: Tensors, model: nn.Module, x: Tensor) -> Tensors:
+        """The gradient of images x (B, C, H, W), as `model` gets them, by name; `in_training` says that it acts."""
+        return gradient
 
     def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """One gradient of examples' own (B, ...), by name; the mean unless overridden. `rng` is the round's stream."""
@@ -98,6 +107,11 @@ class Chain:
     def __post_init__(self) -> None:
         if sum(each.by_example for each in self.defences) > 1:
             raise ValueError(f"the chain '{self.label}' acts on examples' gradients twice: keep one of them")
+        if self.by_example and not all(each.by_example or not each.in_training for each in self.defences):
+            raise ValueError(
+                f"the chain '{self.label}' looks at the images again once the noise for each example is added, which "
+                "would end what that noise guarantees: keep one of the two"
+            )
 
     def __bool__(self) -> bool:
         return bool(self.defences)
@@ -129,6 +143,17 @@ class Chain:
     def by_example(self) -> bool:
         """Whether a member acts on the gradients of single examples."""
         return any(defence.by_example for defence in self.defences)
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a member acts where a client computes its gradients."""
+        return any(defence.in_training for defence in self.defences)
+
+    def on_gradient(self, gradient: Tensors, model: nn.Module, x: Tensor) -> Tensors:
+        """What the members make of the gradient of images x (B, C, H, W), as `model` gets them."""
+        for defence in self.defences:
+            gradient = defence.on_gradient(gradient, model, x)
+        return gradient
 
     def on_example_gradients(self, gradients: Tensors, rng: torch.Generator) -> Tensors:
         """What the member that acts on examples' gradients (B, ...) makes of them."""

@@ -66,15 +66,18 @@ def check_examples(model: nn.Module) -> None:
 
 
 def gradient_under(chain: KnownDefence | None, rng: torch.Generator | None) -> SlopeOf:
-    """How a client computes gradients under `chain`: as ever, or from its examples' own where a member needs them.
+    """How a client computes gradients under `chain`: as ever, or as a member that acts there wants them.
 
     `rng` is this client's stream for this round, from which the noise of one step after the other is drawn; None leaves
     the noise out, for adversaries who know the chain.
     """
-    if not chain or not chain.by_example:
+    if not chain or not chain.in_training:
         return gradient
 
     def slope(model: nn.Module, x: Tensor, y: Tensor, loss_of: LossOf = F.cross_entropy) -> tuple[Tensors, float]:
+        if not chain.by_example:
+            whole, loss = gradient(model, x, y, loss_of)
+            return chain.on_gradient(whole, model, x), loss
         found, losses = example_gradients(model, x, y, loss_of)
         mean = chain.mean_of_examples(found) if rng is None else chain.on_example_gradients(found, rng)
         return mean, float(losses.mean())

@@ -94,10 +94,10 @@ def _check_defences(experiment: Experiment) -> None:
         return
     for condition in experiment.conditions:
         for each in (condition.trained, condition.released):
-            if each.by_example:
+            if each.in_training:
                 raise ValueError(
-                    f"'{each.label}' acts on gradients of single examples, which clients of the channels gradient and "
-                    f"update compute, and this experiment's channel is {experiment.channel}: it would do nothing"
+                    f"'{each.label}' acts where clients compute gradients, on the channels gradient and update, and "
+                    f"this experiment's channel is {experiment.channel}: it would do nothing"
                 )
 
 
