@@ -45,6 +45,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "5 steps, Adam at .001": (4, {"epochs": 5, "optimiser": "adam", "learning_rate": 0.001}),
     "5 steps, 8 images": (8, {"epochs": 5}),
     "5 epochs of 2 steps": (4, {"epochs": 5, "batch_size": 2}),
+    "5 steps, FedProx at 1": (4, {"epochs": 5, "proximal": 1.0}),
 }
 """Images of a message, and what is not one plain step on all of them at a rate of .1."""
 SEEN_AS = {"raw": 0.0, "surrogate": 0.5, "simulated": None}

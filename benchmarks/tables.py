@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gradient_defences": tables_defences.gradient_defences,
     "learned_quality": tables_learned.learned_quality,
     "what_leaks": tables_learned.what_leaks,
+    "what_leaks_trained": tables_learned.what_leaks_trained,
     "map_quality": tables_gradient.map_quality,
     "exact_attacks": tables_gradient.exact_attacks,
     "label_counts": tables_gradient.label_counts,

@@ -32,8 +32,17 @@ def learned_quality() -> str:
 
 def what_leaks() -> str:
     """What is recovered of undefended gradients: one line a network, with the bound at the truth and the class mean."""
+    return _leaks(rows("what_leaks"))
+
+
+def what_leaks_trained() -> str:
+    """The same after rounds of a federation, and how often the model is right by then."""
+    return _leaks(rows("what_leaks_trained"))
+
+
+def _leaks(measured: list[Row]) -> str:
     groups: dict[str, list[Row]] = {}
-    for row in rows("what_leaks"):
+    for row in measured:
         groups.setdefault(row["case"], []).append(row)
     body = []
     for name, mine in groups.items():
@@ -49,7 +58,9 @@ def what_leaks() -> str:
                 f"{statistics.fmean(row['bound_mean'] for row in found):.1f}",
                 f"{statistics.fmean(row['psnr_mean'] for row in means):.1f}",
                 f"{statistics.fmean(row['cpu_seconds'] for row in found):.1f}",
+                *(f"{row['model_accuracy']:.0%}" for row in found[:1] if "model_accuracy" in row),
             ]
         )
     header = ["network", "images, seeds", "mean PSNR, by seed", "worst", "by", "bound at the truth", "class mean"]
-    return markdown([*header, "CPU s an image"], body)
+    last = ["accuracy"] if any("model_accuracy" in row for row in measured) else []
+    return markdown([*header, "CPU s an image", *last], body)

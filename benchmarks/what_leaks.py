@@ -1,6 +1,7 @@
 """What is recovered of undefended gradients and what is not, by network and training, with the posterior bound beside.
 
     python -m benchmarks.what_leaks --data-root DATA --out results/what_leaks.json
+    python -m benchmarks.what_leaks --data-root DATA --trained --out results/what_leaks_trained.json
 
 CIFAR-10 at 16x16 pixels, one image a gradient, victims from the test set, public images from the training set. The
 attacker is `best` with `label_counts`, `peeling` and `map`, no generator. The bound is linearised at the truth, whole,
@@ -30,7 +31,7 @@ from fl_privacy.attacks.inversion.priors import public
 from fl_privacy.data import DataSet, data_root, load
 from fl_privacy.evaluation import Truth
 from fl_privacy.federated.aggregation import weighted_mean
-from fl_privacy.federated.client import calibrate
+from fl_privacy.federated.client import accuracy, calibrate
 from fl_privacy.federated.local_training import train_locally
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
@@ -104,6 +105,14 @@ CASES: dict[str, tuple[Callable[[int], nn.Module], str, int]] = {
     "convnet, ReLU, after round 1": (convnet("relu"), "train", 1),
     "convnet, ReLU, after round 10": (convnet("relu"), "train", 10),
     "convnet, ReLU, after round 100": (convnet("relu"), "train", 100),
+    "batch norm, eval mode, after round 10": (drawn(normalised), "eval", 10),
+    "batch norm, eval mode, after round 100": (drawn(normalised), "eval", 100),
+    "batch norm, training mode, after round 10": (drawn(normalised), "train", 10),
+    "ResNet-18 of width 4, after round 10": (
+        lambda seed: build_model("resnet18", SHAPE, CLASSES, seed, {"width": 4}),
+        "eval",
+        10,
+    ),
 }
 """How a network is made, the mode in which clients run it, and the rounds for which it was trained."""
 
@@ -176,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--trained", action="store_true", help="only those that were trained before")
     parser.add_argument("--victims", type=int, default=4, help="per weight seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("results/what_leaks.json"))
@@ -185,14 +195,15 @@ def main() -> None:
     owned = Images(data.train.images(slice(0, 700)), data.train.labels[:700])
     rows: list[Row] = []
     for seed in arguments.seeds:
-        for name in arguments.cases:
+        for name in [each for each in arguments.cases if CASES[each][2] or not arguments.trained]:
             build, mode, rounds = CASES[name]
             model = build(seed)
             trained(model, data, rounds, seed)
-            if mode == "eval":
+            if mode == "eval" and not rounds:
                 calibrate(model.train(), owned.inputs)
             seen, truths = victims(model, mode, data, owned, arguments.victims, seed)
-            new = [measure(seen, truths, seed), *control_rows(owned, truths, seed)]
+            right, _ = accuracy(model, data.test.images(slice(0, 1000)), data.test.labels[:1000])
+            new = [measure(seen, truths, seed) | {"model_accuracy": right}, *control_rows(owned, truths, seed)]
             rows += [{"case": name, "seed": seed} | row for row in new]
             print(name, seed, {r["attack"]: round(r["psnr_mean"], 2) for r in new}, new[0]["bound_mean"], flush=True)
             write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
