@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+import torch
+
 from fl_privacy.accounting import identification_bound
 from fl_privacy.defences import Chain
 from fl_privacy.evaluation import Truth
@@ -24,10 +26,16 @@ MOST = 8
 """Messages of a condition on which the clipped share is computed, the first ones."""
 
 
-def success_rate(group: Sequence[Scored]) -> float:
-    """The share of a row's images that count as recovered (`identification.recovered`)."""
-    passed = [bool(value) for each in group for value in recovered(each.score.images)]
-    return sum(passed) / len(passed)
+def successes(group: Sequence[Scored]) -> PlainTable:
+    """The share of a row's images that count as recovered (`identification.recovered`), and by PSNR and SSIM alone."""
+    values = {name: torch.cat([each.score.images[name] for each in group]) for name in ("psnr", "ssim")}
+    nothing = torch.full_like(values["psnr"], math.nan)
+    passed = {
+        "success_rate": recovered(values),
+        "success_psnr": recovered({**values, "ssim": nothing}),
+        "success_ssim": recovered({**values, "psnr": nothing}),
+    }
+    return {name: float(each.double().mean()) for name, each in passed.items()}
 
 
 def messages_of(

@@ -18,7 +18,7 @@ from fl_privacy.simulations.bounds import bound_of
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation, Positions
-from fl_privacy.simulations.prices import messages_of, prices, success_rate
+from fl_privacy.simulations.prices import messages_of, prices, successes
 from fl_privacy.simulations.results.controls import Control
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.records import LONGEST_LABEL
@@ -198,7 +198,7 @@ def summary(
         row = _summary_row(federation.experiment, attack, defence, group, seen, measured)
         if group[0].control is None:
             row = _merged(row, bounds.get(defence, {})) | priced.get(defence, {})
-        row |= {"success_rate": success_rate(group)} if channel.evaluation.tells_success else {}
+        row |= successes(group) if channel.evaluation.tells_success else {}
         row |= dict.fromkeys(channel.evaluation.says_nothing(federation, group[0].key.condition))
         table.append(_with_set_metrics(channel, federation, row, came_back) if came_back else row)
     return table

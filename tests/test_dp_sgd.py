@@ -214,6 +214,8 @@ def test_a_run_has_it_in_every_message(channel, tmp_path):
     assert 0 < private["clipped_share"] <= 1
     samples = [row for row in result.samples if row["defence"] == "none" and row["attack"] == "inverting_gradients"]
     assert bare["success_rate"] == sum(row["psnr"] >= 20 or row["ssim"] >= 0.6 for row in samples) / len(samples)
+    assert bare["success_psnr"] == sum(row["psnr"] >= 20 for row in samples) / len(samples)
+    assert bare["success_ssim"] == sum(row["ssim"] >= 0.6 for row in samples) / len(samples)
     assert "epsilon" in " ".join(content(result.experiment, result.summary, ()).headings)
 
 
