@@ -84,6 +84,8 @@ BEYOND = [
 
 IN_BATCHES = {"linear_layer": "perceptron", "spear": "perceptron", "low_rank": "lenet_dlg"}
 """Attacks on batches, each with its victim; the last where there are fewer images than classes."""
+COUNTED, COUNTED_BATCHES = ("lenet_dlg", "convnet"), (1, 8, 32, 128)
+"""Whose labels are counted, in batches of which sizes."""
 PARTS = ("peeling", "label_counts", *IN_BATCHES)
 
 
@@ -160,6 +162,28 @@ def defended(seen: Sequence[Observation], defence: Chain, seed: int) -> list[Obs
     ]
 
 
+def missing(given: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """The rows of attacks that were asked for and are not there yet."""
+    done = {(r.get("attack"), r.get("model"), r["batch"], r.get("defence", "none"), r["seed"]) for r in rows}
+    asked = [("peeling", name, 1, defence) for name, defence in (*PEELED, *BEYOND)]
+    asked += [("label_counts", name, batch, "none") for name, batch in product(COUNTED, COUNTED_BATCHES)]
+    asked += [
+        (attack, victim, batch, "none")
+        for batch, (attack, victim) in product(given.sizes, IN_BATCHES.items())
+        if in_batch(attack, batch)
+    ]
+    return [
+        f"{attack} on {model}, batch {batch}, {defence}, seed {seed}"
+        for (attack, model, batch, defence), seed in product(asked, given.seeds)
+        if attack in given.parts and (attack, model, batch, defence, seed) not in done
+    ]
+
+
+def in_batch(attack: str, batch: int) -> bool:
+    """Whether an attack is measured on batches of this size."""
+    return attack != "low_rank" or batch in (2, 4, 8)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path)
@@ -182,7 +206,8 @@ def main() -> None:
     def add(row: dict[str, Any]) -> None:
         rows.append(row)
         print({key: value for key, value in row.items() if key != "psnr"}, flush=True)
-        write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
+        left = missing(arguments, rows)
+        write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, missing=left, threads=1)
 
     # what is exact first, for all weights: a run that is cut short still has that
     peeled = [*((*case, arguments.gradients) for case in PEELED), *((*case, arguments.beyond) for case in BEYOND)]
@@ -195,15 +220,15 @@ def main() -> None:
             if (name, defence) == PEELED[0]:
                 for row in control_rows(public.inputs, truths, seed):
                     add({"batch": 1, "seed": seed} | row)
-    read = ("lenet_dlg", "convnet") if "label_counts" in arguments.parts else ()
-    for name, batch, seed in product(read, (1, 8, 32, 128), arguments.seeds):
+    read = COUNTED if "label_counts" in arguments.parts else ()
+    for name, batch, seed in product(read, COUNTED_BATCHES, arguments.seeds):
         model = MODELS[name](subseed(seed, "weights"))
         seen, truths = observed(model, images, labels, batch, arguments.batches, seed)
         for prior, own in (("power law", None), ("public", public)):
             shared = {"attack": "label_counts", "model": name, "batch": batch, "seed": seed, "prior": prior}
             add(shared | counts_row([replace(each, public=own) for each in seen], truths, seed))
     for batch, seed, (attack, victim) in product(arguments.sizes, arguments.seeds, IN_BATCHES.items()):
-        if attack not in arguments.parts or (attack == "low_rank" and batch not in (2, 4, 8)):
+        if attack not in arguments.parts or not in_batch(attack, batch):
             continue
         model = MODELS[victim](subseed(seed, "weights"))
         seen, truths = observed(model, images, labels, batch, arguments.batches, seed)

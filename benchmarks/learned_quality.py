@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ def measure(attack: Attack, seen: list[Observation], truths: list[Truth], seed: 
     }
 
 
+def missing(given: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """What was asked for and has no row yet."""
+    done = {(row["dataset"], row["defence"], row["batch"], row["seed"]) for row in rows}
+    return [
+        f"{name} under {defence}, batch {batch}, seed {seed}"
+        for seed, name, batch, defence in product(given.seeds, given.datasets, given.batches, given.defences)
+        if (name, defence, batch, seed) not in done
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path)
@@ -123,7 +134,8 @@ def main() -> None:
                         new += control_rows(seen[0].public, truths, seed)
                     rows += [shared | row for row in new]
                     print(shared, {row["attack"]: round(row["psnr_mean"], 2) for row in new}, flush=True)
-                    write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
+                    known = {"settings": options(arguments), "seeds": arguments.seeds, "threads": 1}
+                    write(arguments.out, rows, missing=missing(arguments, rows), **known)
 
 
 if __name__ == "__main__":

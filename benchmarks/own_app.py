@@ -80,6 +80,13 @@ def _facts(row: dict[str, Any]) -> Row:
     return {name: row[name] for name in ("attack", "loss", "unexplained", "seconds", "reason")}
 
 
+def missing(given: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """What was asked for and has no row yet."""
+    done = {(row["images"], row["steps"], row["seed"]) for row in rows}
+    asked = product(given.seeds, given.steps, given.images)
+    return [f"{n} images, {steps} steps, seed {seed}" for seed, steps, n in asked if (n, steps, seed) not in done]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 8, 32])
@@ -99,7 +106,8 @@ def main() -> None:
     for seed, steps, count in product(given.seeds, given.steps, given.images):
         if (count, steps, seed) not in done:
             rows += measured(task, count, steps, seed, given)
-            write(given.out, rows, settings=options(given), seeds=sorted({row["seed"] for row in rows}))
+            seeds = sorted({row["seed"] for row in rows})
+            write(given.out, rows, settings=options(given), seeds=seeds, missing=missing(given, rows))
             print(count, steps, seed, "done", flush=True)
 
 

@@ -22,6 +22,12 @@ def rows(name: str) -> list[Row]:
     return measured
 
 
+def with_missing(table: str, *names: str) -> str:
+    """The table with a line of what was asked for and is not measured, where a run was cut short."""
+    left = [each for name in names for each in record(name).get("missing", [])]
+    return f"{table}\n\nAsked for, and not measured: {'; '.join(left)}." if left else table
+
+
 def by_arm(name: str) -> dict[tuple[str, str], list[Row]]:
     """The rows of an experiment by condition and attack: one a seed."""
     conditions: dict[tuple[str, str], list[Row]] = {}

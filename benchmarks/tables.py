@@ -16,6 +16,7 @@ from benchmarks import (
     tables_gradient,
     tables_learned,
     tables_output,
+    tables_own,
     tables_settings,
 )
 from benchmarks.table_parts import ROOT
@@ -60,6 +61,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vicious_adaptive": tables_output.vicious_adaptive,
     "viciousness": tables_output.viciousness,
     "joint_speed": tables_output.joint_speed,
+    "which_defence": tables_own.which_defence,
+    "own_app": tables_own.own_app,
     "settings_experiment": tables_settings.experiment,
     "settings_protocols": tables_settings.protocols,
 }

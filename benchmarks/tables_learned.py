@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.table_parts import Row, markdown, rows
+from benchmarks.table_parts import Row, markdown, rows, with_missing
 
 
 def learned_quality() -> str:
@@ -27,30 +27,32 @@ def learned_quality() -> str:
             ]
         )
     header = ["images of", "defence", "attack", "images, seeds", "mean PSNR, by seed", "worst", "labels", "mismatch"]
-    return markdown([*header, "CPU s once + a message"], body)
+    table = markdown([*header, "CPU s once + a message"], body)
+    return with_missing(table, "learned_quality", "learned_quality_cifar10")
 
 
 def what_leaks() -> str:
     """What is recovered of undefended gradients: one line a network, with the bound at the truth and the class mean."""
-    return _leaks(rows("what_leaks"))
+    return _leaks("what_leaks")
 
 
 def what_leaks_trained() -> str:
     """The same after rounds of a federation, and how often the model is right by then."""
-    return _leaks(rows("what_leaks_trained"))
+    return _leaks("what_leaks_trained")
 
 
-def _leaks(measured: list[Row]) -> str:
+def _leaks(name: str) -> str:
+    measured = rows(name)
     groups: dict[str, list[Row]] = {}
     for row in measured:
         groups.setdefault(row["case"], []).append(row)
     body = []
-    for name, mine in groups.items():
+    for case, mine in groups.items():
         found = [row for row in mine if row["attack"] == "best"]
         means = [row for row in mine if row["attack"] == "control: class mean"]
         body.append(
             [
-                name,
+                case,
                 f"{sum(row['images'] for row in found)}, {len(found)}",
                 " / ".join(f"{row['psnr_mean']:.1f}" for row in found),
                 f"{min(row['psnr_worst'] for row in found):.1f}",
@@ -63,4 +65,4 @@ def _leaks(measured: list[Row]) -> str:
         )
     header = ["network", "images, seeds", "mean PSNR, by seed", "worst", "by", "bound at the truth", "class mean"]
     last = ["accuracy"] if any("model_accuracy" in row for row in measured) else []
-    return markdown([*header, "CPU s an image", *last], body)
+    return with_missing(markdown([*header, "CPU s an image", *last], body), name)

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -181,6 +182,13 @@ def measure(seen: list[Observation], truths: list[Truth], seed: int) -> Row:
 SIZE = math.prod(SHAPE)
 
 
+def missing(given: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """What was asked for and has no row yet."""
+    done = {(row["case"], row["seed"]) for row in rows}
+    asked = product(given.seeds, given.cases)
+    return [f"{case}, seed {seed}" for seed, case in asked if (case, seed) not in done]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path)
@@ -206,7 +214,8 @@ def main() -> None:
             new = [measure(seen, truths, seed) | {"model_accuracy": right}, *control_rows(owned, truths, seed)]
             rows += [{"case": name, "seed": seed} | row for row in new]
             print(name, seed, {r["attack"]: round(r["psnr_mean"], 2) for r in new}, new[0]["bound_mean"], flush=True)
-            write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, threads=1)
+            left = missing(arguments, rows)
+            write(arguments.out, rows, settings=options(arguments), seeds=arguments.seeds, missing=left, threads=1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from fl_privacy.registry import Registry
 from fl_privacy.settings import PlainTable, ReadTable, UnknownName
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.config.files import cells, profiles, shipped
+from fl_privacy.simulations.report.columns import first_paragraph
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
@@ -54,7 +55,7 @@ def entries(kind: str, root: Path | None = None) -> list[PlainTable]:
         ]
     if kind == "channels":
         return [
-            {"name": name, "summary": _first_paragraph(channel), "from": OWN, "settings": _settings(channel.protocol)}
+            {"name": name, "summary": first_paragraph(channel), "from": OWN, "settings": _settings(channel.protocol)}
             for name, channel in CHANNELS.items()
         ]
     found = [_entry(kind, name, root) for name in REGISTRIES[kind]]
@@ -125,10 +126,6 @@ def _default(field: dataclasses.Field[Any]) -> object:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return "(required)" if field.default is dataclasses.MISSING else field.default
-
-
-def _first_paragraph(thing: object) -> str:
-    return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
 
 
 def _first_comment(path: Path) -> str:

@@ -14,7 +14,8 @@ from fl_privacy.defences import Defence, chain
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, load_experiment
 from fl_privacy.simulations.config.preflight import preflight
-from fl_privacy.simulations.report.divergence import diverged
+from fl_privacy.simulations.report.divergence import broken as broken_down
+from fl_privacy.simulations.report.divergence import ruins
 from fl_privacy.simulations.run.pipeline import plan, simulate
 
 BASE = {
@@ -219,13 +220,13 @@ def rounds(defence, *losses):
     ],
 )
 def test_divergence_is_a_loss_that_is_no_number_or_ten_times_the_first(losses, words):
-    found = diverged([rounds("none", *losses), rounds("clip", 2.3, 2.0)], 0.1)
+    found = ruins(broken_down([rounds("none", *losses), rounds("clip", 2.3, 2.0)]), [0.1])
     assert len(found) == (words is not None)
     assert all(re.search(words, each) and "'none'" in each for each in found)
 
 
 def test_divergence_is_none_where_nothing_is_measured():
-    assert diverged([{"defence": "none", "rounds": [{"round": 0, "evaluate_metrics_serverapp": None}]}], 0.1) == []
+    assert broken_down([{"defence": "none", "rounds": [{"round": 0, "evaluate_metrics_serverapp": None}]}]) == {}
 
 
 def test_a_learning_rate_of_a_thousand_million_is_told_in_the_table(tmp_path, capsys):

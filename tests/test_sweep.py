@@ -1,6 +1,7 @@
 """Sweeps: the grid, cells that are computed once, what a kill and a failure cost, and what the table decides by."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -17,13 +18,14 @@ import pytest
 from typer.testing import CliRunner
 
 from fl_privacy.settings import UnknownName
+from fl_privacy.simulations import Result
 from fl_privacy.simulations.cli import app
 from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.tradeoff import Estimate, Point
 from fl_privacy.simulations.sweeping import decide as deciding
 from fl_privacy.simulations.sweeping.cells import Job
 from fl_privacy.simulations.sweeping.figure import draw_settings
-from fl_privacy.simulations.sweeping.grid import make_sweep, parse_seeds, read_sweep, spread
+from fl_privacy.simulations.sweeping.grid import Cell, make_sweep, parse_seeds, read_sweep, spread
 from fl_privacy.simulations.sweeping.page import reading
 from fl_privacy.simulations.sweeping.result import SweepResult
 from fl_privacy.simulations.sweeping.run import plan_sweep, sweep
@@ -310,6 +312,8 @@ def point(defence, accuracy, psnr, half=1.0, **more):
         **{
             "defence": defence,
             "attack": "map",
+            "images": 8,
+            "recovered": 8,
             "strongest": True,
             "beaten_by": None,
             "labels_read": 1.0,
@@ -351,8 +355,18 @@ def test_a_finding_is_held_against_the_highest_of_all_guesses_as_on_the_page_of_
 
 def test_a_defence_under_which_more_leaks_is_doubted():
     setting = {"points": [point("none", 0.9, 20.0), point("clip", 0.9, 30.0), point("same", 0.9, 20.5)]}
-    (doubt,) = deciding._leaks_more(setting)
+    (doubt,) = deciding._doubts(setting)
     assert doubt.startswith("'clip' seems to leak more than 'none'")
+
+
+def test_what_diverged_is_one_warning_for_all_seeds_and_defences(whole):
+    lost = {"round": 80, "evaluate_metrics_serverapp": {"loss": None}}
+    first = {"round": 0, "evaluate_metrics_serverapp": {"loss": 2.3}}
+    cells = [Cell({}, seed, {"defence": "x", "model": "net"}) for seed in (0, 1)]
+    run = Result.read(next((whole.folder / "cells").glob("defence_none*")))
+    broken = dataclasses.replace(run, conditions=[{"defence": "quantise(bits=2)", "rounds": [first, lost]}])
+    (said,) = deciding._broken([deciding.Finished(cell, broken) for cell in cells])
+    assert "under 'model=net: quantise(bits=2)' (seeds 0, 1)" in said
 
 
 def test_the_shipped_sweep_compares_five_kinds_of_defence_in_three_strengths_over_three_seeds():
@@ -364,6 +378,10 @@ def test_the_sweep_of_the_documentation_is_one(tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "which-defence.md").read_text()
     (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
     assert len(read_sweep(tmp_path / "mine.toml").cells) == 2 * 5 * 3
-    for line in re.findall(r"`(\"[^`]+)`|`(clients = [^`]+)`", page):
-        settings = tomllib.loads(f"[grid]\n{line[0] or line[1]}")["grid"]
-        assert len(make_sweep("mine", {**SETTINGS, "channel": "update"}, settings).cells) == 2
+    lines = re.findall(r"`((?:\"|clients = )[^`]+)`", page)
+    sizes = {}
+    for line in lines:
+        grid = tomllib.loads(f"[grid]\n{line}")["grid"]
+        (address,) = grid
+        sizes[address] = len(make_sweep("mine", {**SETTINGS, "channel": "update"}, grid).cells)
+    assert sizes == {"attack.iterations": 2, "clients": 2, "protocol.local": 2}, "all that the page shows, and no more"

@@ -15,8 +15,8 @@ from fl_privacy.simulations.report.audit_words import (
     NO_TRUTH,
     SCALE,
     SCORED_WORDS,
+    SHORT,
     as_terms,
-    cell,
     expected_error,
     mean,
     unexplained,
@@ -34,6 +34,7 @@ from fl_privacy.simulations.report.page import (
     Points,
     Section,
     Terms,
+    cell,
 )
 from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.threat import NOT_MODELLED
@@ -132,10 +133,14 @@ def _cells(message: ReadTable, scored: bool) -> list[str]:
     row, labels = best(message), _labels(message)
     counts = "-" if labels is None else " ".join(f"{key}x{n}" if n > 1 else key for key, n in labels.items())
     cells = [str(message["images"]), counts if len(counts) <= 24 else f"{len(labels or ())} classes"]
-    cells += ["-", "-", "-"] if row is None else [row["attack"], cell(unexplained(row)), cell(expected_error(row))]
+    cells += (
+        ["-", "-", "-"]
+        if row is None
+        else [row["attack"], cell(unexplained(row), SHORT), cell(expected_error(row), SHORT)]
+    )
     if scored:
         scores = (row or {}).get("scores") or {}
-        cells += [cell(mean(scores.get("psnr", ())), ".1f"), cell(scores.get("label_accuracy"), ".0%")]
+        cells += [cell(mean(scores.get("psnr", ())), "{:.1f}"), cell(scores.get("label_accuracy"), "{:.0%}")]
         cells.append(f"{_guessed(message['controls']):.1f}" if message["controls"] else "-")
     return cells
 

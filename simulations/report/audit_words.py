@@ -7,12 +7,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from fl_privacy.settings import PlainTable, ReadTable
-from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level, Terms
+from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level, Terms, cell
 from fl_privacy.simulations.results.controls import Control
 
 EXPLAINED = 0.01  # of a message's norm may stay unexplained where images count as found
 EXACT = 1e-4  # below this, what stays unexplained is rounding
 WIDTH = 110
+SHORT = "{:.2g}"
 NO_TRUTH = (
     "No truth was given, so that no PSNR is claimed: how sure a guess is, its own loss, its bound and what it leaves "
     "unexplained say. Images that explain everything may still be others with the same gradient, as where several "
@@ -117,8 +118,8 @@ def grid(report: ReadTable) -> Grid:
         labels = None if each["labels"] is None else len(each["labels"])
         cells = [
             str(each["images"]),
-            cell(labels),
-            *map(cell, (each["loss"], each["unexplained"], expected_error(each))),
+            cell(labels, "{:d}"),
+            *(cell(value, SHORT) for value in (each["loss"], each["unexplained"], expected_error(each))),
         ]
         rows.append(GridRow(each["attack"], "", [*cells, f"{each['seconds']:.1f}", *_scores(each["scores"], scored)]))
     for name, scores in report["controls"].items():
@@ -143,19 +144,13 @@ def _scores(scores: ReadTable | None, scored: bool) -> list[str]:
     if not scored:
         return []
     psnr, ssim = (mean((scores or {}).get(name, ())) for name in ("psnr", "ssim"))
-    return [cell(psnr, ".1f"), cell(ssim, ".2f"), cell((scores or {}).get("label_accuracy"), ".0%")]
+    return [cell(psnr, "{:.1f}"), cell(ssim, "{:.2f}"), cell((scores or {}).get("label_accuracy"), "{:.0%}")]
 
 
 def mean(values: Sequence[float | None]) -> float:
     """NaN of none at all, or where one was not measured: audit.json has null there."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else math.nan
-
-
-def cell(value: float | None, form: str = ".2g") -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    return str(value) if isinstance(value, int) else format(value, form)
 
 
 def words(report: ReadTable) -> str:

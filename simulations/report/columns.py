@@ -10,6 +10,7 @@ from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.bounds import LEAST
 from fl_privacy.simulations.config.resolve import channel_of
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.report.page import cell
 from fl_privacy.simulations.scoring import NOT_RECOVERED
 
 CAP = -10 * math.log10(LEAST) - 0.05
@@ -114,11 +115,7 @@ def cells(row: ReadTable, shown: Sequence[Heading]) -> tuple[str, ...]:
     bound = row.get("bound_psnr")
     if isinstance(bound, float) and bound >= CAP:
         known["bound_psnr"] = ARITHMETIC
-    # a word in place of a number is shown as it stands
-    values = [(known.get(each.key), each.form) for each in shown]
-    return tuple(
-        "-" if value is None else value if isinstance(value, str) else form.format(value) for value, form in values
-    )
+    return tuple(cell(known.get(each.key), each.form) for each in shown)
 
 
 def meanings(experiment: Experiment, shown: Sequence[Heading]) -> dict[str, str]:
@@ -126,12 +123,13 @@ def meanings(experiment: Experiment, shown: Sequence[Heading]) -> dict[str, str]
     found = {}
     for each in shown:
         metric = experiment.resolved.metrics.get(each.key)
-        said = MEANINGS.get(each.key) or _first_paragraph(metric)
+        said = MEANINGS.get(each.key) or first_paragraph(metric)
         if said:
             found[" ".join(each.words.replace("-\n", "").split())] = said
     return found
 
 
-def _first_paragraph(documented: object) -> str:
+def first_paragraph(documented: object) -> str:
+    """The first paragraph of a docstring on one line; empty where there is none."""
     text = (getattr(documented, "__doc__", None) or "").strip()
     return " ".join(text.partition("\n\n")[0].split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fl_privacy.settings import ReadTable
 
@@ -11,12 +11,12 @@ GROWTH = 10.0
 """How many times the first loss a last one may be before training counts as diverged."""
 
 
-def diverged(conditions: Sequence[ReadTable], learning_rate: float) -> list[str]:
-    """A sentence for each condition whose loss on held-out images is no number in the end, or ten times the first.
+def broken(conditions: Sequence[ReadTable]) -> dict[str, str]:
+    """How the loss grew, by defence, where that on held-out images is no number in the end, or ten times the first.
 
     `conditions` as in results.json, where null stands for a loss that is NaN or infinite.
     """
-    found = []
+    found = {}
     for condition in conditions:
         losses = [
             (row["round"], row["evaluate_metrics_serverapp"]["loss"])
@@ -24,12 +24,20 @@ def diverged(conditions: Sequence[ReadTable], learning_rate: float) -> list[str]
             if "loss" in (row["evaluate_metrics_serverapp"] or {})
         ]
         if len(losses) > 1 and (how := _growth(losses[0][1], losses[-1][1])):
-            found.append(
-                f"training diverged under '{condition['defence']}': the loss {how} after round {losses[-1][0]}. The "
-                "model accuracy is that of a broken model, and messages of later rounds tell little about one that "
-                f"learns: lower 'learning_rate' ({learning_rate:g}), or the noise if there is any"
-            )
+            found[str(condition["defence"])] = f"the loss {how} after round {losses[-1][0]}"
     return found
+
+
+def ruins(found: Mapping[str, str], learning_rates: Iterable[float]) -> list[str]:
+    """One sentence of what diverged, each with a word on how or where; none where nothing did."""
+    if not found:
+        return []
+    which = ", ".join(f"'{name}' ({how})" for name, how in found.items())
+    rates = ", ".join(f"{each:g}" for each in sorted(learning_rates))
+    return [
+        f"training diverged under {which}. The model accuracy there is that of a broken model, and messages of later "
+        f"rounds tell little about one that learns: lower 'learning_rate' ({rates}), or the noise if there is any"
+    ]
 
 
 def _growth(first: float | None, last: float | None) -> str:

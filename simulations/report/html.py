@@ -61,7 +61,7 @@ def _body(page: Page) -> str:
         f"<section><h2>The verdict</h2>{''.join(map(_finding, page.verdict))}"
         f'<p class="small">{escape(page.scale)}</p></section>'
         f"{''.join(map(_section, page.sections))}"
-        f"<section><h2>Files</h2><ul>{beside}</ul></section></div>"
+        f"{f'<section><h2>Files</h2><ul>{beside}</ul></section>' if beside else ''}</div>"
     )
 
 

@@ -82,6 +82,13 @@ class Command:
     text: str
 
 
+def cell(value: float | str | None, form: str) -> str:
+    """A value as tables show it: a number by `form` ('{:.1f}'), a word as it stands, '-' for none and for NaN."""
+    if value is None or value != value:
+        return "-"
+    return value if isinstance(value, str) else form.format(value)
+
+
 Block = Paragraphs | Points | Terms | Grid | Picture | Command
 
 

@@ -17,7 +17,7 @@ from fl_privacy.simulations.config.saved import read_saved
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.report.content import content
 from fl_privacy.simulations.report.csv import write_csv
-from fl_privacy.simulations.report.divergence import diverged
+from fl_privacy.simulations.report.divergence import broken, ruins
 from fl_privacy.simulations.report.html import fragment, write_html
 from fl_privacy.simulations.report.page import Page
 from fl_privacy.simulations.report.run_page import page_of_run
@@ -70,8 +70,6 @@ class Result:
     def of(cls, folder: Path, experiment: Experiment) -> Result:
         """The result in the folder of a run of this experiment."""
         results = files.read_object(folder / layout.RESULTS, "conditions", "summary", "digests")
-        config = folder / layout.CONFIG
-        told = files.read_json(config).get("warnings", ()) if config.exists() else ()
         return cls(
             folder,
             experiment,
@@ -80,11 +78,16 @@ class Result:
             results["digests"],
             results.get("not_valid", ()),
             [
-                *told,
-                *diverged(results["conditions"], experiment.learning_rate),
+                *_told(folder),
+                *ruins(broken(results["conditions"]), [experiment.learning_rate]),
                 *leaks_more(verdicts(experiment, results["summary"])),
             ],
         )
+
+    @property
+    def told(self) -> Sequence[str]:
+        """Those of the warnings that were told before the run began."""
+        return _told(self.folder)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -166,3 +169,8 @@ def _page(path: Path) -> tuple[str, int]:
     found = re.fullmatch(r"(.*?)(?:_(\d+))?", path.stem)
     assert found is not None
     return found[1], int(found[2] or 1)
+
+
+def _told(folder: Path) -> Sequence[str]:
+    config = folder / layout.CONFIG
+    return files.read_json(config).get("warnings", ()) if config.exists() else ()

@@ -10,6 +10,7 @@ from fl_privacy.defences import Chain
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.config.resolve import attacks_of
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.report.columns import first_paragraph
 from fl_privacy.simulations.report.content import Content, in_words
 from fl_privacy.simulations.report.gallery import IMAGES, TRADEOFF
 from fl_privacy.simulations.report.page import (
@@ -185,16 +186,11 @@ def _table(found: Content) -> Iterator[Block]:
 
 def _tried(experiment: Experiment) -> dict[str, str]:
     """The attacks and the defences in words: the first paragraph of their documentation."""
-    said = {f"attack: {label}": _documented(each) for label, each in experiment.resolved.attacks.items()}
+    said = {f"attack: {label}": first_paragraph(each) for label, each in experiment.resolved.attacks.items()}
     for condition in experiment.conditions:
         for defence in (*condition.trained.defences, *condition.released.defences):
-            said[f"defence: {in_words(Chain((defence,)).label.partition('(')[0])}"] = _documented(defence)
+            said[f"defence: {in_words(Chain((defence,)).label.partition('(')[0])}"] = first_paragraph(defence)
     return said
-
-
-def _documented(thing: object) -> str:
-    text = (type(thing).__doc__ or "").strip()
-    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _assumed(experiment: Experiment) -> Iterator[str]:

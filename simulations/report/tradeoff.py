@@ -153,12 +153,12 @@ PLACES = {0.005: "left", 0.995: "right", 0.5: "center"}
 """Where the name of a control may stand on its line, as a share of the width, and how it is aligned there."""
 
 
-def limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate]) -> None:
-    """Axes that fit the data, with room for the labels."""
+def limit(axes: Axes, found: Sequence[Point], blind: Mapping[Control, Estimate], beside: float = 0.3) -> None:
+    """Axes that fit the data, with room for the labels: `beside` them a share of what the data span."""
     use = [value for each in found for value in (each.utility.low, each.utility.high)]
     leak = [value for each in (*(each.leakage for each in found), *blind.values()) for value in (each.low, each.high)]
     for values, least, unit, set_limits, room in (
-        (use, LEAST_SPAN[0], 100, axes.set_xlim, 0.3),
+        (use, LEAST_SPAN[0], 100, axes.set_xlim, beside),
         (leak, LEAST_SPAN[1], 1, axes.set_ylim, 0.12),
     ):
         middle, span = (min(values) + max(values)) / 2, max(max(values) - min(values), least)

@@ -9,10 +9,11 @@ from statistics import fmean
 
 from fl_privacy.settings import PlainTable, ReadTable
 from fl_privacy.simulations.experiment.spec import Experiment
+from fl_privacy.simulations.report.divergence import broken, ruins
 from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.report.tradeoff import Estimate, Point, blind_guesses, points, strongest
-from fl_privacy.simulations.report.verdict import EXACT, level
+from fl_privacy.simulations.report.verdict import Verdict, leaks_more, level
 from fl_privacy.simulations.results.controls import Control, control_of
 from fl_privacy.simulations.scoring import UNDEFENDED
 from fl_privacy.simulations.sweeping.grid import Cell
@@ -41,9 +42,10 @@ def decide(finished: Sequence[Finished], seeds: Sequence[int]) -> PlainTable:
         groups.setdefault(each.cell.setting, []).append(each)
     interval = f"95 %, Student's t over {len(seeds)} seeds" if len(seeds) > 1 else ONE_SEED
     settings = [_setting(name, group) for name, group in groups.items()]
-    said = [warning for each in finished for warning in each.result.warnings]
-    doubts = [doubt for each in settings for doubt in _leaks_more(each)]
-    return {"interval": interval, "settings": settings, "warnings": list(dict.fromkeys([*said, *doubts]))}
+    said = [warning for each in finished for warning in (*each.result.not_valid, *each.result.told)]
+    doubts = [doubt for each in settings for doubt in _doubts(each)]
+    warnings = list(dict.fromkeys([*said, *_broken(finished), *doubts]))
+    return {"interval": interval, "settings": settings, "warnings": warnings}
 
 
 def _setting(name: str, group: Sequence[Finished]) -> PlainTable:
@@ -195,14 +197,18 @@ def _leakage(each: ReadTable, controls: Mapping[Control, Estimate]) -> tuple[Lev
     return how, f"{text}, {'no more than' if how is Level.BLIND else 'not told apart from'} {beside}"
 
 
-def _leaks_more(setting: ReadTable) -> Iterator[str]:
-    """A sentence for each defence under which more leaks than without any, by more than both intervals allow."""
+def _doubts(setting: ReadTable) -> list[str]:
+    """What the page of a run says where more leaks under a defence than without any, by its own rule."""
+    kept = ("defence", "attack", "psnr", "psnr_low", "psnr_high", "images", "recovered")
     best = [each for each in setting["points"] if each["strongest"]]
-    bare = next((each for each in best if each["defence"] == UNDEFENDED), None)
-    for each in best:
-        if bare and bare["psnr"] < EXACT and len(each["seeds"]) > 1 and each["psnr_low"] > bare["psnr_high"]:
-            yield (
-                f"'{each['defence']}' seems to leak more than '{UNDEFENDED}' ({each['psnr']:.1f} against "
-                f"{bare['psnr']:.1f} dB): a defence adds nothing to what a message tells, so that the attackers were "
-                "not equally strong. Give both longer or other attacks before you compare them"
-            )
+    return leaks_more([Verdict(**{key: each[key] for key in kept}, undefended=UNDEFENDED) for each in best])
+
+
+def _broken(finished: Sequence[Finished]) -> list[str]:
+    """One sentence of all trainings that broke down, so that it does not hide the findings."""
+    seeds: dict[str, list[int]] = {}
+    for each in finished:
+        for defence in broken(each.result.conditions):
+            seeds.setdefault(f"{each.cell.setting}: {defence}".removeprefix(": "), []).append(each.cell.seed)
+    rates = {each.result.experiment.learning_rate for each in finished}
+    return ruins({name: f"seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}" for name, of in seeds.items()}, rates)

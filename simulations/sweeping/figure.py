@@ -56,7 +56,7 @@ def _draw(path: Path, title: str, setting: ReadTable, best: Sequence[ReadTable],
     for position, family in enumerate(families):
         _draw_family(axes, position, family, [each for each in best if each["family"] == family])
     axes.plot([], [], "o", markersize=11, markerfacecolor="none", markeredgecolor="black", label="beaten by no other")
-    limit(axes, points, blind)
+    limit(axes, points, blind, beside=0.08)  # labels are short here
     draw_blind(axes, blind, points)
     axes.set_xlabel("utility: test accuracy of the model (%), further right is better")
     axes.set_ylabel("leakage: PSNR of the best reconstruction (dB), lower is better")

@@ -19,6 +19,7 @@ from fl_privacy.simulations.report.page import (
     Points,
     Section,
     Terms,
+    cell,
 )
 from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.run_page import SCALE
@@ -38,6 +39,7 @@ COLUMNS = {
     "n": ("images", "{:d}"),
     "un-\nbeaten": ("unbeaten", "{}"),
 }
+FILES = "the sweep's folder, with every number as JSON and CSV and the runs in cells/"
 MADE = ("accuracy_interval", "psnr_interval", "labels", "unbeaten")
 """The columns that are made of others."""
 MEANINGS = {
@@ -94,8 +96,8 @@ def reading(found: ReadTable) -> str:
     )
 
 
-def page_of_sweep(found: ReadTable, figures: Sequence[Path], environment: ReadTable) -> Page:
-    """The page of a finished sweep; `figures` are the paths of its PNGs, `environment` what it last ran on."""
+def page_of_sweep(found: ReadTable, figures: Sequence[Path], environment: ReadTable, folder: Path) -> Page:
+    """The page of a finished sweep in `folder`; `figures` are its PNGs, `environment` what it last ran on."""
     pictures: list[Block] = [
         Picture(path, "Each point is a defence at one strength, under the attack that got most out of it.")
         for path in figures
@@ -112,7 +114,8 @@ def page_of_sweep(found: ReadTable, figures: Sequence[Path], environment: ReadTa
         ),
         reproduce(environment, digests, 'sweep("FILE.toml")', "The runs are in cells/, each with its settings."),
     ]
-    return Page(heading(found), QUESTION, warnings(found), findings(found), f"{UNBEATEN[:-1]}. {SCALE}", sections, {})
+    scale = f"{UNBEATEN[:-1]}. {SCALE}"
+    return Page(heading(found), QUESTION, warnings(found), findings(found), scale, sections, {FILES: folder})
 
 
 def _rows(found: ReadTable, columns: Sequence[tuple[str, str]]) -> Iterator[GridRow]:
@@ -136,8 +139,4 @@ def _cells(row: ReadTable, columns: Sequence[tuple[str, str]]) -> tuple[str, ...
         low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
         if low is not None and high is not None and low != high:
             known[f"{key}_interval"] = f"{scale * low:.1f}-{scale * high:.1f}"
-    values = [(known.get(key), form) for key, form in columns]
-    # a word in place of a number is shown as it stands
-    return tuple(
-        "-" if value is None else value if isinstance(value, str) else form.format(value) for value, form in values
-    )
+    return tuple(cell(known.get(key), form) for key, form in columns)

@@ -69,8 +69,9 @@ class SweepResult:
 
     def page(self) -> Page:
         """What `fl-privacy report --html` and a notebook show: the verdict first, and all that it rests on."""
-        environment = self.folder / KIND
-        return page_of_sweep(self.found, self.figures, files.read_json(environment) if environment.exists() else {})
+        last = self.folder / KIND
+        environment = files.read_json(last) if last.exists() else {}
+        return page_of_sweep(self.found, self.figures, environment, self.folder)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Write the page as one file that needs nothing else, report.html in the sweep's folder by default."""
