@@ -25,6 +25,7 @@ BUDGET = {
     "decoder": SMALL,
     "averaging": {**SMALL, "repeats": 1},
     "rmle": {"iterations": 150, "tv": 1e-3},
+    "activation_map": {"outer": 6, "inner": 10},
     "autoencoder_as_published": {"epochs": 8, "public_images": 400},
 }
 ACTIVATION_ATTACKS = [name for name in ATTACKS if ChannelName.ACTIVATION in ATTACKS[name].channels]

@@ -77,5 +77,5 @@ def test_averaging_estimates_the_noise_of_one_release():
 
 def test_an_adversary_who_owns_too_little_is_told():
     few = replace(observe(PRIVATE, known=False), public=Images(PUBLIC[:4]))
-    with pytest.raises(ValueError, match="set public.count"):
+    with pytest.raises(ValueError, match=r"set public\.count"):
         Decoder(steps=1, estimate_noise=True)([few], stream(0))

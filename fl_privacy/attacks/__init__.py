@@ -1,6 +1,6 @@
 """Attacks: observations in, reconstructions out."""
 
-from fl_privacy.attacks.activation import autoencoder, averaging, decoder, rmle
+from fl_privacy.attacks.activation import autoencoder, averaging, decoder, most_probable, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
 from fl_privacy.attacks.gradient import (
     best,
@@ -35,6 +35,7 @@ __all__ = [
     "learned",
     "low_rank",
     "map",
+    "most_probable",
     "peeling",
     "rmle",
     "spear",

@@ -41,7 +41,7 @@ class Rmle(Attack):
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
         guesses: dict[int, Reconstruction] = {}
-        for group in _alike(seen):
+        for group in alike(seen):
             images, trace = self._invert([seen[i] for i in group])
             sizes = [seen[i].spec.batch_size for i in group]
             for i, part in zip(group, torch.split(images, sizes), strict=True):
@@ -51,7 +51,7 @@ class Rmle(Attack):
 
     def _invert(self, seen: Sequence[Observation]) -> tuple[Tensor, Tensor]:
         target = torch.cat([observation.payload[ACTIVATION] for observation in seen])
-        segment = _segment(seen[0], target.device)
+        segment = frozen_segment(seen[0], target.device)
         images = torch.full((len(target), *seen[0].spec.image_shape), 0.5, device=target.device, requires_grad=True)
         optimiser = torch.optim.Adam([images], self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.iterations)
@@ -76,16 +76,16 @@ class Rmle(Attack):
     @torch.no_grad()
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         target = seen.payload[ACTIVATION]
-        segment = _segment(seen, target.device)
+        segment = frozen_segment(seen, target.device)
         return float(self._objective(segment, inputs.to(target.device), target).mean())
 
 
-def _segment(seen: Observation, device: torch.device) -> nn.Module:
+def frozen_segment(seen: Observation, device: torch.device) -> nn.Module:
     assert seen.model is not None
     return copy.deepcopy(seen.model).to(device).train(seen.spec.training_mode).requires_grad_(False)
 
 
-def _alike(seen: Sequence[Observation]) -> list[list[int]]:
+def alike(seen: Sequence[Observation]) -> list[list[int]]:
     """Positions of the observations that can be inverted as one batch: those of one model in eval mode.
 
     In training mode batch statistics tie the images of one observation together and to no other.

@@ -1,0 +1,232 @@
+"""White-box inversion of activations: the most probable images, given a prior of them and the law of the noise."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from fl_privacy.attacks.activation.noise_estimate import overheard
+from fl_privacy.attacks.activation.rmle import alike, frozen_segment
+from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
+from fl_privacy.attacks.inversion.descent import descend
+from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
+from fl_privacy.attacks.inversion.neighbours import near
+from fl_privacy.attacks.inversion.priors import Prior, power_law, public
+from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
+from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
+
+DRAWS = 20_000
+"""Values of the known noise that are drawn to measure its deviation and its law."""
+HEAVY = 1.5  # excess kurtosis: between Gaussian noise, 0, and Laplace noise, 3
+UNHEARD = 1e-6
+"""The mean squared relative error to which activations without known noise are fitted."""
+CORNER = 0.1
+"""Deviations within which the corner of Laplace's law is rounded off: descent needs a slope."""
+TOGETHER = 64  # images: their own directions in memory
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of the noise: its `deviation` (None: nothing) and whether its law is as `heavy` as Laplace's."""
+
+    deviation: float | None = None
+    heavy: bool = False
+
+
+@ATTACKS.register("activation_map")
+@dataclass(frozen=True)
+class MostProbable(Attack):
+    """The most probable images behind activations, by Gauss-Newton in coordinates in which the prior is a normal one.
+
+    Minimises |f(x) - z|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u and f is the client segment ('model') with
+    whatever else is certain of a known defence. s is the deviation of the noise where its law is known or, with
+    `estimate_noise` and images of one's own, estimated (`noise_estimate`); without any, s is annealed. At most `outer`
+    steps of `inner` products with J and its transpose. Behind noise as heavy as Laplace's, `refine` iterations of Adam
+    then put in its own law, |f(x) - z|_1 / b.
+
+    `prior`: 'neighbours' gives every image the mean and covariance of those `neighbours` of the attacker's own images
+    whose activations are nearest to its own, shrunk towards all of them; 'public' those of all; 'power_law' the
+    spectrum of natural images, and no data.
+
+    The loss is minus the log posterior in nats an image, up to a constant, before pixels are cut to [0, 1].
+
+    Source: the MAP estimate is that of the gradient channel's `map`; a likelihood of activations with a prior is He,
+    Zhang and Lee 2019, equation 1; the priors and the optimiser are ours.
+    """
+
+    channels: ClassVar[frozenset[ChannelName]] = frozenset({ChannelName.ACTIVATION})
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "public"})
+    # set on the copy that `prepare` returns; not a field, because it is no setting
+    heard: ClassVar[Noise | None] = None
+
+    prior: Literal["neighbours", "public", "power_law"] = "neighbours"
+    neighbours: int = 100
+    outer: int = 12
+    inner: int = 15
+    refine: int = 60
+    estimate_noise: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self, at_least_one=("neighbours", "outer", "inner"), not_negative=("refine",))
+        if self.prior == "power_law":
+            object.__setattr__(self, "needs", frozenset({"model"}))
+
+    def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
+        """Measure or estimate the noise, once for all observations.
+
+        Raises:
+            ValueError: noise is to be estimated, and the attacker owns fewer than 8 images.
+        """
+        if not seen:
+            return self
+        self._check(seen[0])
+        ready = copy.copy(self)
+        object.__setattr__(ready, "heard", self._noise(seen))
+        return ready
+
+    def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
+        noise = self.heard or self._noise(seen)
+        guesses: dict[int, Reconstruction] = {}
+        for group in alike(seen):
+            for together in [[i] for i in group] if _tied(seen[group[0]]) else [group]:
+                guesses |= dict(zip(together, self._invert([seen[i] for i in together], noise), strict=True))
+        return [guesses[i] for i in range(len(seen))]
+
+    def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
+        """Minus the log posterior of images (N, C, H, W), the mean over them."""
+        parts = self._problems([seen], self.heard or self._noise([seen]))
+        sizes = [len(part.target) for part in parts]
+        return sum(
+            float(part.nats_of(images).sum()) for part, images in zip(parts, torch.split(inputs, sizes), strict=True)
+        ) / len(inputs)
+
+    def _noise(self, seen: Sequence[Observation]) -> Noise:
+        first = seen[0]
+        if first.defence:
+            return measured(first.defence, first.payload[ACTIVATION])
+        if not self.estimate_noise or first.public is None:
+            return Noise()
+        heard = overheard(seen)
+        return Noise(heard.deviation or None, heard.law == "laplace")
+
+    def _invert(self, seen: list[Observation], noise: Noise) -> list[Reconstruction]:
+        start = time.perf_counter()
+        found = [(part, self._solved(part)) for part in self._problems(seen, noise)]
+        images = torch.cat([part for _, part in found])
+        losses = torch.cat([problem.nats_of(part) for problem, part in found])
+        seconds = (time.perf_counter() - start) / len(seen)
+        sizes = [each.spec.batch_size for each in seen]
+        each_loss = torch.split(losses, sizes) if len(losses) == len(images) else (losses / len(images),)
+        return [
+            Reconstruction(inputs=part.cpu(), loss=float(own.mean()), seconds=seconds)
+            for part, own in zip(torch.split(images, sizes), each_loss, strict=True)
+        ]
+
+    def _solved(self, problem: Problem) -> Tensor:
+        """Images (N, C, H, W)."""
+        count = len(problem.target)
+        start = torch.zeros(problem.victims, count // problem.victims, problem.prior.mean.shape[-3:].numel())
+        floor = UNHEARD if problem.noise.deviation is None else 1.0
+        u = gauss_newton(problem.residual, start.to(problem.target), floor, self.outer, self.inner).u
+        if problem.noise.heavy and self.refine:
+            u = descend(problem.nats, u[None], self.refine, 0).u
+        return problem.prior.images(u.flatten(0, 1)).detach().nan_to_num(0.5).clamp(0, 1)
+
+    def _problems(self, seen: Sequence[Observation], noise: Noise) -> list[Problem]:
+        """The images behind all activations, each a victim, a few at a time; those of a tied observation as one."""
+        first = seen[0]
+        target = torch.cat([each.payload[ACTIVATION] for each in seen])
+        segment, chain, tied = frozen_segment(first, target.device), first.defence, _tied(first)
+
+        def released(images: Tensor) -> Tensor:
+            clean: Tensor = segment(images)
+            return chain.without_noise({ACTIVATION: clean})[ACTIVATION] if chain else clean
+
+        off = noise.deviation or float(target.square().mean().sqrt().clamp_min(1e-12))
+        answers = self._answers(first)
+        return [
+            Problem(released, part, self._prior(first, answers, part), 1 if tied else len(part), off, noise)
+            for part in torch.split(target, len(target) if tied else TOGETHER)
+        ]
+
+    @torch.no_grad()
+    def _answers(self, first: Observation) -> Tensor | None:
+        """The activations (M, D) of the attacker's own images, where its prior wants them."""
+        if self.prior != "neighbours":
+            return None
+        assert first.public is not None
+        device = first.payload[ACTIVATION].device
+        ask = first.query or frozen_segment(first, device).eval()
+        parts = torch.split(first.public.inputs, SERVED_AT_ONCE)
+        return torch.cat([ask(part.to(device)).flatten(1).to(device) for part in parts])
+
+    def _prior(self, first: Observation, answers: Tensor | None, target: Tensor) -> Prior:
+        if self.prior == "power_law":
+            return power_law(first.spec.image_shape, target.device)
+        assert first.public is not None
+        own = first.public.inputs.to(target.device)
+        everyone = public(own)
+        if answers is None:
+            return everyone
+        distances = torch.cdist(target.flatten(1), answers)
+        return near(everyone, own, distances.topk(min(self.neighbours, len(own)), largest=False).indices)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What N images are sought by: `released` (N, C, H, W) to (N, ...), the `target` that it should be, a `prior`.
+
+    They are `victims` independent problems of N / victims images; coordinates are (victims, N / victims, k). An entry
+    may be `off` by that much.
+    """
+
+    released: Callable[[Tensor], Tensor]
+    target: Tensor
+    prior: Prior
+    victims: int
+    off: float
+    noise: Noise
+
+    def residual(self, u: Tensor) -> Tensor:
+        """Differences (victims, P), in units of what they may be off by."""
+        found = self.released(self.prior.images(u.flatten(0, 1)))
+        return ((found - self.target) / self.off).reshape(self.victims, -1)
+
+    @torch.no_grad()
+    def nats_of(self, images: Tensor) -> Tensor:
+        """The same of images (N, C, H, W)."""
+        u = self.prior.coordinates(images.to(self.target))
+        return self.nats(u.view(self.victims, -1, u.shape[-1]))
+
+    def nats(self, u: Tensor) -> Tensor:
+        """Minus the log posterior (victims,) of coordinates, up to a constant; unknown noise has its best deviation."""
+        left, prior = self.residual(u), 0.5 * u.square().sum((1, 2))
+        if self.noise.deviation is None:
+            return 0.5 * left.shape[1] * (left.square().mean(1) + UNHEARD).log() + prior
+        if self.noise.heavy:
+            return 2**0.5 * (left.square() + CORNER**2).sqrt().sum(1) + prior
+        return 0.5 * left.square().sum(1) + prior
+
+
+def measured(chain: KnownDefence, released: Tensor) -> Noise:
+    """The noise that a known chain adds to what it releases (N, ...), on draws of one's own."""
+    certain = chain.without_noise({ACTIVATION: released})[ACTIVATION]
+    draws = max(1, DRAWS // released.numel())
+    noise = torch.cat([chain.on_release({ACTIVATION: released}, seed)[ACTIVATION] - certain for seed in range(draws)])
+    variance = float(noise.square().mean())
+    if variance == 0:
+        return Noise()
+    return Noise(variance**0.5, float(noise.double().pow(4).mean()) / variance**2 - 3 > HEAVY)
+
+
+def _tied(seen: Observation) -> bool:
+    """Whether the images of one release change each other's activations, as by batch statistics or a clip of all."""
+    value = seen.payload[ACTIVATION]
+    certain = seen.defence.without_noise({ACTIVATION: value})[ACTIVATION] if seen.defence else value
+    return seen.spec.training_mode or not torch.equal(certain, value)
