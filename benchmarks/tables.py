@@ -49,7 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "nopeek_testbed": tables_activation.nopeek_testbed,
     "noise_scales": tables_activation.noise_scales,
     "split_speed": tables_activation.split_speed,
-    "detection": tables_output.detection,
+    "detection_first": tables_output.detection_first,
     "vicious": tables_output.vicious,
     "vicious_ratios": tables_output.vicious_ratios,
     "vicious_ratios_short": tables_output.vicious_ratios_short,

@@ -1,6 +1,7 @@
 """The tables of the output channel: vicious classifiers, their detection, the speed of their training."""
 
 from benchmarks.table_parts import Row, cells, experiments, grid, markdown, means, rows, seeds
+from fl_privacy.metrics.intervals import wilson
 
 VICIOUS = {
     "PSNR": ("psnr", "{:.1f}"),
@@ -55,6 +56,18 @@ def vicious_answers_short() -> str:
     return grid("what is sent", [(lines[condition], column, cell) for condition, column, cell in found])
 
 
+def vicious_heads() -> str:
+    """The form of the head: leakage of softmax, sigmoids and yes-or-no questions, and a term for surer answers."""
+    columns = {heading: VICIOUS[heading] for heading in ("accuracy", "PSNR", "SSIM", "R as published")}
+    more = {
+        "others nearer": ("risk_published_closer", "{:.1%}"),
+        "which of its class": ("instance_right", "{:.0%}"),
+        "by chance": ("instance_chance", "{:.1%}"),
+        "entropy, bits": ("model_entropy", "{:.2f}"),
+    }
+    return experiments(["vicious_heads"], {"accuracy": VICIOUS["accuracy"], **columns, **more})
+
+
 def vicious_losses() -> str:
     """Tables 3 and 4 of the paper: the reconstruction losses, and Huber's delta."""
     return experiments(["vicious_table3", "vicious_table4"], VICIOUS)
@@ -94,25 +107,78 @@ def viciousness() -> str:
     return experiments(["vicious_figure6"], columns)
 
 
-def detection() -> str:
-    """One line a kind of model, with both detectors side by side."""
-    found = [row for row in rows("detection") if "detector" in row]
+DETECTORS = {"likelihood": "1 - S", "entropy": "entropy, bits", "own_decoder": "own decoder", "ratio": "ratio of all"}
+
+
+def _by_kind(name: str) -> dict[tuple[str, int, str], dict[str, Row]]:
+    """The rows of detectors by data, classes and kind of model."""
     lines: dict[tuple[str, int, str], dict[str, Row]] = {}
-    for row in found:
-        lines.setdefault((row["dataset"], row["classes"], row["kind"]), {})[row["detector"]] = row
+    for row in rows(name):
+        if "detector" in row:
+            lines.setdefault((row["dataset"], row["classes"], row["kind"]), {})[row["detector"]] = row
+    return lines
+
+
+def detection() -> str:
+    """One line a kind of model: what it is worth, what it leaks, and what each detector sees, with its range."""
     body = []
-    for (dataset, classes, kind), by in lines.items():
+    for (dataset, _, kind), by in _by_kind("detection").items():
+        first = by["likelihood"]
+        leak = "" if first["decoder_psnr"] is None else f"{first['decoder_psnr']:.1f}"
+        line = [dataset, kind, str(first["models"]), f"{100 * first['accuracy']:.1f} %", leak]
+        body.append(line + [_spread(by[each], 2 if each == "entropy" else 3) for each in list(DETECTORS)[:3]])
+    return markdown(
+        [
+            "data",
+            "model",
+            "models",
+            "accuracy",
+            "decoder, dB",
+            *(f"{name} (range)" for name in list(DETECTORS.values())[:3]),
+        ],
+        body,
+    )
+
+
+def detection_roc() -> str:
+    """One line a kind of model: the AUROC of each detector, and whom it flags."""
+    body = []
+    for (dataset, _, kind), by in _by_kind("detection").items():
+        line = [dataset, kind]
+        for each in DETECTORS:
+            line += [_auroc(by[each]), _flagged(by[each])] if each in by else ["", ""]
+        body.append(line)
+    columns = [heading for name in DETECTORS.values() for heading in (f"{name}: AUROC (95 %)", "flagged (95 %)")]
+    return markdown(["data", "model", *columns], body)
+
+
+def detection_first() -> str:
+    """One line a kind of model that expects no test, with both detectors of the paper side by side."""
+    body = []
+    for (dataset, classes, kind), by in _by_kind("detection_first").items():
         first = by["likelihood"]
         line = [dataset, str(classes), kind, str(first["models"]), f"{100 * first['accuracy']:.1f} %"]
         for detector, digits in (("likelihood", 3), ("entropy", 2)):
             row = by[detector]
-            low, high = row["auroc_95"]
-            line.append(f"{row['mean']:.{digits}f} ({row['lowest']:.{digits}f} to {row['highest']:.{digits}f})")
-            line.append(f"{round(row['flagged'] * row['models'])} of {row['models']}")
-            line.append(f"{row['auroc']:.2f} ({low:.2f} to {high:.2f})")
+            line += [_spread(row, digits), f"{round(row['flagged'] * row['models'])} of {row['models']}", _auroc(row)]
         body.append(line)
     header = ["data", "classes", "model", "models", "accuracy", "1 - S (range)", "flagged", "AUROC (95 %)"]
     return markdown([*header, "entropy, bits (range)", "flagged", "AUROC (95 %)"], body)
+
+
+def _spread(row: Row, digits: int) -> str:
+    return f"{row['mean']:.{digits}f} ({row['lowest']:.{digits}f} to {row['highest']:.{digits}f})"
+
+
+def _auroc(row: Row) -> str:
+    low, high = row["auroc_95"]
+    return f"{row['auroc']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _flagged(row: Row) -> str:
+    hits = round(row["flagged"] * row["models"])
+    low, high = wilson(hits, row["models"])
+    return f"{hits} of {row['models']} ({low:.0%} to {high:.0%})"
 
 
 def joint_speed() -> str:

@@ -15,7 +15,7 @@ from fl_privacy.seeding import subseed
 from fl_privacy.simulations.channels import CHANNELS
 from fl_privacy.simulations.channels.output import pairs as output_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
-from fl_privacy.simulations.channels.output.scores import bits, entropy, measures
+from fl_privacy.simulations.channels.output.scores import bits, entropy, measures, use
 from fl_privacy.simulations.config import build
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
@@ -158,6 +158,11 @@ def test_set_scores_are_those_of_all_attacked_images(tiny, federation):
         assert row[f"{name}_cut"] == factors.label
         truth = torch.cat([federation.batch(client, 1)[0] for client in range(3)])
         assert reconstruction_risk(factors, truth, truth).exact == len(truth)
+    assert 0 <= row["risk_published_closer"] <= 1
+    assert mean["risk_published_closer"] == pytest.approx(0.5, abs=0.02), "a guess that is the same for all"
+    assert 0 <= row["instance_right"] <= 1
+    assert mean["instance_right"] == pytest.approx(mean["instance_chance"]) == pytest.approx(10 / 60, abs=0.01)
+    assert "no secret" in CHANNELS["output"].evaluation.reading(tiny.summary)
     assert "rtol 1.0e-03" in row["risk_well_posed_cut"]
     assert row["risk_published_cut"] in CHANNELS["output"].evaluation.reading(tiny.summary)
 
@@ -306,6 +311,11 @@ def test_entropy_and_bits_of_answers():
     assert entropy(certain, chain([{"name": "arg_max"}])) == 0
     assert entropy(certain, Chain()) > 1
     assert bits(chain([*SOFT, {"name": "arg_max"}]), 10) == {"bits": pytest.approx(math.log2(10))}
+    assert entropy(torch.full((2, 8), 0.3), chain([{"name": "sigmoid"}])) == pytest.approx(3)
+    rules, wanted = JointServer(task="attributes"), torch.tensor([[1, 0], [0, 0]])
+    sent = torch.tensor([[2.0, -1.0], [-3.0, 1.0]])
+    for law, answers in (([], sent), ([{"name": "sigmoid"}], sent.sigmoid())):
+        assert use(rules, ["a", "b"], chain(law), answers, wanted)["accuracy"] == 0.75
     counted = bits(chain(SOFT), 10)
     assert counted["bits_eq18"] == pytest.approx(math.log2(math.comb(19, 9)))
     assert counted["bits"] > counted["bits_eq18"]

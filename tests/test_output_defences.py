@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fl_privacy.defences import DEFENCES, chain
-from fl_privacy.defences.outputs import ArgMax, Rounding, Softmax, Temperature, TopK, Truncation
+from fl_privacy.defences.outputs import ArgMax, Rounding, Sigmoid, Softmax, Temperature, TopK, Truncation
 
 RNG = torch.Generator().manual_seed(0)
 ALL = [Rounding(2), Truncation(2), Softmax(), Temperature(3.0), TopK(2), ArgMax()]
@@ -65,6 +65,14 @@ def test_rounding_moves_by_half_a_unit_at_most_and_truncation_by_one_towards_zer
     assert float((cut - outputs).abs().max()) < 10**-decimals + 1e-9
     assert bool((cut.abs() <= outputs.abs() + 1e-9).all())
     assert torch.equal(release(Rounding(decimals), rounded), rounded)
+
+
+def test_sigmoids_say_each_class_by_itself():
+    outputs = torch.tensor([[0.0, 4.0, -4.0]], requires_grad=True)
+    released = release(Sigmoid(), outputs)
+    assert torch.equal(released, torch.sigmoid(outputs))
+    released[0, 1].backward()
+    assert outputs.grad[0].ne(0).tolist() == [False, True, False]
 
 
 def test_arg_max_leaks_the_class_and_nothing_more():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fl_privacy.metrics.reconstruction_risk import factorise, reconstruction_risk, risk_per_sample
+from fl_privacy.metrics.reconstruction_risk import closer_truths, factorise, reconstruction_risk, risk_per_sample
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,37 @@ def test_degenerate_data_are_named():
         factorise(gaussian(), rtol=-0.1)
     with pytest.raises(ValueError, match="no samples"):
         reconstruction_risk(factorise(gaussian()), torch.empty(0, 6), torch.empty(0, 6))
+
+
+def test_r_ranks_a_guess_below_the_mean_that_has_what_matters_right_and_the_rank_does_not():
+    """Two directions that images differ in visibly, 62 in which they hardly do: known variances, so known values."""
+    rng = torch.Generator().manual_seed(0)
+    scales = torch.full((64,), 0.01)
+    scales[:2] = 1.0
+    data, truth = (torch.randn(n, 64, generator=rng) * scales for n in (20_000, 200))
+    guess = truth.clone()
+    guess[:, 2:] += math.sqrt(2) * 0.01 * torch.randn(200, 62, generator=rng)
+    mean = data.mean(0).expand_as(truth)
+    factors = factorise(data, dtype=torch.float64)
+    assert ((guess - truth).square().mean() / (mean - truth).square().mean()) < 0.01, "20 dB nearer than the mean"
+    # |truth - mean| is about sqrt(64) units, |truth - guess| sqrt(2 * 62)
+    assert reconstruction_risk(factors, guess, truth).mean == pytest.approx(math.sqrt(64 / 124), abs=0.02)
+    assert reconstruction_risk(factors, mean, truth).mean == pytest.approx(1, abs=0.01)
+    assert float(closer_truths(factors, guess, truth).mean()) < 0.1
+    assert float(closer_truths(factors, mean, truth).mean()) == pytest.approx(0.5, abs=0.01)
+    wide = factorise(data, rtol=1e-3, dtype=torch.float64)
+    assert wide.rank == 2
+    assert reconstruction_risk(wide, guess, truth).mean > 1e3, "the well-posed R leaves the small directions out"
+
+
+def test_the_rank_of_a_copy_is_0_of_what_tells_nothing_a_half_and_of_the_farthest_1(digits):
+    factors, truth = factorise(digits), digits[:20]
+    assert not closer_truths(factors, truth, truth).any()
+    same = truth[:1].expand_as(truth)
+    assert float(closer_truths(factors, same, truth).mean()) == pytest.approx(0.5)
+    line = torch.tensor([[0.0], [1.0], [3.0]])
+    found = closer_truths(factorise(line), torch.tensor([[10.0], [10.0], [10.0]]), line)
+    assert found.tolist() == [1.0, 0.5, 0.0]
+    assert math.isnan(float(closer_truths(factors, truth[:1], truth[:1])))
+    with pytest.raises(ValueError, match="factorised for"):
+        closer_truths(factors, truth[:, :, :4], truth[:, :, :4])

@@ -77,6 +77,15 @@ class Softmax(Defence):
         return _each(payload, lambda value: value.softmax(-1))
 
 
+@DEFENCES.register("sigmoid", outputs_only=True)
+@dataclass(frozen=True)
+class Sigmoid(Defence):
+    """Releases for each output by itself how likely it is: every number is bounded, and none hangs on another."""
+
+    def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
+        return _each(payload, torch.sigmoid)
+
+
 @DEFENCES.register("temperature", outputs_only=True)
 @dataclass(frozen=True)
 class Temperature(Defence):

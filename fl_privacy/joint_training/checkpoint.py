@@ -48,9 +48,9 @@ class Run:
         if path is not None and path.exists():
             self._restore(path)
 
-    @property
-    def best_criterion(self) -> float:
-        return min((r.criterion for r in self.history if r.criterion == r.criterion), default=float("inf"))
+    def best_criterion(self, start: int) -> float:
+        """The least criterion of the epochs from `start` on; infinite before any."""
+        return min((r.criterion for r in self.history[start:] if r.criterion == r.criterion), default=float("inf"))
 
     def record(self, report: EpochReport) -> None:
         """Take in a finished epoch, and write it down."""

@@ -57,7 +57,7 @@ def targets(task: Task, data: ImageSet) -> Tensor:
     Raises:
         ValueError: a set without attributes for a task about them.
     """
-    if task == "categorical":
+    if task != "attributes":
         return data.labels
     if data.attributes is None:
         raise ValueError("the task 'attributes' needs a data set with binary attributes, and this one has none")

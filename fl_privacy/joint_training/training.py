@@ -25,6 +25,16 @@ NO_DEFENCE = Chain()
 
 
 @dataclass(frozen=True)
+class Phase:
+    """The epochs from `start` to before `end`, in which one loss trains both networks or one of them."""
+
+    name: Literal["joint", "polish", "refit"]
+    loss: JointLoss
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class JointSettings:
     """How to train a pair. Defaults are the paper's; its code differs in 2 epochs and selection 'code'.
 
@@ -33,8 +43,12 @@ class JointSettings:
     equation 4 on the validation set, 'code' by (1 - accuracy) + gamma_s (1 - SSIM) + gamma_h MSE. `compiled` networks
     take a minute or more to start (torch.compile needs a C++ compiler); a CPU then steps a few per cent faster.
 
+    A server that expects to be tested goes on for `polish` epochs in which the classifier alone is trained, with the
+    honest loss, and for `refit` epochs in which the decoder alone is, on what the classifier then says. Each phase
+    begins where the last epoch before it ended, has a schedule of its own, and the last one has the best epoch.
+
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or a phase whose loss has no weight.
 
     Source: Malekzadeh and Gündüz, section 4 and setting.py.
     """
@@ -47,10 +61,32 @@ class JointSettings:
     augment: bool = True
     selection: Selection = "paper"
     compiled: bool = False
+    polish: int = 0
+    refit: int = 0
 
     def __post_init__(self) -> None:
+        if min(self.polish, self.refit) < 0 or (self.polish and not self.loss.beta_c) or (self.refit and self.honest):
+            raise ValueError(
+                "polish and refit must not be negative; polishing needs the classification's beta_c above 0, and "
+                f"refitting a decoder needs beta_r above 0: {self}"
+            )
         if self.epochs < 1 or self.batch_size < 4 or not self.learning_rate > 0:
             raise ValueError(f"epochs must be at least 1, batch_size at least 4 and learning_rate above 0: {self}")
+
+    @property
+    def honest(self) -> bool:
+        return self.loss.beta_r == 0
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is trained, in order; phases without an epoch are left out."""
+        polished, refitted = self.epochs + self.polish, self.epochs + self.polish + self.refit
+        found = [Phase("joint", self.loss, 0, self.epochs)]
+        if self.polish:
+            found.append(Phase("polish", replace(self.loss, beta_r=0.0), self.epochs, polished))
+        if self.refit:
+            found.append(Phase("refit", self.loss, polished, refitted))
+        return tuple(found)
 
     @property
     def fresh(self) -> int:
@@ -65,8 +101,8 @@ class JointSettings:
 
 
 def honest(settings: JointSettings) -> JointSettings:
-    """The same training without reconstruction: beta_r = 0."""
-    return replace(settings, loss=replace(settings.loss, beta_r=0.0))
+    """The same training without reconstruction: beta_r = 0, and no decoder to refit."""
+    return replace(settings, loss=replace(settings.loss, beta_r=0.0), refit=0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,18 @@ class Trained:
 
     pair: Pair
     history: tuple[EpochReport, ...]
+
+    @property
+    def best(self) -> EpochReport:
+        """The report of the epoch whose weights the pair has.
+
+        Raises:
+            ValueError: no epoch of the last phase had a finite criterion.
+        """
+        found = [each for each in self.history if each.best]
+        if not found:
+            raise ValueError("no epoch of this training had a finite validation loss: lower its learning rate")
+        return found[-1]
 
 
 def joint_loss(
@@ -95,10 +143,20 @@ def joint_loss(
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         logits = pair.classifier(images)
         classification = loss.classification(logits, labels, weights)
+        extra = loss.uncertainty(logits) if loss.beta_e else 0.0
         if loss.beta_r == 0:
-            return loss.total(classification, None)
+            return loss.total(classification, None) + extra
         guess = pair.decoder(law.on_release({OUTPUTS: logits.float()}, seed)[OUTPUTS])
-    return loss.total(classification, loss.reconstruction(guess, images))
+    return loss.total(classification, loss.reconstruction(guess, images)) + extra
+
+
+def refit_loss(pair: Pair, loss: JointLoss, images: Tensor, law: Chain, seed: int) -> Tensor:
+    """G's own loss of one batch of images (N, C, H, W), with F as it stands; `law` and `seed` as in `joint_loss`."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+        with torch.no_grad():
+            logits = pair.classifier(images)
+        guess = pair.decoder(law.on_release({OUTPUTS: logits.float()}, seed)[OUTPUTS])
+    return loss.reconstruction(guess, images)
 
 
 def compile_pair(pair: Pair) -> Pair:
@@ -141,13 +199,16 @@ def train(
     attributes = settings.loss.task == "attributes"
     pixels, labels = data.pixels.to(place), targets(settings.loss.task, data).to(place)
     weights = class_weights(labels) if attributes else None
-    for epoch in range(len(run.history), settings.epochs):
+    total = settings.phases[-1].end
+    for epoch in range(len(run.history), total):
+        phase = next(each for each in settings.phases if epoch < each.end)
         began = time.perf_counter()
-        loss = _epoch(run, stepped, settings, pixels, labels, weights, law, seed, epoch)
-        scores = evaluate(pair, settings.loss, validation, law, weights, subseed(seed, "validation"))
-        value = scores.criterion(settings.loss, settings.selection)
+        loss = _epoch(run, stepped, settings, phase, pixels, labels, weights, law, seed, epoch)
+        scores = evaluate(pair, phase.loss, validation, law, weights, subseed(seed, "validation"))
+        value = scores.criterion(phase.loss, settings.selection)
         seconds = time.perf_counter() - began
-        report = EpochReport(epoch, settings.epochs, seconds, loss, scores, value, value < run.best_criterion)
+        best = value < run.best_criterion(phase.start)
+        report = EpochReport(epoch, total, seconds, loss, scores, value, best)
         run.record(report)
         progress(report)
     pair.load_state_dict(run.best)
@@ -158,6 +219,7 @@ def _epoch(
     run: Run,
     pair: Pair,
     settings: JointSettings,
+    phase: Phase,
     pixels: Tensor,
     labels: Tensor,
     weights: Tensor | None,
@@ -167,6 +229,8 @@ def _epoch(
 ) -> float:
     """One pass over the data in an order of its own; an incomplete last batch is left out. Returns the mean loss."""
     run.pair.train()
+    if phase.name == "refit":
+        run.pair.classifier.eval()  # its statistics are those that users get
     order = torch.randperm(len(labels), generator=stream(seed, "order", epoch)).to(pixels.device)
     batches = order[: len(order) // settings.fresh * settings.fresh].view(-1, settings.fresh)
     total = torch.zeros((), device=pixels.device)
@@ -175,10 +239,15 @@ def _epoch(
         if settings.augment:
             images = torch.cat([images, augment(images, stream(seed, "augment", epoch, number))])
             wanted = torch.cat([wanted, wanted])
-        rate = settings.rate(epoch * len(batches) + number, settings.epochs * len(batches))
+        step, steps = (epoch - phase.start) * len(batches) + number, (phase.end - phase.start) * len(batches)
+        rate = settings.rate(step, steps)
         run.optimiser.param_groups[0]["lr"] = rate
         run.optimiser.zero_grad()
-        loss = joint_loss(pair, settings.loss, images, wanted, weights, law, subseed(seed, "law", epoch, number))
+        drawn = subseed(seed, "law", epoch, number)
+        if phase.name == "refit":
+            loss = refit_loss(pair, phase.loss, images, law, drawn)
+        else:
+            loss = joint_loss(pair, phase.loss, images, wanted, weights, law, drawn)
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimiser.step()
         total += loss.detach()

@@ -4,6 +4,7 @@ from fl_privacy.metrics.base import METRICS, Metric
 from fl_privacy.metrics.class_recognition import class_recognised
 from fl_privacy.metrics.correlations import correlations_of_set
 from fl_privacy.metrics.face_identity import faces_recognised
+from fl_privacy.metrics.instance_detail import instances_found
 from fl_privacy.metrics.label_accuracy import label_accuracy
 from fl_privacy.metrics.mse import mse
 from fl_privacy.metrics.psnr import psnr
@@ -24,6 +25,7 @@ __all__ = [
     "correlations_of_set",
     "faces_recognised",
     "factorise",
+    "instances_found",
     "label_accuracy",
     "mse",
     "pooled_psnr",

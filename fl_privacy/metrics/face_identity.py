@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor
 
+from fl_privacy.metrics.intervals import wilson
 from fl_privacy.metrics.sets import SET_METRICS, MatchedSet
 
 SIDE = 112
@@ -66,8 +66,8 @@ def ranks(probes: Tensor, wanted: Tensor, gallery: Tensor, persons: Tensor) -> T
 
 
 def _share(name: str, hits: Tensor) -> dict[str, float]:
-    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return {name: float(hits.float().mean()), f"{name}_low": interval.low, f"{name}_high": interval.high}
+    low, high = wilson(int(hits.sum()), len(hits))
+    return {name: float(hits.float().mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def sface() -> Embedding:

@@ -76,6 +76,11 @@ MEANINGS: Mapping[str, str] = {
     "pooled_psnr": "PSNR of the mean error over all images, as the paper has it, in dB.",
     "risk_published": "Reconstruction risk of the paper: 1 is no nearer than the mean image, in the data's geometry.",
     "risk_well_posed": "The same with the geometry's poorly known directions left out.",
+    "risk_published_closer": "The share of the other private images that lie nearer to a rebuilt one than its own, "
+    "by the distance of R: 0 is best for the attacker, 50 % is chance.",
+    "instance_right": "How often a rebuilt image is likest to its own private image, among up to 100 private ones of "
+    "the same class: what leaked beyond the class.",
+    "instance_chance": "How often that is so by chance, for somebody who knows the class and nothing else.",
     "model_entropy": "How unsure the classifier's answers are, in bits.",
     "model_bits": "The most that one answer can carry, in bits.",
     "model_viciousness": "How far fine-tuning moves the answers of the classifier that the server handed out.",

@@ -36,6 +36,7 @@ from fl_privacy.simulations.channels.base import (
     RunContext,
     Sink,
 )
+from fl_privacy.simulations.channels.instances import INSTANCE, instances
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.results.records import Key, Scored
@@ -136,13 +137,14 @@ class ActivationEvaluation(Evaluation):
     """The targets behind what clients release; distance correlations, and whether the class can be read."""
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
-    set_metrics = ("distance_correlation", "class_recognition")
+    set_metrics = ("distance_correlation", "class_recognition", "instance_detail")
     provides = Evaluation.provides | {"judge"}
     columns: Mapping[str, tuple[str, str]] = {
         "dCor\nx, z": ("model_dcor", "{:.3f}"),
         "its\nfloor": ("model_dcor_floor", "{:.2f}"),
         "dCor\nguess": ("dcor_guess", "{:.3f}"),
         "class recog-\nnised": ("class_recognised", "{:.0%}"),
+        **INSTANCE,
     }
 
     def truth(self, federation: Federation, client: int, round: int) -> Truth:
@@ -167,6 +169,7 @@ class ActivationEvaluation(Evaluation):
             "dCor x, z: distance correlation of images and activations before any noise, on squared distances as in "
             f"Titcombe et al., n = {n:.0f}; shuffled pairs give its floor, so that only what is above it counts. "
         )
+        received = any(row.get("model_accuracy") is not None for row in summary)
         compared = f"dCor guess: the same of images and guesses, n = {guesses:.0f}; with more rows it is lower. "
         return (
             "PSNR: higher means that more of the image leaked; at the controls' level its pixels are no closer than a "
@@ -174,7 +177,8 @@ class ActivationEvaluation(Evaluation):
             f"{compared if guesses else ''}"
             "Class read: how often a classifier of the evaluator's own sees the true class in the guess "
             f"({readable:.0%} in the images themselves). The verdict takes the receiver's own reading, its "
-            "model's accuracy, where that is more: it needs no attack. Other estimators, what was released after the "
+            f"model's accuracy, where that is more: it needs no attack. "
+            f"{instances(summary, received)}Other estimators, what was released after the "
             "noise, and every floor: results.json."
         )
 

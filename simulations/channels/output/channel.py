@@ -36,12 +36,15 @@ from fl_privacy.simulations.channels.base import (
     Sink,
     Tried,
 )
+from fl_privacy.simulations.channels.instances import INSTANCE, instances
 from fl_privacy.simulations.channels.output.pairs import pair_of, positions, relevant, sizes, train_pairs
 from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import measures, suspicion, use
+from fl_privacy.simulations.channels.output.words import contradiction
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
 from fl_privacy.simulations.federation import Federation, Positions, blank_model
+from fl_privacy.simulations.results.controls import control_of
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.strategies.inference import QUERY, PrivateInference, inference_app, outputs_schema
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack
@@ -184,12 +187,14 @@ class OutputEvaluation(Evaluation):
     """The images behind the answers; the reconstruction risk R and the pooled PSNR of the paper."""
 
     unshown: frozenset[str] = frozenset({"mse", "label_accuracy"})
-    set_metrics = ("pooled_psnr", "reconstruction_risk")
+    set_metrics = ("pooled_psnr", "reconstruction_risk", "instance_detail")
     provides = Evaluation.provides | {"geometry"}
     columns: Mapping[str, tuple[str, str]] = {
         "PSNR\npooled": ("pooled_psnr", "{:.2f}"),
         "R pub-\nlished": ("risk_published", "{:.3f}"),
         "R well-\nposed": ("risk_well_posed", "{:.3f}"),
+        "others\nnearer": ("risk_published_closer", "{:.0%}"),
+        **INSTANCE,
         "entropy\n(bits)": ("model_entropy", "{:.2f}"),
         "bits\nat most": ("model_bits", "{:.1f}"),
         "1 - S": ("model_viciousness", "{:.4f}"),
@@ -228,12 +233,15 @@ class OutputEvaluation(Evaluation):
     def reading(self, summary: Sequence[ReadTable]) -> str:
         row = next((row for row in summary if "risk_published_cut" in row), {})
         names = [name for name in ("published", "well_posed") if row]
+        sent = any(row.get("label_accuracy") is not None for row in summary if control_of(row) is None)
         cuts = [f"R {name.replace('_', '-')}: {row[f'risk_{name}_cut']}" for name in names] or ["not measured"]
         return (
             "PSNR: higher means that more of the image leaked; at the controls' level it is no better than a blind "
             "guess. Pooled: of the mean error over all images, as the paper prints it. R: 1 is as near as the data's "
-            f"mean in the data's own geometry, more is nearer ({'; '.join(cuts)}). Entropy of an answer; bits that one "
-            "can carry at most; 1 - S: how far a user's fine-tuning moves the answers, near 0 for an honest model. "
+            f"mean in the data's own geometry, more is nearer ({'; '.join(cuts)}). Others nearer: the share of the "
+            "other private images that lie nearer to a guess than its own, by R's distance; 50% is chance. "
+            f"{contradiction(summary)}{instances(summary, sent)}Entropy of an answer; bits that one can carry at most; "
+            "1 - S: how far a user's fine-tuning moves the answers, near 0 for an honest model. "
             "Accuracy is that of the answers as released."
         )
 

@@ -156,7 +156,7 @@ def _train(
 def _majority(rules: JointServer, data: ImageSet) -> float:
     """The accuracy of always giving the commonest answer: what an accuracy has to be read against."""
     wanted = targets(rules.task, data)
-    if rules.task == "categorical":
+    if rules.task != "attributes":
         return float(wanted.bincount().max()) / len(wanted)
     share = wanted.float().mean(0)
     return float(torch.maximum(share, 1 - share).mean())

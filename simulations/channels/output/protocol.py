@@ -39,8 +39,12 @@ class JointServer:
     """The SSIM term's share of the reconstruction loss."""
     delta: float = 1.0
     """Huber's delta."""
-    task: Literal["categorical", "attributes"] = "categorical"
-    """Classes that exclude each other, or binary attributes."""
+    beta_e: float = 0.0
+    """The weight of the answers' entropy: above 0 it is minimised, below 0 maximised."""
+    entropy: float | None = None
+    """The entropy in bits that the server's answers shall have, to pass those who look at it; needs a beta_e."""
+    task: Literal["categorical", "attributes", "binaries"] = "categorical"
+    """Classes that exclude each other, binary attributes, or such classes as one yes-or-no question each."""
     attributes: tuple[str, ...] = ()
     """Which attributes have an output; all of them unless some are named."""
     images: int = 0
@@ -51,6 +55,10 @@ class JointServer:
     """Whether both are drawn at random first, the same ones for every seed: many sets are sorted."""
     epochs: int = 50
     """Epochs of joint training."""
+    polish: int = 0
+    """Epochs of the honest loss after them, by which a server hides from those who fine-tune."""
+    refit: int = 0
+    """Epochs at the end in which the decoder alone is fitted to the classifier; an honest server has none."""
     pair_batch: int = 250
     """Its mini-batch."""
     pair_learning_rate: float = 1e-3
@@ -77,7 +85,7 @@ class JointServer:
         if min(self.images, self.validation, self.labelled) < 0:
             raise ValueError(f"'images', 'validation' and 'labelled' must not be negative: {self}")
         if self.attributes and self.task != "attributes":
-            raise ValueError("'attributes' are the outputs of task = 'attributes', and this task is 'categorical'")
+            raise ValueError(f"'attributes' are the outputs of task = 'attributes', and this task is '{self.task}'")
         _ = self.training  # its numbers are checked where it is made
 
     @property
@@ -93,8 +101,19 @@ class JointServer:
     def training(self) -> JointSettings:
         """How the pair is trained."""
         return JointSettings(
-            loss=JointLoss(self.task, self.beta_c, self.beta_r, self.gamma_h, self.gamma_s, self.delta),
+            loss=JointLoss(
+                self.task,
+                self.beta_c,
+                self.beta_r,
+                self.gamma_h,
+                self.gamma_s,
+                self.delta,
+                self.beta_e,
+                self.entropy,
+            ),
             epochs=self.epochs,
+            polish=self.polish,
+            refit=0 if self.honest else self.refit,
             batch_size=self.pair_batch,
             learning_rate=self.pair_learning_rate,
             schedule=self.schedule,
@@ -113,7 +132,7 @@ class JointServer:
         Raises:
             ValueError: attributes that the data set does not have.
         """
-        if self.task == "categorical":
+        if self.task != "attributes":
             return tuple(map(str, range(data.classes)))
         unknown = [name for name in self.attributes if name not in data.attributes]
         if unknown or not data.attributes:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
-from fl_privacy.defences.outputs import ArgMax, Rounding, Softmax
+from fl_privacy.defences.outputs import ArgMax, Rounding, Sigmoid, Softmax
 from fl_privacy.joint_training.detection import FineTuning, viciousness
 from fl_privacy.joint_training.losses import JointLoss, hits
 from fl_privacy.metrics import Factorisation, factorise
@@ -27,6 +27,8 @@ WELL_POSED = 1e-3
 
 def use(rules: JointServer, names: Sequence[str], chain: Chain, released: Tensor, wanted: Tensor) -> dict[str, float]:
     """What answers (N, Y) are worth and could say: accuracy on the `wanted` labels or attributes, entropy, bits."""
+    if rules.task == "attributes" and any(isinstance(each, Sigmoid) for each in chain.defences):
+        released = released - 0.5  # an attribute is present where its logit is above 0
     accuracy = {"accuracy": float(hits(rules.task, released, wanted).mean())}
     if rules.task == "attributes":
         each = ((released >= 0) == wanted).double().mean(0).tolist()
@@ -37,9 +39,11 @@ def use(rules: JointServer, names: Sequence[str], chain: Chain, released: Tensor
 def entropy(released: Tensor, chain: Chain) -> float:
     """The mean entropy in bits of answers (N, Y), whose softmax is taken unless they are probabilities already.
 
+    Sigmoids are divided by their sum.
+
     Source: Malekzadeh and Gündüz, appendix C.
     """
-    if any(isinstance(each, Softmax | ArgMax) for each in chain.defences):
+    if any(isinstance(each, Softmax | Sigmoid | ArgMax) for each in chain.defences):
         # rounded or noisy probabilities need not add up to 1; a row that says nothing is uniform
         weights = released.double().clamp_min(0)
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, torch.ones_like(weights))
