@@ -9,11 +9,13 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import (
     tables_activation,
     tables_defences,
     tables_gradient,
+    tables_grnn,
     tables_learned,
     tables_output,
     tables_own,
@@ -27,6 +29,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "attack_speed": tables_gradient.attack_speed,
     "gradient_noise": tables_gradient.gradient_noise,
     "gradient_defences": tables_defences.gradient_defences,
+    "secure_sums": tables_defences.secure_sums,
+    "size_as_defence": tables_defences.size_as_defence,
     "learned_quality": tables_learned.learned_quality,
     "what_leaks": tables_learned.what_leaks,
     "what_leaks_trained": tables_learned.what_leaks_trained,
@@ -35,6 +39,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_counts": tables_gradient.label_counts,
     "local_training": tables_gradient.local_training,
     "batches": tables_gradient.batches,
+    **{name: partial(tables_grnn.grnn, name) for name in tables_grnn.COLUMNS},
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,

@@ -10,6 +10,7 @@ STATIC = ", static"
 def gradient_defences() -> str:
     """One line a defence: the most that an attacker got who does not know it and who does, its epsilon, its cost."""
     found = rows("gradient_defences")
+    found += [row for row in rows("gradient_rivals") if not _control(row)]  # controls of the same messages
     body = []
     for defence in dict.fromkeys(row["defence"] for row in found if not _control(row)):
         mine = [row for row in found if row["defence"] == defence and not _control(row)]
@@ -42,6 +43,44 @@ def gradient_defences() -> str:
         "recovered",
     ]
     return markdown([*header, "epsilon", "at most (DP)", "labels", "accuracy"], body)
+
+
+def secure_sums() -> str:
+    """What a sum over K clients of one image each shows: one line a data set and K, both attacks, the controls."""
+    return _by_cell("secure_sums", "images of, clients in the sum")
+
+
+def size_as_defence() -> str:
+    """The same for more images in a message (b) and more local steps on four (s)."""
+    return _by_cell("size_as_defence", "images of, images (b) or steps (s)")
+
+
+CONTROLS = ("control: mean image", "control: class mean")
+
+
+def _by_cell(name: str, what: str) -> str:
+    """One line a cell: the PSNR by seed of every attack, what came back of the strongest's, labels, the controls."""
+    found, body = rows(name), []
+    attacks = [each for each in dict.fromkeys(row["attack"] for row in found) if not each.startswith("control")]
+    for cell in dict.fromkeys(row["cell"] for row in found):
+        by_attack: dict[str, list[Row]] = {}
+        for row in found:
+            if row["cell"] == cell:
+                by_attack.setdefault(row["attack"], []).append(row)
+        best = _strongest([row for row in found if row["cell"] == cell and not _control(row)])
+        body.append(
+            [
+                cell.replace("/", ", "),
+                f"{sum(row['images'] for row in best)}, {len(best)}",
+                *(" / ".join(f"{row['psnr']:.1f}" for row in by_attack.get(each, [])) for each in attacks),
+                f"{statistics.fmean(row['success_rate'] for row in best):.0%}",
+                f"{statistics.fmean(row['label_accuracy'] for row in best):.0%}",
+                *(f"{statistics.fmean(row['psnr'] for row in by_attack[each]):.1f}" for each in CONTROLS),
+                f"{statistics.fmean(row['success_rate'] for row in by_attack[CONTROLS[1]]):.0%}",
+            ]
+        )
+    header = [what, "images, seeds", *(f"{each}, PSNR by seed" for each in attacks), "recovered", "labels"]
+    return markdown([*header, "mean image", "class mean", "class mean recovers"], body)
 
 
 def _control(row: Row) -> bool:
