@@ -292,6 +292,15 @@ def test_fedprox_pulls_by_what_the_settings_say(tmp_path):
     assert result.summary[0]["loss_at_truth"] < -10
 
 
+def test_what_the_server_makes_of_updates_changes_none_of_them(tmp_path):
+    """FedAdam moves the model in its own way; an update of round 2 is still of the model that was sent for it."""
+    made = experiment(strategy="FedAdam", local={"epochs": 3, "momentum": 0.9})
+    made = reconfigure(made, attacks=({"name": "grnn", "iterations": 2},), rounds=2, attacked_rounds=(2,))
+    result = simulate(made, out=tmp_path / "run", backend="local", note=str)
+    assert not result.not_valid
+    assert result.summary[0]["loss_at_truth"] < -10
+
+
 def test_the_loss_at_the_truth_of_many_steps_is_the_floor():
     seen, truth = released(local("five steps"))
     attack = GRNN(tv=0.0)
