@@ -95,7 +95,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             result = simulate(
                 reconfigure(experiment, seed=seed),
-                out=new_run((arguments.keep or Path(scratch)) / "_".join([path.stem, *cell.split("/"), str(seed)])),
+                out=new_run(
+                    (arguments.keep or Path(scratch)) / "_".join(filter(None, [path.stem, *cell.split("/"), str(seed)]))
+                ),
                 data_root=arguments.data_root,
                 backend=arguments.backend,
                 workers=arguments.workers,
