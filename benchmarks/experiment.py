@@ -92,12 +92,11 @@ def main() -> None:
         if (cell, seed) in done:
             continue
         start = time.perf_counter()
+        folder = "_".join(filter(None, (path.stem, cell.replace("/", "_"), str(seed))))
         with tempfile.TemporaryDirectory() as scratch:
             result = simulate(
                 reconfigure(experiment, seed=seed),
-                out=new_run(
-                    (arguments.keep or Path(scratch)) / "_".join(filter(None, [path.stem, *cell.split("/"), str(seed)]))
-                ),
+                out=new_run((arguments.keep or Path(scratch)) / folder),
                 data_root=arguments.data_root,
                 backend=arguments.backend,
                 workers=arguments.workers,
