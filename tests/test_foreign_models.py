@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from fl_privacy.simulations import audit
+from fl_privacy.simulations.auditing.tries import ORDER
 
 RATE = 0.05
 
@@ -89,11 +90,11 @@ def sent(model, shape, classes, mode, pick=lambda out: out):
     return before, dict(model.state_dict())
 
 
-def audited(model, given, shape, mode, out, attacks=("label_counts",)):
+def audited(model, given, shape, mode, out, attacks=("label_counts",), **more):
     before, after = given
     local = {"learning_rate": RATE, "mode": mode}
     return audit(before, new_weights=after, model=model, shape=shape, classes=10 if shape == COLOUR else 4,
-                 local=local, images=2, attacks=attacks, out=out)  # fmt: skip
+                 local=local, images=2, attacks=attacks, out=out, **more)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", AUDITED)
@@ -104,6 +105,19 @@ def test_a_model_of_any_kind_is_audited_and_its_labels_are_read(name, tmp_path):
     (row,) = found.report["attacks"]
     assert row["labels"] is not None, row["reason"]
     assert sorted(row["labels"]) == [1, classes - 1]
+
+
+@pytest.mark.parametrize("name", AUDITED)
+def test_every_attack_of_an_audit_gives_a_guess_or_says_why_not(name, tmp_path):
+    factory, shape, classes, mode = AUDITED[name]
+    torch.manual_seed(0)
+    given = sent(factory(), shape, classes, mode)
+    found = audited(factory, given, shape, mode, tmp_path / "out", attacks=ORDER, minutes=0.1)
+    rows = found.report["attacks"]
+    assert [row["attack"] for row in rows] == list(ORDER)
+    assert not [row["reason"] for row in rows if row["reason"].startswith("it failed")]
+    assert all(row["reason"] or row["images"] or row["labels"] for row in rows)
+    assert found.report["verdict"]
 
 
 @pytest.mark.parametrize(

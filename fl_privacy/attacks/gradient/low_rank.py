@@ -15,7 +15,7 @@ from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head
 from fl_privacy.attacks.gradient.label_recovery import Head, LabelCounts, read_at
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.map import FAR, objective
-from fl_privacy.attacks.gradient.matching import adversary_copy
+from fl_privacy.attacks.gradient.matching import adversary_copy, twice_differentiable
 from fl_privacy.attacks.gradient.released import released
 from fl_privacy.attacks.gradient.simulated import relative_mismatch
 from fl_privacy.attacks.inversion.descent import descend
@@ -195,7 +195,8 @@ def features_of(seen: Observation, name: str) -> Callable[[Tensor], Tensor]:
 
     def features(images: Tensor) -> Tensor:
         taken.clear()
-        model(images)
+        with twice_differentiable(model):
+            model(images)
         return taken[-1]
 
     return features
