@@ -49,7 +49,7 @@ class DLG(GradientInversion):
         search = BatchedLbfgs(list(guesses.parameters()), self.history, self.line_search, self.learning_rate)
 
         def step(iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
-            search.step(losses, again)
+            search.step(losses, torch.no_grad()(again))  # the loop wants the images too, and evaluates once more
 
         return step
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from fl_privacy.attacks.gradient.known_noise import noise_deviations
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
+from fl_privacy.attacks.gradient.whitening import Whitening
 from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, linearise, slopes_of
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
@@ -29,8 +30,8 @@ class Likelihood:
     """V victims of one model: their gradients `observed` (V, P), `match` from guesses to such gradients.
 
     `weight` (V, P) is one over what an entry may be off by: the deviation of the noise of a `known` law, else the root
-    mean square of the layer's gradient, up to an unknown factor s that all entries share. `nearby`: a cheaper match,
-    whose slopes serve for those of `match`.
+    mean square of the layer's gradient, up to an unknown factor s that all entries share. `whiten` takes the place of
+    such an unknown weight where it is given. `nearby`: a cheaper match, whose slopes serve for those of `match`.
     """
 
     observed: Tensor
@@ -39,6 +40,7 @@ class Likelihood:
     classes: int
     known: bool
     nearby: Matcher | None = None
+    whiten: Whitening | None = None
 
     @property
     def floor(self) -> float:
@@ -48,7 +50,8 @@ class Likelihood:
     def residual(self, prior: Prior, labels: Tensor) -> Residual:
         """Weighted differences (V, P) as a function of coordinates (V, B, k), for labels (V, B)."""
         targets = F.one_hot(labels, self.classes).to(self.observed)
-        return lambda u: (self.match(prior.images(u), targets) - self.observed) * self.weight
+        whiten = self.whiten or (lambda differences: differences * self.weight)
+        return lambda u: whiten(self.match(prior.images(u), targets) - self.observed)
 
     def linear(self, prior: Prior, labels: Tensor) -> Linearise:
         """How such residuals are linearised."""

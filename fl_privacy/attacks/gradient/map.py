@@ -14,20 +14,26 @@ from torch import Tensor
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
+from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.learned_spectrum import relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
-from fl_privacy.attacks.gradient.matching import observed_step
+from fl_privacy.attacks.gradient.matching import Matcher, observed_step
 from fl_privacy.attacks.gradient.optimise import of_one_model
 from fl_privacy.attacks.gradient.surrogate import between, is_gradient
+from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
 from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
 from fl_privacy.attacks.inversion.priors import Prior, Spectrum, power_law, public, public_by_class
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.seeding import stream
+from fl_privacy.weights import trainable
 
 LABEL_IMAGES = 16
+WHITENING_IMAGES = 384
+MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
 DRAW_STEPS = 30
 FAR = 0.3
@@ -43,8 +49,10 @@ class MaximumAPosteriori(Attack):
     It minimises |w (g(x) - g)|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u. Where noise is known, w and s are
     its law's (a Laplace or uniform law by its deviation), and a guess's gradient goes through whatever else is certain
     of the defence, such as a clip. Without any, w is one over each layer's size, and s is annealed; of a batch then,
-    where Gauss-Newton ends in the nearest of many minima, the best s is put in, which makes the first term
-    P log |w (g(x) - g)| for P parameters: `adam` iterations of Adam and, from the best start, `lbfgs` of L-BFGS.
+    where Gauss-Newton ends in the nearest of many minima, differences are whitened by what images make of them
+    (`whitening`), and the best s is put in, which makes the first term P log |w (g(x) - g)| for P parameters: `adam`
+    iterations of Adam from each start and, from the best by that loss, `lbfgs` of L-BFGS. Starts are `restarts` draws
+    and, with `grnn` iterations, the guess of GRNN's generator, whose images of one label part early.
 
     `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
     common mean and spectrum, in `learn` rounds of EM (0, or by descent: left as it is); 'public' has the covariance of
@@ -73,6 +81,7 @@ class MaximumAPosteriori(Attack):
     adam: int = 120
     lbfgs: int = 300
     restarts: int = 3
+    grnn: int = 100
     spread: float = 0.1
     bound_probes: int = 0
 
@@ -80,7 +89,7 @@ class MaximumAPosteriori(Attack):
         check_ranges(
             self,
             at_least_one=("outer", "inner", "adam", "restarts"),
-            not_negative=("spread", "learn", "lbfgs", "bound_probes"),
+            not_negative=("spread", "learn", "lbfgs", "grnn", "bound_probes"),
         )
         if self.prior != "power_law":
             object.__setattr__(self, "needs", self.needs | {"public"})
@@ -106,6 +115,8 @@ class MaximumAPosteriori(Attack):
         """Minus the log posterior of images (N, C, H, W) and labels (N,), under the prior before any learning."""
         given = likelihood([seen])
         labels = labels.unsqueeze(0).to(given.observed.device)
+        if _descends(seen, given):
+            given = self._whitened(seen, given, labels)
         prior = self._prior(seen).of(labels)
         u = prior.coordinates(inputs.to(given.observed).unsqueeze(0))
         return float(_own_loss(given, given.residual(prior, labels), u))
@@ -120,11 +131,16 @@ class MaximumAPosteriori(Attack):
 
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()
-        given, prior = likelihood(seen), self._prior(seen[0])
-        descending = is_gradient(seen[0]) and seen[0].spec.batch_size > 1 and not given.known
+        prior = self._prior(seen[0])
+        given = likelihood(seen)
+        descending = _descends(seen[0], given)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
-            u, trace = (self._descend if descending else self._fit)(given, prior.of(labels), labels, rng)
+            given = self._whitened(seen[0], given, labels) if descending else given
+            if descending:
+                u, trace = self._descend(seen, given, prior.of(labels), labels, rng)
+            else:
+                u, trace = self._fit(given, prior.of(labels), labels, rng)
         else:
             search = Search(self.outer, self.inner, self.restarts, self.spread)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
@@ -151,6 +167,20 @@ class MaximumAPosteriori(Attack):
             for victim in range(len(seen))
         ]
 
+    def _whitened(self, seen: Observation, given: Likelihood, labels: Tensor) -> Likelihood:
+        """With each victim's differences whitened by images that the prior draws, for labels (V, B).
+
+        As they are for a model of more than 200,000 parameters, whose drawn gradients would fill the memory.
+        """
+        if given.observed.shape[1] > MOST_WHITENED:
+            return given
+        assert seen.model is not None
+        images = _drawn(self._prior(seen), WHITENING_IMAGES, stream(0, "whitening"), given.observed)
+        shapes = {name: value.shape for name, value in trainable(seen.model).items()}
+        match = singles(seen, len(images))
+        own = [whitening(match, images, each, given.classes, shapes) for each in labels]
+        return replace(given, whiten=lambda d: torch.cat([w(d[i : i + 1]) for i, w in enumerate(own)]))
+
     def _fit(self, given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k), each victim's from its best restart by the attack's own loss; all traces (T, V)."""
         residual, batch = given.residual(prior, labels), labels.shape[1]
@@ -167,10 +197,15 @@ class MaximumAPosteriori(Attack):
             best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
         return best, torch.cat(traces)
 
-    def _descend(self, given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _descend(
+        self, seen: Sequence[Observation], given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k) and the losses on the way, (T, V)."""
         shape = (self.restarts, *labels.shape, prior.mean.shape[-3:].numel())
         starts = FAR * torch.randn(shape, generator=rng).to(given.observed)
+        if self.grnn:
+            guesses = GRNN(iterations=self.grnn, restarts=1, patience=0)(seen, rng)
+            starts = torch.cat([starts, prior.coordinates(_by_label(guesses).to(starts)).unsqueeze(0)])
         found = descend(objective(given, given.residual(prior, labels)), starts, self.adam, self.lbfgs)
         return found.u, found.trace
 
@@ -206,17 +241,43 @@ def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng
     """The labels (V, B) of the victims `seen`, from gradients of images that the prior draws."""
     first = seen[0]
     spec, chain = first.spec, first.defence
-    u = torch.randn(LABEL_IMAGES, prior.mean.numel(), generator=rng)
-    images = prior.images(u.to(observed)).clamp(0, 1)
-    one_step = replace(spec, batch_size=1, local=replace(spec.local, epochs=1, steps=0, batch_size=0))
+    images = _drawn(prior, LABEL_IMAGES, rng, observed)
 
     def read(victim: Observation, gradients: Tensor) -> Tensor:
-        single = matcher_for([replace(victim, spec=one_step, others=())], restarts=LABEL_IMAGES)
+        single = singles(victim, LABEL_IMAGES)
         return regress_labels(single, images, gradients, noise_deviation(victim), spec.classes, spec.batch_size)
 
     if chain and (chain.release_tells or chain.hidden_variance(first.payload) is not None):
         return torch.cat([read(each, gradient[None]) for each, gradient in zip(seen, observed, strict=True)])
     return read(first, observed)
+
+
+def _by_label(guesses: Sequence[Reconstruction]) -> Tensor:
+    """The images (V, B, C, H, W) of guesses in the order of their labels, which is that of `read_labels`."""
+    found = []
+    for guess in guesses:
+        assert guess.inputs is not None
+        assert guess.labels is not None
+        found.append(guess.inputs[guess.labels.argsort()])
+    return torch.stack(found)
+
+
+def _descends(seen: Observation, given: Likelihood) -> bool:
+    """Whether Gauss-Newton would end in the nearest minimum: a gradient of several images, without known noise."""
+    return is_gradient(seen) and seen.spec.batch_size > 1 and not given.known
+
+
+def singles(seen: Observation, count: int) -> Matcher:
+    """Gradients (count, P) of so many images, each as if it were a client's only one in a single step."""
+    spec = seen.spec
+    one_step = replace(spec, batch_size=1, local=replace(spec.local, epochs=1, steps=0, batch_size=0))
+    return matcher_for([replace(seen, spec=one_step, others=())], restarts=count)
+
+
+def _drawn(prior: Prior, count: int, rng: torch.Generator, like: Tensor) -> Tensor:
+    """Images (count, C, H, W) from the prior, cut to [0, 1]."""
+    u = torch.randn(count, prior.mean.numel(), generator=rng)
+    return prior.images(u.to(like)).clamp(0, 1)
 
 
 def labels_between(seen: Sequence[Observation], share: float, prior: Prior, rng: torch.Generator) -> Tensor:

@@ -60,19 +60,19 @@ def _lbfgs(objective: Objective, start: Tensor, iterations: int) -> Reached:
     solver = BatchedLbfgs([guess], HISTORY)
     kept = _Kept(start, objective)
 
-    def again() -> Tensor:
-        with torch.no_grad():
-            return objective(guess)
+    def here() -> Tensor:
+        return objective(guess)
 
     before = kept.losses.clone()
+    losses: Tensor | None = None
     for iteration in range(iterations):
-        losses = objective(guess)
+        losses = here() if losses is None else losses
         kept.see(guess, losses)
         if iteration % STALE == STALE - 1:
             if not bool((kept.losses < before - LEAST_GAIN).any()):
                 break
             before = kept.losses.clone()
-        solver.step(losses, again)
+        losses = solver.step(losses, here)
     return kept.reached(guess)
 
 

@@ -33,8 +33,11 @@ class BatchedLbfgs:
     _before: tuple[Tensor, Tensor] | None = None
     _scale: Tensor | None = None
 
-    def step(self, losses: Tensor, again: Callable[[], Tensor]) -> None:
-        """Move once from the losses (V,), with their graph; `again` gives the losses wherever the parameters are."""
+    def step(self, losses: Tensor, again: Callable[[], Tensor]) -> Tensor | None:
+        """Move once from the losses (V,), with their graph; `again` gives the losses wherever the parameters are.
+
+        Returns the losses (V,) at the point reached, with what graph `again` gives them; None where it was not asked.
+        """
         found = torch.autograd.grad(losses[torch.isfinite(losses)].sum(), list(self.parameters))
         slope, here = _flat(found).nan_to_num(0.0, 0.0, 0.0), _flat(self.parameters)
         self._remember(here, slope)
@@ -46,11 +49,10 @@ class BatchedLbfgs:
         if not self._pairs:
             length = length * (1 / slope.abs().sum(1)).clamp(max=1)
         if self.line_search:
-            self._search(here, direction, along, length, losses.detach(), again)
-        else:
-            self._write(here + length[:, None] * direction)
+            return self._search(here, direction, along, length, losses.detach(), again)
+        self._write(here + length[:, None] * direction)
+        return None
 
-    @torch.no_grad()
     def _search(
         self,
         here: Tensor,
@@ -59,16 +61,18 @@ class BatchedLbfgs:
         length: Tensor,
         losses: Tensor,
         again: Callable[[], Tensor],
-    ) -> None:
+    ) -> Tensor | None:
         for _ in range(TRIALS):
             self._write(here + length[:, None] * direction)
-            enough = again() <= losses + ARMIJO * length * along
+            reached = again()
+            enough = reached.detach() <= losses + ARMIJO * length * along
             if bool(enough.all()):
-                return
+                return reached
             length = torch.where(enough, length, SHORTER * length)
         self._write(torch.where(enough[:, None], here + length[:, None] * direction, here))
         for _, _, weight in self._pairs:
             weight.mul_(enough)
+        return None
 
     def _remember(self, here: Tensor, slope: Tensor) -> None:
         if self._before is not None:
@@ -86,12 +90,12 @@ class BatchedLbfgs:
         """The two-loop recursion, for all victims at once."""
         q, along = slope.clone(), list[Tensor]()
         for moved, turned, weight in reversed(self._pairs):
-            along.append(weight * (moved * q).sum(1))
-            q -= along[-1][:, None] * turned
+            along.append(weight * _dot(moved, q))
+            q.addcmul_(along[-1][:, None], turned, value=-1)
         if self._scale is not None:
             q *= self._scale[:, None]
         for (moved, turned, weight), mine in zip(self._pairs, reversed(along), strict=True):
-            q += (mine - weight * (turned * q).sum(1))[:, None] * moved
+            q.addcmul_((mine - weight * _dot(turned, q))[:, None], moved)
         return q
 
     @torch.no_grad()
@@ -104,3 +108,8 @@ class BatchedLbfgs:
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors (V, ...) side by side: (V, D)."""
     return torch.cat([tensor.detach().flatten(1) for tensor in tensors], 1)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """The dot products (V,) of rows (V, D), with no copy of their size, which at many pairs is what a step costs."""
+    return torch.bmm(one.unsqueeze(1), other.unsqueeze(2)).flatten()
