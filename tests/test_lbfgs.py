@@ -89,3 +89,14 @@ def test_parameters_of_several_shapes_move_together():
         search.step(losses(), losses)
     expected, _ = minimised(bowl, flat, 10)
     torch.testing.assert_close(torch.cat([part.detach().flatten(1) for part in parts], 1), expected)
+
+
+def test_a_step_gives_the_losses_where_it_ended_or_says_that_nobody_asked():
+    x = starts(3).clone().requires_grad_()
+    search = BatchedLbfgs([x], 20)
+    for _ in range(8):
+        losses = search.step(bowl(x), lambda: bowl(x))
+        assert losses is not None
+        assert torch.equal(losses, bowl(x))
+        losses.sum().backward()
+    assert BatchedLbfgs([x], 20, line_search=False).step(bowl(x), lambda: bowl(x)) is None
