@@ -8,8 +8,8 @@ from fl_privacy.attacks.gradient import map as map_module
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_matcher
-from fl_privacy.attacks.gradient.priors import power_law
 from fl_privacy.attacks.gradient.whitening import whitening
+from fl_privacy.attacks.inversion.priors import power_law
 from fl_privacy.data import load
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
