@@ -17,6 +17,7 @@ from fl_privacy.observation import Images
 from fl_privacy.seeding import stream
 from fl_privacy.simulations import audit
 from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.report.page import Level
 
 SHAPE, CLASSES, RATE = (1, 16, 16), 10, 0.1
 FACTS = {"shape": SHAPE, "classes": CLASSES, "local": {"learning_rate": RATE}, "images": 1}
@@ -110,7 +111,29 @@ def test_an_update_of_zeros_is_refused(tmp_path):
 @pytest.mark.parametrize("rate", [RATE / 100, RATE * 100])
 def test_a_rate_that_is_wrong_by_100_is_warned_of(rate, tmp_path):
     found = attacked(tmp_path, local={"learning_rate": rate}, attacks=["label_counts"])
-    assert any("give the rate and the steps" in doubt for doubt in found.report["doubts"])
+    assert any("give the rate, the steps and the optimiser" in doubt for doubt in found.report["doubts"])
+
+
+def test_labels_that_do_not_explain_the_message_are_a_guess_and_what_is_odd_stands_in_the_verdict(tmp_path):
+    """Many steps of Adam, audited as one plain step: its label counts are wrong, as an untold app's were."""
+    model = lenet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images, labels = torch.rand(40, *SHAPE, generator=stream(2, "audit")), torch.arange(40) % CLASSES
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for part in range(0, 40, 4):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(images[part : part + 4]), labels[part : part + 4]).backward()
+        optimiser.step()
+    facts = {**FACTS, "images": 40, "local": {"learning_rate": 1e-4}}
+    found = audit(
+        before, new_weights=model.state_dict(), model=lenet, **facts, out=tmp_path / "o", attacks=["label_counts"]
+    )
+    assert sorted(rows(found)["label_counts"]["labels"]) != labels.sort().values.tolist()
+    said = {each.of: each for each in found.page().verdict}
+    assert said["The labels"].level is Level.UNCLEAR
+    assert "do not explain what they were read from" in said["The labels"].words
+    assert "Something is odd" in said["The facts"].words
+    assert "the optimiser" in found.report["verdict"][-1]
 
 
 def test_all_missing_facts_are_asked_for_in_one_message(tmp_path):

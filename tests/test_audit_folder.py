@@ -20,6 +20,7 @@ from fl_privacy.simulations import Audit, audit
 from fl_privacy.simulations.auditing.guess import guessed_local, guessed_sizes
 from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.simulations.cli import app
+from fl_privacy.simulations.report.audit_folder import _counted
 from fl_privacy.strategies import HonestButCurious, defence_mod
 
 RATE, NODES = 0.1, 2
@@ -255,6 +256,20 @@ def test_local_training_is_guessed_from_the_apps_words(given, told, wanted):
     found, said = guessed_local(given, [("the app", told)])
     assert found == wanted
     assert bool(said) is (wanted is not None and not (given is not None and given == wanted))
+
+
+def test_what_is_said_of_many_messages_with_other_numbers_is_said_once():
+    said = ["the update is 1.4e+04 times too large", "the update is 3 times too large", "other", "other"]
+    first, second = _counted(said)
+    assert first == "the update is 1.4e+04 times too large (2 messages, each with its own numbers)"
+    assert second == "other (2 messages)"
+
+
+def test_that_no_batch_size_is_known_is_said():
+    given, said = guessed_local(None, [("the config", {"lr": 0.1})])
+    assert (given.batch_size, any("on all images at once" in each for each in said)) == (0, True)
+    given, said = guessed_local(None, [("the config", {"lr": 0.1, "batch-size": 8})])
+    assert (given.batch_size, any("at once" in each for each in said)) == (8, False)
 
 
 def test_sizes_are_guessed_where_one_alone_fits():

@@ -133,6 +133,7 @@ def execute_audit(plan: AuditPlan, note: Note) -> Audit:
     Raises:
         RuntimeError: another process is at this folder.
     """
+    note(f"audit folder: {plan.out} (stopped, it goes on with --resume --out {plan.out})")
     with alone(plan.out):
         if plan.begun:
             tidy(plan.out)

@@ -64,9 +64,14 @@ def guessed_local(given: Local | None, told: Sequence[tuple[str, ReadTable]]) ->
         found.pop("momentum", None)
     guessed = replace(known, **found)  # type: ignore[arg-type]
     default = asdict(LocalTraining())
-    plain = [name for name in ("optimiser", "momentum", "weight_decay", "normalise") if name not in {*table, *found}]
+    named = {*table, *found}
+    plain = [name for name in ("optimiser", "momentum", "weight_decay", "normalise") if name not in named]
     if given is None or isinstance(value, Mapping):
         ways = ", ".join(f"{name} = {default[name]}" for name in plain)
+        if not {"batch_size", "steps"} & named:
+            said.append(
+                "every step on all images at once, because neither --local nor the app's config has a batch_size"
+            )
         if plain:
             said.append(f"{ways}, because neither --local nor the app's config says otherwise")
     return guessed, said

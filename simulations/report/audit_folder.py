@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +18,11 @@ from fl_privacy.simulations.report.audit_words import (
     SCORED_WORDS,
     SHORT,
     as_terms,
+    best_labels,
     expected_error,
+    labels_fit,
     mean,
+    odd,
     unexplained,
     wrapped,
 )
@@ -40,10 +44,11 @@ from fl_privacy.simulations.report.reproduce import reproduce
 from fl_privacy.simulations.report.threat import NOT_MODELLED
 from fl_privacy.simulations.results import files
 
+NUMBER = re.compile(r"\d[\d.e+-]*")
 SHOWN, PICTURES = 40, 12  # messages in a table, pictures on a page; the folder has all
 COLUMNS = {
     "images": "how many images the message is of, as the client says",
-    "labels read": "the classes that were read in it, with how many images each",
+    "labels read": "the classes that were read in it, with how many images each; '?': a guess that does not explain it",
     "best by": "the attack whose images leave the least of the message unexplained",
     "unexplained": "the share of the message that these images and labels do not reproduce (0: all is)",
     "error": "the root mean square error a pixel, in [0, 1], that the attack expects where it explains the message",
@@ -81,10 +86,12 @@ def findings(report: ReadTable) -> list[Finding]:
     else:
         words = f"Of no message of {count} were images rebuilt. That is no proof: others may."
         said.append(Finding("The images", Level.NOTHING, words))
-    read = sum(_labels(each) is not None for each in messages)
-    level = Level.CLOSER if read else Level.NOTHING
-    said.append(Finding("The labels", level, f"Labels were read in {read} of {count} messages."))
-    return said
+    gave = [row for each in messages if (row := best_labels(each)) is not None]
+    read = sum(map(labels_fit, gave))
+    level = Level.CLOSER if read else Level.UNCLEAR if gave else Level.NOTHING
+    more = f" In {len(gave) - read} they were guessed, and do not explain the message." if len(gave) > read else ""
+    said.append(Finding("The labels", level, f"Labels were read in {read} of {count} messages.{more}"))
+    return [*said, *odd(_counted(doubt for each in messages for doubt in each["doubts"]))]
 
 
 def verdict(report: ReadTable) -> list[str]:
@@ -118,10 +125,6 @@ def _guessed(controls: Mapping[str, ReadTable]) -> float:
     return max(mean(each["psnr"]) for each in controls.values())
 
 
-def _labels(message: ReadTable) -> Mapping[str, int] | None:
-    return next((each["label_counts"] for each in message["attacks"] if each["label_counts"] is not None), None)
-
-
 def grid(report: ReadTable) -> Grid:
     """A line a message: the labels read, the best-explaining images, how sure, and the scores where there are any."""
     scored = any(each["controls"] for each in report["messages"])
@@ -130,9 +133,11 @@ def grid(report: ReadTable) -> Grid:
 
 
 def _cells(message: ReadTable, scored: bool) -> list[str]:
-    row, labels = best(message), _labels(message)
-    counts = "-" if labels is None else " ".join(f"{key}x{n}" if n > 1 else key for key, n in labels.items())
-    cells = [str(message["images"]), counts if len(counts) <= 24 else f"{len(labels or ())} classes"]
+    row, read = best(message), best_labels(message)
+    labels: Mapping[str, int] = {} if read is None else read["label_counts"]
+    counts = " ".join(f"{key}x{n}" if n > 1 else key for key, n in labels.items()) or "-"
+    counts = counts if len(counts) <= 24 else f"{len(labels)} classes"
+    cells = [str(message["images"]), counts if read is None or labels_fit(read) else f"{counts} ?"]
     cells += (
         ["-", "-", "-"]
         if row is None
@@ -177,7 +182,16 @@ def _told(report: ReadTable) -> dict[str, list[str]]:
 
 
 def _counted(said: Iterable[str]) -> list[str]:
-    return [f"{each}{_times(n)}" for each, n in Counter(said).items()]
+    """Each sentence once with how often it was said; of those that differ in numbers alone, the first."""
+    alike: dict[str, list[str]] = {}
+    for each in said:
+        alike.setdefault(NUMBER.sub("#", each), []).append(each)
+    return [
+        f"{each[0]}{_times(len(each))[:-1]}, each with its own numbers)"
+        if len(set(each)) > 1
+        else each[0] + _times(len(each))
+        for each in alike.values()
+    ]
 
 
 def _times(count: int) -> str:

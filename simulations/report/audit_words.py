@@ -11,6 +11,7 @@ from fl_privacy.simulations.report.page import Finding, Grid, GridRow, Level, Te
 from fl_privacy.simulations.results.controls import Control
 
 EXPLAINED = 0.01  # of a message's norm may stay unexplained where images count as found
+LABELS_FIT = 0.25  # the same of what labels are read from; one wrong label of eight leaves about half of it
 EXACT = 1e-4  # below this, what stays unexplained is rounding
 WIDTH = 110
 SHORT = "{:.2g}"
@@ -70,10 +71,32 @@ def findings(report: ReadTable) -> list[Finding]:
     else:
         words = f"None of the attacks tried rebuilt the {named}. That is no proof: others may."
         said = [Finding("The images", Level.NOTHING, words)]
-    if read := next((each for each in found if each["labels"] is not None), None):
-        words = f"Labels were read ({read['attack']}): {_counts(read['label_counts'])}."
-        said.append(Finding("The labels", Level.CLOSER, words))
-    return said
+    if read := best_labels(report):
+        words = f"{_counts(read['label_counts'])}."
+        if labels_fit(read):
+            said.append(Finding("The labels", Level.CLOSER, f"Labels were read ({read['attack']}): {words}"))
+        else:
+            guessed = f"Labels were guessed ({read['attack']}), and do not explain what they were read from: {words}"
+            said.append(Finding("The labels", Level.UNCLEAR, guessed))
+    return [*said, *odd(report["doubts"])]
+
+
+def best_labels(message: ReadTable) -> ReadTable | None:
+    """The first attack whose labels fit, else the first that gave any; None where none did."""
+    gave = [each for each in message["attacks"] if each["labels"] is not None]
+    return min(gave, key=lambda each: not labels_fit(each), default=None)
+
+
+def labels_fit(each: ReadTable) -> bool:
+    """Whether labels explain what they were read from: with the images of the guess, or alone by the attack's loss."""
+    left = each["loss"] if each["unexplained"] is None else each["unexplained"]
+    return left is not None and float(left) <= LABELS_FIT
+
+
+def odd(doubts: Sequence[str]) -> list[Finding]:
+    """That the facts may be others, where something is odd: all else rests on them."""
+    words = "Something is odd, and all of this holds only if it can be explained: {}."
+    return [Finding("The facts", Level.UNCLEAR, words.format(doubts[0]))] if doubts else []
 
 
 def verdict(report: ReadTable) -> list[str]:
