@@ -20,6 +20,7 @@ from benchmarks import (
     tables_output,
     tables_own,
     tables_settings,
+    tables_split_training,
 )
 from benchmarks.table_parts import ROOT
 
@@ -53,6 +54,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "nopeek": tables_activation.nopeek,
     "nopeek_testbed": tables_activation.nopeek_testbed,
     "noise_scales": tables_activation.noise_scales,
+    "split_labels": tables_split_training.split_labels,
+    "split_hijack": tables_split_training.split_hijack,
+    "local_dp": tables_activation.local_dp,
+    "split_untold": tables_activation.split_untold,
     "split_speed": tables_activation.split_speed,
     "detection_first": tables_output.detection_first,
     "vicious": tables_output.vicious,

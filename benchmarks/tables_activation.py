@@ -1,6 +1,21 @@
 """The tables of the activation channel: split learning, Titcombe et al., NoPeek."""
 
 from benchmarks.table_parts import experiments, grid, markdown, means, record, rows, seeds
+from fl_privacy.accounting import NO_BOUND, release_guarantee
+from fl_privacy.defences import chain_of
+
+TANH = {1: 500.0, 2: 500**0.5}
+"""The largest norms of the 500 tanh units at the cut of Titcombe et al., by order."""
+GUARANTEES = {
+    "laplace_noise(scale=0.5)": ("500 tanh units", TANH),
+    "laplace_noise(scale=1.0)": ("500 tanh units", TANH),
+    "gaussian_noise(scale=0.7071)": ("500 tanh units", TANH),
+    "uniform_noise(scale=1.2247)": ("500 tanh units", TANH),
+    "clip_each(norm=1.0, order=1) + laplace_noise(scale=0.5)": ("any", NO_BOUND),
+    "clip_each(norm=1.0) + gaussian_noise(scale=0.7071)": ("any", NO_BOUND),
+    "nopeek(weight=1.0) + laplace_noise(scale=1.0)": ("ReLU maps, unbounded", NO_BOUND),
+}
+"""Chains on what is released, the activations that they defend, and the norms of these."""
 
 SPLIT = {
     "accuracy": ("model_accuracy", "{:.2%}"),
@@ -56,6 +71,23 @@ def titcombe_foreign() -> str:
 def titcombe_parties() -> str:
     """The three adversaries of Titcombe et al., appendix A."""
     return experiments(["titcombe_parties"], ATTACKED)
+
+
+def local_dp() -> str:
+    """The epsilon of one image's released activations, once and 64 times."""
+    body = []
+    for text, (units, bound) in GUARANTEES.items():
+        once, often = (release_guarantee(chain_of(text), count, bound=bound) for count in (1, 64))
+        if once.epsilon is None or often.epsilon is None:
+            body.append([text, units, "none", "none", "", once.words.removeprefix("none: ")])
+        else:
+            body.append([text, units, f"{once.epsilon:,.1f}", f"{often.epsilon:,.1f}", f"{once.delta:g}", ""])
+    return markdown(["released through", "activations", "epsilon, 1 release", "64 releases", "delta", "why none"], body)
+
+
+def split_untold() -> str:
+    """A server alone that nobody tells of the noise, behind three laws of one variance."""
+    return experiments(["split_untold", "titcombe_untold"], ATTACKED)
 
 
 def titcombe_retrained() -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from scipy.stats import norm
 
 from fl_privacy.defences.base import Chain
+from fl_privacy.defences.clip_each import ClipEach
+from fl_privacy.defences.noise import LaplaceNoise
 
 Unit = Literal["example", "client", "none"]
+NO_BOUND: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,43 @@ def guarantee(chain: Chain, use: Use, delta: float = 1e-5) -> Guarantee:
     if found.unit == "example" and use.examples < use.held:
         epsilon = min(epsilon, _sampled_epsilon(one_message / 2, use, delta))
     return Guarantee(found.unit, epsilon, delta, 1 / one_message, found.words)
+
+
+def release_guarantee(
+    chain: Chain, releases: int = 1, delta: float = 1e-5, bound: Mapping[int, float] = NO_BOUND
+) -> Guarantee:
+    """What `chain` guarantees one image whose activations or outputs are released so often, each time with fresh noise.
+
+    Local differential privacy, for replacing the image by any other: Laplace noise of scale b on rows whose L1 norm is
+    at most C gives 2 C / b a release and delta 0, Gaussian noise on an L2 norm of at most C what its accountant says.
+    Rows are bounded by `clip_each`, or by the model: `bound` maps the order of a norm to the most that it can be, such
+    as {1: 500, 2: 500**0.5} for 500 tanh units. Anything else guarantees nothing: uniform noise shows by its edges what
+    an image was not. It covers no training that the image was in.
+
+    Raises:
+        ValueError: releases below 1, or a delta that is not between 0 and 1.
+    """
+    if releases < 1 or not 0 < delta < 1:
+        raise ValueError(f"at least 1 release and a delta between 0 and 1 are needed, not {releases} and {delta}")
+    first, second = bound.get(1, math.inf), bound.get(2, math.inf)
+    noisy = False
+    for each in chain.defences:
+        if isinstance(each, ClipEach):
+            first, second = (min(first, each.norm), second) if each.order == 1 else (first, min(second, each.norm))
+        second = min(second, first)  # no L2 norm is above its L1 norm
+        if isinstance(each, LaplaceNoise) and each.scale > 0 and math.isfinite(first):
+            words = f"one image, {releases} time(s), by Laplace noise of {each.scale / first:g} times the L1 norm"
+            return Guarantee("example", releases * 2 * first / each.scale, 0.0, None, words)
+        if each.gaussian_scale and math.isfinite(second):
+            multiplier = each.gaussian_scale / second
+            words = f"one image, {releases} time(s), by Gaussian noise of {multiplier:g} times the L2 norm"
+            epsilon = gaussian_epsilon(multiplier / 2 / math.sqrt(releases), delta)
+            return Guarantee("example", epsilon, delta, 2 * math.sqrt(releases) / multiplier, words)
+        noisy |= bool(each.gaussian_scale) or isinstance(each, LaplaceNoise)
+    missing = (
+        "no bound of the norm of a row: put clip_each before the noise" if noisy else "no Gaussian or Laplace noise"
+    )
+    return Guarantee("none", None, None, None, f"none: {missing if chain else 'no defence'}")
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:

@@ -37,6 +37,7 @@ STRONG = {
     "laplace_noise": {"scale": 1.0},
     "uniform_noise": {"scale": 1.0},
     "clip": {"norm": 0.1},
+    "clip_each": {"norm": 0.1, "order": 1},
     "prune": {"share": 0.3},
     "quantise": {"bits": 3},
     "sign": {},
