@@ -57,6 +57,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "split_labels": tables_split_training.split_labels,
     "split_hijack": tables_split_training.split_hijack,
     "local_dp": tables_activation.local_dp,
+    "split_budget": tables_activation.split_budget,
     "split_untold": tables_activation.split_untold,
     "split_speed": tables_activation.split_speed,
     "detection_first": tables_output.detection_first,
