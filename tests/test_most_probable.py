@@ -47,6 +47,14 @@ def test_neighbours_know_more_than_all_images_and_these_more_than_none():
         QUICK(bare, stream(1))
 
 
+def test_behind_deafening_noise_neighbours_are_chance():
+    seen = [observe(MANY, Chain((LaplaceNoise(0.5),)))]
+    near_by, everyone = (
+        quality(replace(QUICK, prior=name)(seen, stream(1)), MANY) for name in ("neighbours", "public")
+    )
+    assert everyone > near_by
+
+
 def test_every_image_has_the_prior_of_its_own_neighbours():
     base, chosen = public(PUBLIC), torch.arange(40).view(4, 10)
     prior = near(base, PUBLIC, chosen)

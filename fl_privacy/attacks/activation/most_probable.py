@@ -51,8 +51,8 @@ class MostProbable(Attack):
     then put in its own law, |f(x) - z|_1 / b.
 
     `prior`: 'neighbours' gives every image the mean and covariance of those `neighbours` of the attacker's own images
-    whose activations are nearest to its own, shrunk towards all of them; 'public' those of all; 'power_law' the
-    spectrum of natural images, and no data.
+    whose activations are nearest to its own, shrunk towards all of them; 'public' those of all, the better one where
+    the noise is so loud that the nearest are no longer alike; 'power_law' the spectrum of natural images, and no data.
 
     The loss is minus the log posterior in nats an image, up to a constant, before pixels are cut to [0, 1].
 
