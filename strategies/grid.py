@@ -38,6 +38,14 @@ class KnownClients(Grid):
         """The client (partition) of every node."""
 
     @abstractmethod
+    def kept(self) -> dict[int, RecordDict]:
+        """What the clients keep in their contexts from one message to the next, as far as they keep anything."""
+
+    @abstractmethod
+    def give_back(self, states: Mapping[int, RecordDict]) -> None:
+        """Let these clients have kept this."""
+
+    @abstractmethod
     def greet(self, hello: Message, seconds: float) -> list[Message]:
         """One answer to `hello` from each process that runs clients, as far as they come within `seconds`."""
 

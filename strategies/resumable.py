@@ -14,7 +14,7 @@ from fl_privacy.checkpoints import under
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
-from fl_privacy.strategies.state import load_strategy_state, strategy_state
+from fl_privacy.strategies.state import State
 
 EVERY_SECONDS = 2.0  # at most so much work is done again
 MODEL, STATE = "model/", "state/"
@@ -27,18 +27,20 @@ NOTHING: PlainTable = {"round": -1, "counts": [], **{name: {} for name in HISTOR
 
 
 class Resumable(Strategy):
-    """Runs `inner`, and hands `save` what there is after a round: model, state of `stateful`, metrics, counts.
+    """Runs `inner`, and hands `save` what there is after a round: model, `state`, metrics, counts.
 
     With `last`, the rounds that it tells of are not played again: their results come from it, and the next round starts
-    from its state. `stateful` is `inner`, or the strategy in it that keeps anything between rounds. What clients keep
-    in their Flower context is no part of it.
+    from its state. `state` is whatever `inner`, and its clients, keep between rounds; None where nobody can tell that,
+    and then nothing is saved. `counts`: (round, what became of
+    the messages of one exchange), as of the last round that is over.
     """
 
     def __init__(
-        self, inner: Strategy, stateful: Strategy, save: Callable[[Tensors, PlainTable], None], last: Kept | None
+        self, inner: Strategy, state: State | None, save: Callable[[Tensors, PlainTable], None], last: Kept | None
     ) -> None:
-        self.inner, self.stateful, self.save = inner, stateful, save
+        self.inner, self.state, self.save = inner, state, save
         self._tensors, self._facts = last or ({}, NOTHING)
+        self.counts = counted(self._facts)
         self._done: int = self._facts["round"]
         self._history = history(self._facts)
         self._saved = time.monotonic()
@@ -55,34 +57,35 @@ class Resumable(Strategy):
     ) -> Result:
         """Flower's loop, over the rounds that are left."""
         begun = len(grid.rounds)
-        grid.rounds += counted(self._facts)
-        if self._done >= 0:
-            load_strategy_state(self.stateful, under(STATE, self._tensors), self._facts["state"])
+        grid.rounds += [each for _, each in self.counts]
+        if self.state and self._done >= 0:
+            self.state.give(under(STATE, self._tensors), self._facts["state"])
 
         def evaluate(round: int, arrays: ArrayRecord) -> MetricRecord | None:
             if round <= self._done:
                 return self._history.evaluate_metrics_serverapp.get(round)
+            self.counts += [(round, each) for each in grid.rounds[begun + len(self.counts) :]]
             measured = evaluate_fn(round, arrays) if evaluate_fn else None
             if measured is not None:
                 self._history.evaluate_metrics_serverapp[round] = measured
-            if round == num_rounds or time.monotonic() - self._saved >= EVERY_SECONDS:
-                self._write(round, arrays, grid.rounds[begun:])
+            if self.state and (round == num_rounds or time.monotonic() - self._saved >= EVERY_SECONDS):
+                self.save(*self._reached(round, arrays, self.state))
+                self._saved = time.monotonic()
             return measured
 
         return super().start(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn=evaluate
         )
 
-    def _write(self, round: int, arrays: ArrayRecord, counts: list[Counts]) -> None:
-        state, facts = strategy_state(self.stateful)
+    def _reached(self, round: int, arrays: ArrayRecord, beside: State) -> Kept:
+        state, facts = beside.take()
         tensors = {f"{MODEL}{name}": value for name, value in unpack(arrays).items()}
         tensors |= {f"{STATE}{name}": value for name, value in state.items()}
         told: PlainTable = {"round": round, "names": list(unpack(arrays)), "state": facts}
-        told["counts"] = [asdict(each) for each in counts]
+        told["counts"] = [[played, asdict(each)] for played, each in self.counts]
         for name in HISTORIES:
             told[name] = {str(number): dict(row) for number, row in getattr(self._history, name).items()}
-        self.save(tensors, told)
-        self._saved = time.monotonic()
+        return tensors, told
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -127,6 +130,6 @@ def history(facts: PlainTable) -> Result:
     return found
 
 
-def counted(facts: PlainTable) -> list[Counts]:
-    """What became of the messages of those rounds."""
-    return [Counts(**each) for each in facts["counts"]]
+def counted(facts: PlainTable) -> list[tuple[int, Counts]]:
+    """What became of the messages of those rounds: (round, one exchange)."""
+    return [(round, Counts(**each)) for round, each in facts["counts"]]

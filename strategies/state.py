@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from fl_privacy.checkpoints import under
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
+from fl_privacy.strategies.grid import KnownClients
 from fl_privacy.strategies.records import pack, unpack
+
+SERVER, CLIENTS = "server/", "clients/"
+RECORDS: Mapping[str, Callable[[Any], Any]] = {
+    "array_records": lambda record: record,
+    "metric_records": MetricRecord,
+    "config_records": ConfigRecord,
+}
+"""What a client's context holds, and how each kind is made again."""
+
+
+class State(Protocol):
+    """What there is beside the model between two rounds, as named tensors and JSON, and back."""
+
+    def take(self) -> tuple[Tensors, PlainTable]: ...
+    def give(self, tensors: Tensors, facts: PlainTable) -> None: ...
+
+
+@dataclass(frozen=True)
+class StrategyState:
+    """That of a strategy: its attributes."""
+
+    strategy: Strategy
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        return strategy_state(self.strategy)
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        load_strategy_state(self.strategy, tensors, facts)
+
+
+@dataclass(frozen=True)
+class StateWithClients:
+    """That of a strategy which tells it itself, and of all that the clients keep in their Flower contexts."""
+
+    server: State
+    clients: KnownClients
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        tensors, facts = self.server.take()
+        named = {f"{SERVER}{name}": value for name, value in tensors.items()}
+        told = {}
+        for client, content in self.clients.kept().items():
+            records = {kind: dict(getattr(content, kind).items()) for kind in RECORDS}
+            told[str(client)] = _taken(records, f"{CLIENTS}{client}", named)
+        return named, {"server": facts, "clients": told}
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        self.server.give(under(SERVER, tensors), facts["server"])
+        states = {}
+        for client, told in facts["clients"].items():
+            kinds = _given(told, tensors)
+            made = {name: RECORDS[kind](each) for kind, records in kinds.items() for name, each in records.items()}
+            states[int(client)] = RecordDict(made)
+        self.clients.give_back(states)
+
 
 PLAIN = (bool, int, float, str, type(None))
 

@@ -18,9 +18,10 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAdam, FedAvgM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed import Killed, killing, quiet, told, whole
 from PIL import Image
 
-from fl_privacy import atomic, checkpoints
+from fl_privacy import checkpoints
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.report import write as report
@@ -54,10 +55,6 @@ UPDATE = reconfigure(
 EXPERIMENTS = {"gradient": GRADIENT, "update": UPDATE}
 
 
-class Killed(BaseException):
-    """What stands for a SIGKILL: nothing in the suite catches it."""
-
-
 OWN = {
     "model": "from fl_privacy.models.lenet import lenet_dlg as mine",
     "partition": "from fl_privacy.data.partition import iid as mine",
@@ -65,45 +62,11 @@ OWN = {
 }
 
 
-def quiet(text):
-    """Progress that nobody reads."""
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """A checkpoint after every round, and no figures."""
     monkeypatch.setattr(resumable, "EVERY_SECONDS", 0.0)
     monkeypatch.setattr(report, "draw", lambda *_: None)
-
-
-def killing(monkeypatch, at):
-    """The process dies in its `at`-th write, with the draft on the disk; the files that were written before."""
-    written, replace = [], os.replace
-
-    def write(draft, path):
-        if len(written) + 1 == at:
-            (Path(path).parent / f".{Path(path).name}.0.tmp").write_bytes(b"half")
-            raise Killed
-        written.append(f"{Path(path).parent.name}/{Path(path).name}")
-        replace(draft, path)
-
-    monkeypatch.setattr(atomic.os, "replace", write)
-    return written
-
-
-def whole(experiment, out, **choices):
-    return simulate(experiment, out=out, backend="local", note=quiet, **choices)
-
-
-def told(folder):
-    """All that a run says, but for the seconds that things took."""
-    results = json.loads((folder / "results.json").read_text())
-    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    rounds = json.loads((folder / "rounds.json").read_text())
-    timeless = [
-        {key: value for key, value in row.items() if "seconds" not in key} for row in (*results["summary"], *rows)
-    ]
-    return results["digests"], timeless, rounds
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.defences.base import Chain
+from fl_privacy.observation import Tensors
+from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
 from fl_privacy.seeding import seeded
 from fl_privacy.split.cutting import cut, rejoin
 from fl_privacy.split.rules import SplitRules
@@ -55,6 +57,15 @@ class ServerSegment:
             raise RuntimeError("backward without a forward before it: a U-shaped step is forward, then backward")
         (activation, outputs), self._pending = self._pending, None
         return self._descend(activation, outputs, gradient)
+
+    def kept(self) -> tuple[Tensors, int]:
+        """What it has beside its weights: the optimiser's state, and how many passes it has served."""
+        return optimiser_state(self.optimiser), self.served
+
+    def go_on(self, optimiser: Tensors, served: int) -> None:
+        """Take up what `kept` gave."""
+        load_optimiser_state(self.optimiser, optimiser)
+        self.served = served
 
     def _run(self, activation: Tensor) -> Tensor:
         self.served += 1

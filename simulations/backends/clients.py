@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -66,6 +66,14 @@ class SimulatedGrid(KnownClients):
 
     def clients(self) -> dict[int, int]:
         return {FIRST_NODE + client: client for client in range(self.supernodes)}
+
+    def kept(self) -> dict[int, RecordDict]:
+        states = {node - FIRST_NODE: context.state for node, context in self._contexts.items()}
+        return {client: state for client, state in sorted(states.items()) if state}
+
+    def give_back(self, states: Mapping[int, RecordDict]) -> None:
+        for client, state in states.items():
+            self.context(FIRST_NODE + client).state = state
 
     def context(self, node: int) -> Context:
         """What the client of this node has kept, made when it is first asked for."""

@@ -31,7 +31,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.channels.gradient_evaluation import Batches, Server
 from fl_privacy.simulations.channels.gradient_protocol import FedSGD, WeightUpdates
 from fl_privacy.simulations.channels.round_log import round_rows
-from fl_privacy.simulations.channels.unfinished import resumable
+from fl_privacy.simulations.channels.unfinished import of_training, resumable
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import step
@@ -39,6 +39,7 @@ from fl_privacy.strategies.federated.client import local_config
 from fl_privacy.strategies.federated.fedsgd import GradientSharing, gradient_app, gradient_schema
 from fl_privacy.strategies.observer import HonestButCurious
 from fl_privacy.strategies.records import Schema, ValidatingGrid, condition_of, pack, unpack
+from fl_privacy.strategies.state import StrategyState
 from fl_privacy.weights import load_weights, tied
 
 
@@ -92,7 +93,7 @@ class GradientRounds(Rounds):
     def _run_condition(
         self, federation: Federation, condition: int, grid: ValidatingGrid, sink: Sink, run_context: RunContext
     ) -> Row:
-        experiment, start, spec = federation.experiment, len(grid.rounds), self._spec(federation, condition)
+        experiment, spec = federation.experiment, self._spec(federation, condition)
         honest = self._honest(federation, condition)
         curious = HonestButCurious(
             honest,
@@ -103,7 +104,8 @@ class GradientRounds(Rounds):
             self.channel,
             self._settings(experiment, condition).secure_aggregation,
         )
-        result = resumable(run_context.folder, str(condition), curious, honest).start(
+        rounds = resumable(run_context.folder, str(condition), curious, StrategyState(honest))
+        result = rounds.start(
             grid,
             pack(federation.model().state_dict()),
             num_rounds=experiment.rounds,
@@ -111,8 +113,7 @@ class GradientRounds(Rounds):
             train_config=ConfigRecord({"condition": condition, **self._config(spec)}),
             evaluate_fn=partial(_evaluate, federation, condition, run_context, self.statistics_travel, spec.local),
         )
-        trained = [each for each in grid.rounds[start:] if each.message_type.startswith("train")]
-        rows = round_rows(experiment.rounds, result, list(enumerate(trained, start=1)))
+        rows = round_rows(experiment.rounds, result, of_training(rounds.counts))
         return {"defence": experiment.condition_labels[condition], "rounds": rows}
 
     def _honest(self, federation: Federation, condition: int) -> Strategy:

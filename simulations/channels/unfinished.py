@@ -10,10 +10,13 @@ from pathlib import Path
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy import checkpoints
+from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import Row
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.results import layout
+from fl_privacy.strategies.records import Counts
 from fl_privacy.strategies.resumable import NOTHING, Resumable, counted, history
+from fl_privacy.strategies.state import State
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
@@ -21,15 +24,15 @@ def checkpoint_of(folder: Path, name: str) -> Path:
     return folder / layout.CHECKPOINTS / f"{name}.safetensors"
 
 
-def resumable(folder: Path, name: str, inner: Strategy, stateful: Strategy) -> Resumable:
-    """`inner`, going on from its checkpoint where the folder has one.
+def resumable(folder: Path, name: str, inner: Strategy, state: State | None) -> Resumable:
+    """`inner`, going on from its checkpoint where the folder has one; without a `state` always from the beginning.
 
     Raises:
         ValueError: that one is damaged.
     """
     path = checkpoint_of(folder, name)
-    last = checkpoints.load(path) if path.exists() else None
-    return Resumable(inner, stateful, partial(checkpoints.save, path), last)
+    last = checkpoints.load(path) if state and path.exists() else None
+    return Resumable(inner, state, partial(checkpoints.save, path), last)
 
 
 def forget_unfinished(folder: Path) -> None:
@@ -54,6 +57,22 @@ def forget_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def keep_row(folder: Path, condition: int, row: Row, round: int) -> None:
+    """Write down that a condition is over, whose last observations are of `round`."""
+    checkpoints.save(checkpoint_of(folder, str(condition)), {}, {**NOTHING, "round": round, "row": row})
+
+
+def kept_row(folder: Path, condition: int) -> Row | None:
+    """The row of a condition that is over; None for one that is not.
+
+    Raises:
+        ValueError: its checkpoint is damaged.
+    """
+    path = checkpoint_of(folder, str(condition))
+    row: Row | None = checkpoints.load(path)[1].get("row") if path.exists() else None
+    return row
+
+
 def rows_so_far(folder: Path, labels: Sequence[str]) -> list[Row]:
     """What rounds.json will say once a run is over, as far as its checkpoints know it: one row a condition.
 
@@ -64,7 +83,14 @@ def rows_so_far(folder: Path, labels: Sequence[str]) -> list[Row]:
     for condition, label in enumerate(labels):
         path = checkpoint_of(folder, str(condition))
         facts = checkpoints.load(path)[1] if path.exists() else NOTHING
-        trained = [each for each in counted(facts) if each.message_type.startswith("train")]
-        played = round_rows(max(facts["round"], 0), history(facts), list(enumerate(trained, start=1)))
-        rows.append({"defence": label, "rounds": played})
+        rows.append(facts.get("row") or {"defence": label, "rounds": _played(facts)})
     return rows
+
+
+def of_training(counts: Sequence[tuple[int, Counts]]) -> list[tuple[int, Counts]]:
+    """Those of the messages in which clients trained."""
+    return [(round, each) for round, each in counts if each.message_type.startswith("train")]
+
+
+def _played(facts: PlainTable) -> list[Row]:
+    return round_rows(max(facts["round"], 0), history(facts), of_training(counted(facts)))

@@ -29,7 +29,7 @@ from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
-from fl_privacy.simulations.run.resume import alone, forget_checkpoints, run_folder, tidy
+from fl_privacy.simulations.run.resume import alone, run_folder, tidy
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -210,7 +210,6 @@ def _collected(checked: Plan) -> bool:
 
 
 def _finish(checked: Plan, runner: Runner, note: Note) -> Result:
-    forget_checkpoints(checked.out)
     return finish(checked.federation, checked.out, note, runner, None, checked.keep_originals, checked.figures)
 
 

@@ -24,6 +24,7 @@ from fl_privacy.simulations.results import environment, files, layout, storage
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.run import contents
 from fl_privacy.simulations.run.attack import Job, Runner, jobs
+from fl_privacy.simulations.run.resume import forget_checkpoints
 from fl_privacy.simulations.scoring import score_all
 
 
@@ -56,6 +57,7 @@ def finish(
         ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
     """
     if source is None:
+        forget_checkpoints(folder)
         contents.write(federation, folder)
     experiment, source = federation.experiment, source or folder
     over = (source / layout.ROUNDS).is_file()

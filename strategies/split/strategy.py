@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
 from fl_privacy.seeding import stream
+from fl_privacy.settings import PlainTable
 from fl_privacy.split.loop import mean_loss, turns
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ACTIVATION, BlackBox, ClientSegment, segments
@@ -50,6 +51,7 @@ class SplitLearning(Strategy):
     ) -> None:
         self.model, self.rules, self.settings, self.spec, self.sink = model, rules, settings, spec, sink
         self._transport: ServerTransport | None = None
+        self._begun: tuple[Tensors, int] = {}, 0
         self._steps: dict[int, int] = {}
         self._trained: tuple[ArrayRecord | None, MetricRecord | None] = None, None
         self._evaluated: MetricRecord | None = None
@@ -59,9 +61,23 @@ class SplitLearning(Strategy):
         try:
             return super().start(*args, **kwargs)
         finally:
-            if self._transport is not None:
-                self._transport.close()
-                self._transport = None
+            self.close()
+
+    def close(self) -> None:
+        """End the server segment, where another loop than `start` has run the rounds."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        """What the server keeps between rounds beside the model: its optimiser's state, and what it has counted."""
+        optimiser, served = self._begun if self._transport is None else self._transport.kept()
+        return optimiser, {"served": served, "steps": {str(client): steps for client, steps in self._steps.items()}}
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        """Begin with what `take` gave, before the first round."""
+        self._begun = tensors, facts["served"]
+        self._steps = {int(client): steps for client, steps in facts["steps"].items()}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -77,6 +93,7 @@ class SplitLearning(Strategy):
             self._transport = open_transport(
                 settings.link, module, self.rules, settings.seed, settings.patience, visitors
             )
+            self._transport.go_on(*self._begun)
         state, done = self._round(asker, self._transport, self._ready(asker, chosen), state, server_round)
         if done:
             loss = mean_loss([(trained.examples, trained.loss) for trained in done])

@@ -44,6 +44,12 @@ class LocalServerTransport:
     def state(self) -> Tensors:
         return state_of(self.server.segment.module)
 
+    def kept(self) -> tuple[Tensors, int]:
+        return self.server.segment.kept()
+
+    def go_on(self, optimiser: Tensors, served: int) -> None:
+        self.server.segment.go_on(optimiser, served)
+
     def close(self) -> None:
         _SERVERS.pop(self.address["server"], None)
 

@@ -72,6 +72,13 @@ class RaySplitServer:
     def state(self) -> Tensors:
         return state_of(self.server.segment.module)
 
+    def kept(self) -> tuple[Tensors, int]:
+        return self.server.segment.kept()
+
+    def go_on(self, optimiser: Tensors, served: int) -> None:
+        # copied into torch's own memory: Ray's buffers are read-only
+        self.server.segment.go_on({name: value.clone() for name, value in optimiser.items()}, served)
+
 
 class RayServerTransport:
     """The server's handle of a RayDesk for `visitors` at once. Make it when Ray is up: after the clients' hello."""
@@ -97,6 +104,13 @@ class RayServerTransport:
     def state(self) -> Tensors:
         state: Tensors = ray.get(self._actor.state.remote(), timeout=CALL_SECONDS)
         return state
+
+    def kept(self) -> tuple[Tensors, int]:
+        kept: tuple[Tensors, int] = ray.get(self._actor.kept.remote(), timeout=CALL_SECONDS)
+        return kept
+
+    def go_on(self, optimiser: Tensors, served: int) -> None:
+        ray.get(self._actor.go_on.remote(optimiser, served), timeout=CALL_SECONDS)
 
     def close(self) -> None:
         ray.kill(self._actor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +27,17 @@ from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, t
 from fl_privacy.simulations.channels.base import Row, RunContext, Sink
 from fl_privacy.simulations.channels.round_log import round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone
+from fl_privacy.simulations.channels.unfinished import keep_row, kept_row, resumable
 from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import step
 from fl_privacy.simulations.results import files
 from fl_privacy.split.cutting import cut
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
+from fl_privacy.strategies.grid import KnownClients
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
 from fl_privacy.strategies.split.strategy import SplitLearning, SplitSettings
 from fl_privacy.strategies.split.transport import LinkKind
+from fl_privacy.strategies.state import StateWithClients
 
 MEASURED = 2048
 """Test images, at most, whose activations' distance correlation is measured."""
@@ -71,11 +75,15 @@ class Collection:
         self.images, self.labels = evaluated(federation)
 
     def rows(self, conditions: Sequence[int]) -> list[Row]:
-        """Train, then serve each of the conditions: one row a condition."""
+        """Train, then serve each of the conditions that is not over: one row a condition."""
+        folder = self.run_context.folder
+        known = {condition: kept_row(folder, condition) for condition in conditions}
+        if all(known.values()):
+            return [row for row in known.values() if row]
         trained, rows = self._trained()
-        files.write_tensors(weights_file(self.run_context.folder, self.training), unpack(trained))
+        files.write_tensors(weights_file(folder, self.training), unpack(trained))
         clean = self._clean(unpack(trained))
-        return [self._serve(condition, trained, rows, clean) for condition in conditions]
+        return [known[condition] or self._serve(condition, trained, rows, clean) for condition in conditions]
 
     def _trained(self) -> tuple[ArrayRecord, list[Row]]:
         path = entry(self.federation, self.training)
@@ -110,27 +118,34 @@ class Collection:
         released = self._released(clean, chosen.released, condition, last)
         scores = self._scores(unpack(trained), released) | self._correlations(clean, released)
         self.run_context.note(f"defence {chosen.label}: served with accuracy {scores['accuracy']:.1%}")
-        served = _inference_row(last, scores, self.grid.rounds[start:])
-        return {"defence": chosen.label, "rounds": [*rows, served]}
+        row = {"defence": chosen.label, "rounds": [*rows, _inference_row(last, scores, self.grid.rounds[start:])]}
+        keep_row(self.run_context.folder, condition, row, chosen.settings(SplitProtocol).queries)
+        return row
 
     def _learn(
         self, condition: int, rounds: int, start: ArrayRecord, fixed: bool = False
     ) -> tuple[ArrayRecord, list[Row]]:
-        counts: list[tuple[int, Counts]] = []
-        result = self._strategy(condition, self.experiment.clients_per_round, fixed).start(
-            self.grid,
-            start,
-            num_rounds=rounds,
-            timeout=self.experiment.timeout,
-            train_config=ConfigRecord({"condition": condition, "fixed": fixed}),
-            evaluate_fn=partial(self._evaluate, condition, fixed, len(self.grid.rounds), counts),
-        )
+        strategy = self._strategy(condition, self.experiment.clients_per_round, fixed)
+        inner = self.grid.inner
+        # what the clients of Flower's own engine keep cannot be reached
+        state = StateWithClients(strategy, inner) if isinstance(inner, KnownClients) else None
+        name = f"retrained_{condition}" if fixed else f"training_{condition}"
+        learning = resumable(self.run_context.folder, name, strategy, state)
+        with closing(strategy):
+            result = learning.start(
+                self.grid,
+                start,
+                num_rounds=rounds,
+                timeout=self.experiment.timeout,
+                train_config=ConfigRecord({"condition": condition, "fixed": fixed}),
+                evaluate_fn=partial(self._evaluate, condition, fixed),
+            )
         if not result.train_metrics_clientapp:
             raise RuntimeError(
                 f"no client finished a turn under '{self.experiment.condition_labels[condition]}', so nothing "
-                "was trained: " + summarise_reasons(reason for _, each in counts for reason in each.reasons)
+                "was trained: " + summarise_reasons(reason for _, each in learning.counts for reason in each.reasons)
             )
-        return result.arrays, round_rows(rounds, result, counts)
+        return result.arrays, round_rows(rounds, result, learning.counts)
 
     def _strategy(self, condition: int, clients: int, fixed: bool = False) -> SplitLearning:
         chosen = self.experiment.conditions[condition]
@@ -146,12 +161,9 @@ class Collection:
         shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)
         return SplitLearning(self.federation.model, shared, settings, self.federation.spec)
 
-    def _evaluate(
-        self, condition: int, fixed: bool, start: int, counts: list[tuple[int, Counts]], round: int, arrays: ArrayRecord
-    ) -> MetricRecord:
-        """Accuracy under the chain of this training; Flower calls it after every round, whose messages it notes."""
+    def _evaluate(self, condition: int, fixed: bool, round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Accuracy under the chain of this training; Flower calls it after every round."""
         chosen = self.experiment.conditions[condition]
-        counts += [(round, each) for each in self.grid.rounds[start + len(counts) :]]
         state = unpack(arrays)
         released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, condition, round)
         scores = self._scores(state, released)

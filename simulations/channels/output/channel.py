@@ -42,6 +42,7 @@ from fl_privacy.simulations.channels.output.protocol import JointServer
 from fl_privacy.simulations.channels.output.scores import measures, suspicion, use
 from fl_privacy.simulations.channels.output.words import contradiction
 from fl_privacy.simulations.channels.round_log import round_rows
+from fl_privacy.simulations.channels.unfinished import keep_row, kept_row
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
 from fl_privacy.simulations.federation import Federation, Positions, blank_model
 from fl_privacy.simulations.results.controls import control_of
@@ -100,11 +101,15 @@ class InferenceRounds(Rounds):
         suspicions: dict[str, dict[str, float]] = {}
         rows = []
         for index, condition in enumerate(federation.experiment.conditions):
+            if (known := kept_row(run_context.folder, index)) is not None:
+                rows.append(known)
+                continue
             checkpoint = pair_of(run_context.folder, index)["checkpoint"]
             classifier: nn.Module = load_pair(checkpoint, networks(federation, condition)).classifier
             if checkpoint not in suspicions:
                 suspicions[checkpoint] = suspicion(federation, condition.settings(JointServer), classifier)
             rows.append(self._run_condition(federation, index, classifier, suspicions[checkpoint], grid, sink))
+            keep_row(run_context.folder, index, rows[-1], federation.experiment.rounds)
             measured = rows[-1]["rounds"][-1]["evaluate_metrics_serverapp"] or {}
             run_context.note(
                 f"{condition.label}: " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
