@@ -47,6 +47,7 @@ def inference_app(task_of: TaskOf) -> ClientApp:
         client_task, client = task_of(message, context), client_of(context)
         model = client_task.model()
         model.load_state_dict(unpack(message.content.array_records[ARRAYS]))
+        model.to(client_task.device)
         images, _ = client_task.batch(client, round_of(message))
         with one_thread():
             released = outputs(model, images)

@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
 from flwr.app import Message, RecordDict
+from ray.exceptions import RayTaskError
 
+from fl_privacy.simulations.backends import pool
+from fl_privacy.simulations.backends.clients import answer, identify
 from fl_privacy.simulations.backends.pool import Outcome
+from fl_privacy.simulations.backends.ray_grid import STARVED
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.run import pipeline
 from fl_privacy.simulations.run.attack import run_here, run_in
 
 
-@dataclass
-class Stub:
-    """A pool whose device holds `room` observations: what is submitted together shares it."""
+class Raised(RayTaskError, torch.OutOfMemoryError):
+    """What Ray makes of an error in a worker."""
 
-    room: int
-    queue: dict[int, object] = field(default_factory=dict)
-    most: int = 0
+    def __init__(self, cause):
+        self.cause = cause
 
-    def submit(self, job):
-        self.queue[len(self.queue) + 100 * self.most] = job
-        return list(self.queue)[-1]
 
-    def take(self, tickets, seconds):
-        together = sum(len(job.seen) for job in self.queue.values())
-        self.most += 1
-        ended = {}
-        for ticket in list(tickets):
-            job = self.queue.pop(ticket)
-            if together > self.room:
-                ended[ticket] = SimpleNamespace(value=None, error=torch.OutOfMemoryError("no room"))
-                together -= len(job.seen)
-            else:
-                ended[ticket] = SimpleNamespace(value=job(), error=None)
-        return ended
+class Reference:
+    """What stands for a call that is under way."""
 
-    def cancel(self, tickets):
-        for ticket in tickets:
-            self.queue.pop(ticket, None)
+
+class Gpu:
+    """A stub of Ray, `workers` of which share a device that holds `room`: all that is under way is there at once."""
+
+    def __init__(self, room, workers=4):
+        self.room, self.workers, self.calls, self.most = room, workers, {}, []
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": float(self.workers), "GPU": 1.0}}]
+
+    def remote(self, kind):
+        def begin(call=None):
+            reference = Reference()
+            self.calls[reference] = call
+            return reference
+
+        def actor(prepare):
+            return SimpleNamespace(
+                ready=SimpleNamespace(remote=begin), call=SimpleNamespace(remote=lambda *words: begin(words))
+            )
+
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=actor))
+
+    def wait(self, watched, num_returns=1, timeout=None):
+        if timeout == 0:
+            return [], watched
+        together = [self.calls[each] for each in watched if self.calls[each] is not None]
+        needed = sum(len(call[0].seen) for call in together)
+        if together:
+            self.most.append(len(together))
+        for reference in watched:
+            call = self.calls[reference]
+            if call is not None and needed > self.room:
+                needed -= len(call[0].seen)
+                self.calls[reference] = torch.OutOfMemoryError("no room")
+            elif call is not None:
+                self.calls[reference] = call[0]()
+        return list(watched), []
+
+    def get(self, reference):
+        found = self.calls.pop(reference)
+        if isinstance(found, Exception):
+            raise Raised(found)
+        return found
+
+    def kill(self, actor):
+        """Nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +90,42 @@ class Job:
         return [each * 10 for each in self.seen]
 
 
-JOBS = [Job("a", (1, 2)), Job("b", (3,)), Job("c", (4, 5))]
+JOBS = [Job("a", (1, 2)), Job("b", (3,)), Job("c", (4, 5)), Job("d", (6, 7))]
 
 
-def test_a_job_that_runs_out_of_memory_is_repeated_alone():
-    lines = []
-    wanted = {job.label: found for job, found in run_here(JOBS, lines.append)}
-    for room, starved in ((5, 0), (4, 1), (2, 2)):
-        lines.clear()
-        found = {job.label: results for job, results in run_in(Stub(room))(JOBS, lines.append)}
-        assert found == wanted
-        assert any(f"{starved} attack calls ran out of memory" in line for line in lines) == bool(starved)
+@pytest.mark.parametrize(("room", "together"), [(7, math.inf), (5, 2), (4, 2), (3, 2), (2, 1)])
+def test_calls_that_run_out_of_memory_are_made_again_fewer_at_a_time(room, together, monkeypatch):
+    gpu, lines = Gpu(room), []
+    monkeypatch.setattr(pool, "ray", gpu)
+    workers = pool.Pool(lambda: None, gpus=0.25)
+    found = {job.label: results for job, results in run_in(workers)(JOBS, lines.append)}
+    assert found == {job.label: results for job, results in run_here(JOBS, lines.append)}
+    assert workers.together == together
+    assert gpu.most[0] == 4
+    assert any("ran out of memory beside others" in line for line in lines) == bool(workers.starved)
+    assert bool(workers.starved) == (together < math.inf)
 
 
-def test_one_that_runs_out_alone_says_what_to_do():
-    with pytest.raises(RuntimeError, match=r"'a' ran out of memory .* 2 observations .*attacked_clients.*--resume"):
-        list(run_in(Stub(1))(JOBS, lambda text: None))
+def test_one_that_runs_out_alone_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(pool, "ray", Gpu(1))
+    with pytest.raises(RuntimeError, match=r"ran out of memory .* 2 observations .*attacked_clients.*--resume"):
+        list(run_in(pool.Pool(lambda: None))(JOBS, lambda text: None))
+
+
+def test_a_client_that_runs_out_of_memory_is_asked_again_and_one_that_does_alone_is_lost_by_name(monkeypatch):
+    def hungry(message, context):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    identify()
+    hello = Message(RecordDict(), dst_node_id=1000, message_type="query.hello")
+    with pytest.raises(torch.OutOfMemoryError):
+        answer(hungry, hello, None, STARVED)  # which the pool sees
+    reply, state = answer(hungry, hello, None)
+    assert "OutOfMemoryError" in reply.error.reason
+    assert state is None
 
 
 def test_capacity_is_counted_node_by_node_over_those_that_are_alive(monkeypatch):
-    from fl_privacy.simulations.backends import pool
-
     nodes = [
         {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
         {"Alive": True, "Resources": {"CPU": 2.0}},
@@ -146,4 +195,5 @@ def test_workers_have_their_share_of_the_gpu_and_the_start_says_what_goes_where(
     with pytest.raises(Asked):
         pipeline.execute(checked, lines.append)
     assert asked == [(4, None, share)]
-    assert f"clients: 4 Ray workers on this machine, on the CPU; attacks and decoders: there, on {device}" in lines
+    (told,) = [line for line in lines if line.startswith("clients, split servers and attacks: ")]
+    assert f"4 Ray workers on this machine, on {device}; joint training: this process, on {device}" in told

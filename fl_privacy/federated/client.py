@@ -23,13 +23,15 @@ class ClientTask:
     """One client of a simulation: its model, its data and its defences, as functions of public names.
 
     `model()` builds the architecture (its weights come over the wire); `batch(client, round)` gives inputs (B, C, H, W)
-    in [0, 1] and labels (B,), the same on every call; `seed` names the client's random streams.
+    in [0, 1] and labels (B,), the same on every call; `seed` names the client's random streams. It computes on
+    `device`, and draws on the CPU.
     """
 
     model: Callable[[], nn.Module]
     batch: Callable[[int, int], tuple[Tensor, Tensor]]
     chain: Chain
     seed: int
+    device: str = "cpu"
 
 
 class SlopeOf(Protocol):

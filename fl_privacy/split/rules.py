@@ -54,7 +54,8 @@ class SplitClientTask:
 
     `model()` builds the whole architecture; `batch(client, round, step)` gives inputs (B, C, H, W) in [0, 1] and labels
     (B,), `held_out(client)` the same for evaluation and inference; `steps(client)` mini-batches make one turn. `chain`
-    defends training, `serving` inference and evaluation. `seed` names the clients' random streams.
+    defends training, `serving` inference and evaluation. `seed` names the clients' random streams. They compute on
+    `device`, and draw on the CPU.
     """
 
     model: Callable[[], nn.Module]
@@ -65,6 +66,7 @@ class SplitClientTask:
     chain: Chain = field(default_factory=Chain)
     serving: Chain = field(default_factory=Chain)
     seed: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

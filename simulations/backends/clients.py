@@ -27,15 +27,20 @@ def server_context() -> Context:
     return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
 
 
-def answer(app: ClientApp, message: Message, context: Context) -> tuple[Message, Context | None]:
+def answer(
+    app: ClientApp, message: Message, context: Context, passed: tuple[type[Exception], ...] = ()
+) -> tuple[Message, Context | None]:
     """What a client replies, and its state afterwards.
 
-    What the call raises, even SystemExit, becomes an error reply, and the state is None: as before.
+    What the call raises, even SystemExit, becomes an error reply, and the state is None: as before. Errors of the types
+    `passed` are raised.
     """
     try:
         reply = app(message, context)
         if not isinstance(reply, Message):
             raise TypeError(f"the client returned {type(reply).__name__}, not a Message")
+    except passed:
+        raise
     except (Exception, SystemExit) as error:
         reason = f"{traceback.format_exc()}\n{type(error).__name__}: {error}"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), None

@@ -1,7 +1,7 @@
 """A pool of Ray workers for clients and attacks alike.
 
-What dies is replaced and its call repeated, what hangs is ended. Everything happens inside the methods, in the thread
-of whoever calls them.
+What dies is replaced and its call repeated, what hangs is ended, what runs out of a GPU's memory is repeated with half
+as many calls beside it. Everything happens inside the methods, in the thread of whoever calls them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 
 MOST_TRIES = 2
@@ -38,6 +39,8 @@ class Call:
     seconds: float
     tries: int = 0
     started: float = 0.0
+    beside: float = 0
+    """How many calls at a time were allowed when it was started; 0: it was alone."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,19 @@ class Worker:
         """Return, which says that this process is up."""
 
     def call(self, function: Callable[..., object], *arguments: object) -> object:
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        finally:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()  # a neighbour may need what this one has done with
 
 
 class Pool:
     """As many workers as have room, each with `cpus` and `gpus` of its node, at most `most` of them.
 
     `prepare` runs first in every worker. Ray must be up. A call whose worker died is made once more, on another one.
+    One that raises torch.OutOfMemoryError is made again when half as many are under way, and so on until it was alone:
+    `starved` counts these, `together` is how many calls run at a time.
 
     Raises:
         RuntimeError: no node has room for a single worker.
@@ -79,6 +88,7 @@ class Pool:
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Any, Call]] = {}
+        self.together, self.starved = math.inf, 0
         self._room, self._counted = 0, -math.inf
         self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
         self._fill()
@@ -173,12 +183,23 @@ class Pool:
                 self._ended[call.ticket] = Outcome(ray.get(reference))
                 self._idle.append(actor)
             except RayTaskError as error:
-                self._ended[call.ticket] = Outcome(error=error.cause or error)
                 self._idle.append(actor)
+                if not isinstance(error.cause, torch.OutOfMemoryError) or not self._halved(call):
+                    self._ended[call.ticket] = Outcome(error=error.cause or error)
             except RayError as error:
                 self._lost(str(error))
                 ray.kill(actor)
                 self._repeat(call)
+
+    def _halved(self, call: Call) -> bool:
+        """Queue a call again that ran out of memory beside others, of which there will be half; False: it was alone."""
+        if not call.beside:
+            return False
+        if self.together >= call.beside:  # the first that starved of those that ran together
+            self.together = max(1, min(call.beside, len(self._running) + 1) // 2)
+        self.starved, call.tries = self.starved + 1, call.tries - 1
+        self._urgent.appendleft(call)
+        return True
 
     def _repeat(self, call: Call) -> None:
         if call.tries < MOST_TRIES:
@@ -198,9 +219,10 @@ class Pool:
                 self._ended[call.ticket] = Outcome(error=error)
 
     def _dispatch(self) -> None:
-        while self._idle and (queue := self._urgent or self._queue):
+        while self._idle and len(self._running) < self.together and (queue := self._urgent or self._queue):
             call, actor = queue.popleft(), self._idle.pop()
             call.tries, call.started = call.tries + 1, time.monotonic()
+            call.beside = self.together if self._running or self.together > 1 else 0
             self._running[actor.call.remote(call.function, *call.arguments)] = (actor, call)
 
     def _lost(self, why: str) -> None:

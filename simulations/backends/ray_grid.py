@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import ray
+import torch
 from flwr.app import Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -15,6 +16,7 @@ from fl_privacy.simulations.backends.clients import SimulatedGrid, answer, numbe
 from fl_privacy.simulations.backends.pool import Outcome, Pool
 
 PAUSE = 0.05  # seconds that a look for replies waits for the first
+STARVED = (torch.OutOfMemoryError,)  # the pool asks again, with fewer clients at a time
 
 
 class RayGrid(SimulatedGrid):
@@ -74,7 +76,8 @@ class RayGrid(SimulatedGrid):
 
     def _send(self, message: Message) -> None:
         context = self.context(message.metadata.dst_node_id)
-        ticket = self._pool.submit(answer, self._shipped, message, context, seconds=self._seconds, urgent=True)
+        words = (answer, self._shipped, message, context, STARVED)
+        ticket = self._pool.submit(*words, seconds=self._seconds, urgent=True)
         self._sent[ticket] = message
 
     def _advance(self) -> None:

@@ -220,9 +220,8 @@ def _client_task(message: Message, context: Context, federation_of: FederationOf
     """A client of one condition; batches are the same in every condition, the defences' draws are not."""
     federation, condition = federation_of(message, context), condition_of(message)
     seed = subseed(federation.experiment.seed, "party", condition)
-    return ClientTask(
-        model=federation.model, batch=federation.batch, chain=federation.experiment.chains[condition], seed=seed
-    )
+    experiment = federation.experiment
+    return ClientTask(federation.model, federation.batch, experiment.chains[condition], seed, experiment.device)
 
 
 def _to_condition(sink: Sink, condition: int, seen: Observation) -> None:

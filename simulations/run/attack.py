@@ -85,49 +85,36 @@ def run_here(todo: Sequence[Job], note: Note) -> Iterator[Done]:
 def run_in(pool: Pool) -> Runner:
     """A runner that spreads the jobs over the workers of a pool.
 
-    A job that runs out of memory is done again when no other one is under way: the same job, so the same bits.
+    A job that runs out of memory beside others is done again with fewer beside it: the same job, so the same bits.
     """
 
     def run(todo: Sequence[Job], note: Note) -> Iterator[Done]:
         step(note, "attacks", 0, len(todo))
-        done, starved = 0, list[Job]()
-        for job, results in _together(pool, todo, starved):
-            yield job, results
-            done += 1
-            step(note, "attacks", done, len(todo))
-        if starved:
-            note(f"{len(starved)} attack calls ran out of memory beside others: each is done again alone")
-        for starving in starved:
-            for job, results in _together(pool, [starving]):
-                yield job, results
-                done += 1
-                step(note, "attacks", done, len(todo))
+        waiting, starved = {pool.submit(job): job for job in todo}, pool.starved
+        try:
+            while waiting:
+                for ticket, outcome in pool.take(waiting, HEARTBEAT).items():
+                    job = waiting.pop(ticket)
+                    if outcome.error is not None:
+                        raise _told(job, outcome.error)
+                    yield job, outcome.value
+                    step(note, "attacks", len(todo) - len(waiting), len(todo))
+        finally:
+            pool.cancel(list(waiting))
+        if pool.starved > starved:
+            note(
+                f"{pool.starved - starved} attack calls ran out of memory beside others, and were made again, "
+                f"{pool.together} at a time"
+            )
 
     return run
 
 
-def _together(pool: Pool, todo: Sequence[Job], starved: list[Job] | None = None) -> Iterator[Done]:
-    """The jobs as they end; those that run out of memory go to `starved`, where that is given.
-
-    Raises:
-        RuntimeError: one ran out of memory otherwise. Exception: whatever an attack raised.
-    """
-    waiting = {pool.submit(job): job for job in todo}
-    try:
-        while waiting:
-            for ticket, outcome in pool.take(waiting, HEARTBEAT).items():
-                job = waiting.pop(ticket)
-                if outcome.error is None:
-                    yield job, outcome.value
-                elif not isinstance(outcome.error, torch.OutOfMemoryError):
-                    raise outcome.error
-                elif starved is None:
-                    raise RuntimeError(
-                        f"'{job.label}' ran out of memory with nothing beside it, on {len(job.seen)} observations in "
-                        "one call: attack fewer ('attacked_clients'), or on the CPU (--device cpu). What was done is "
-                        "kept: --resume goes on from here"
-                    ) from outcome.error
-                else:
-                    starved.append(job)
-    finally:
-        pool.cancel(list(waiting))
+def _told(job: Job, error: BaseException) -> BaseException:
+    """What an attack raised; where that is for want of memory, what to do."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    return RuntimeError(
+        f"'{job.label}' ran out of memory with nothing beside it, on {len(job.seen)} observations in one call: attack "
+        "fewer ('attacked_clients'), or on the CPU (--device cpu). What was done is kept: --resume goes on from here"
+    )

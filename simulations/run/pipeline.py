@@ -199,7 +199,8 @@ def _begin(checked: Plan, note: Note) -> None:
         if checked.address
         else f"{checked.workers} Ray workers"
     )
-    note(f"clients: {how} on {where}, on the CPU; attacks and decoders: there, on {device}")
+    told = f"clients, split servers and attacks: {how} on {where}, on {device}"
+    note(f"{told}; joint training: this process, on {device}; measurements of models: this process, on cpu")
     for warning in checked.warnings:
         note(f"warning: {warning}")
 

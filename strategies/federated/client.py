@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
@@ -104,12 +105,14 @@ def local_training(config: Mapping[str, Any]) -> LocalTraining:
 
 @contextmanager
 def _at_work(message: Message, context: Context, client_task: ClientTask) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
-    """The client's model with the received weights and its batch; one thread, because more change the last bits."""
+    """The client's model with the received weights, and its batch, on its device; one thread, for the last bits."""
     client, round = client_of(context), round_of(message)
     with one_thread(), seeded(client_task.seed, "forward", client, round):  # dropout
         model = client_task.model()
         load_weights(model, unpack(message.content.array_records[ARRAYS]))
-        yield model, *client_task.batch(client, round)
+        place = torch.device(client_task.device)
+        x, y = client_task.batch(client, round)
+        yield model.to(place), x.to(place), y.to(place)
 
 
 def _slope_of(message: Message, context: Context, client_task: ClientTask) -> SlopeOf:

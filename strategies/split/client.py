@@ -70,7 +70,7 @@ def split_app(task_of: TaskOf) -> ClientApp:
 
 
 def _owned(message: Message, client_task: SplitClientTask) -> ClientSegment:
-    segment, _ = segments(client_task.model(), client_task.rules)
+    segment, _ = segments(client_task.model().to(client_task.device), client_task.rules)
     segment.owned.load_state_dict(unpack(message.content.array_records[ARRAYS]))
     return segment
 
@@ -80,7 +80,7 @@ def _released(message: Message, context: Context, client_task: SplitClientTask) 
     client = client_of(context)
     x, y = client_task.held_out(client)
     seed = subseed(client_task.seed, "serve", client, round_of(message))
-    arrays = {ACTIVATION: _owned(message, client_task).serve(x, client_task.serving, seed)}
+    arrays = {ACTIVATION: _owned(message, client_task).serve(x.to(client_task.device), client_task.serving, seed)}
     config: Any = message.content.config_records[CONFIG]
     if config.get("labels") and client_task.rules.labels == "server":
         arrays[LABELS] = y

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class ClientMessages:
         self.client, self.round = client_of(context), round_of(message)
         self.config: dict[str, Any] = dict(message.content.config_records[CONFIG])
         self.step: int = self.config["step"]
+        self.place = torch.device(client_task.device)
         self.segment = self._resume()
 
     def _resume(self) -> ClientSegment:
@@ -35,7 +37,7 @@ class ClientMessages:
         if CONDITION in kept and kept.config_records[CONDITION]["condition"] != condition_of(self.message):
             kept.clear()  # another experiment's optimiser
         kept[CONDITION] = ConfigRecord({"condition": condition_of(self.message)})
-        segment, _ = segments(self.client_task.model(), self.client_task.rules)
+        segment, _ = segments(self.client_task.model().to(self.place), self.client_task.rules)
         opens = self.step == 0 and self.message.metadata.message_type in ("train.split", "train.split_forward")
         record = self.message.content.array_records[ARRAYS] if opens else kept.array_records[SEGMENT]
         segment.owned.load_state_dict(unpack(record))
@@ -63,21 +65,20 @@ class ClientMessages:
         visit, end = connect(self.config), int(self.config["end"])
         losses: list[tuple[int, float]] = []
         for step in range(self.step, end):
-            x, y = self.client_task.batch(self.client, self.round, step)
-            seed = step_seed(self.client_task, self.client, self.round, step)
+            x, y, seed = self._batch(step)
             loss = client_step(self.segment, x, y, self.client_task.chain, visit((self.client, step)), seed)
             losses.append((len(y), loss))
         return self._finish(sum(count for count, _ in losses), mean_loss(losses), end)
 
-    def _batch(self) -> tuple[Tensor, Tensor, int]:
-        x, y = self.client_task.batch(self.client, self.round, self.step)
-        return x, y, step_seed(self.client_task, self.client, self.round, self.step)
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, int]:
+        x, y = self.client_task.batch(self.client, self.round, step)
+        return x.to(self.place), y.to(self.place), step_seed(self.client_task, self.client, self.round, step)
 
     def forward(self) -> Message:
         """Messages, first leg: release a mini-batch. Nothing of the pass is kept; the last leg repeats it."""
         if self.step == 0:
             self._keep()
-        x, y, seed = self._batch()
+        x, y, seed = self._batch(self.step)
         _, released = self.segment.release(x, self.client_task.chain, seed)
         arrays = {ACTIVATION: released.detach()}
         if self.client_task.rules.labels == "server":
@@ -87,20 +88,21 @@ class ClientMessages:
     def respond(self) -> Message:
         """Messages, U-shape only: the server's outputs in, their gradient out."""
         self.context.state[OUTPUTS] = self.message.content.array_records[ARRAYS]
-        _, y, seed = self._batch()
-        gradient, loss = self.segment.respond(unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS], y, seed)
+        _, y, seed = self._batch(self.step)
+        outputs = unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS].to(self.place)
+        gradient, loss = self.segment.respond(outputs, y, seed)
         return self._reply(len(y), loss, {GRADIENT: gradient})
 
     def backward(self) -> Message:
         """Messages, last leg: the gradient of the released activations in; the client steps."""
-        x, y, seed = self._batch()
+        x, y, seed = self._batch(self.step)
         loss = float(self.config.get("loss", 0.0))
         self.segment.forget()
         clean, released = self.segment.release(x, self.client_task.chain, seed)
         if self.client_task.rules.labels == "client":
-            outputs = unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS]
+            outputs = unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS].to(self.place)
             _, loss = self.segment.respond(outputs, y, seed)
             del self.context.state[OUTPUTS]
-        gradient = unpack(self.message.content.array_records[ARRAYS])[GRADIENT]
+        gradient = unpack(self.message.content.array_records[ARRAYS])[GRADIENT].to(self.place)
         self.segment.descend(x, clean, released, gradient, self.client_task.chain)
         return self._finish(len(y), loss, self.step + 1)

@@ -20,13 +20,13 @@ class ClientTransport:
 
     def step(self, activation: Tensor, labels: Tensor) -> tuple[Tensor, float]:
         gradient, loss = self.carry("step", [activation, labels])
-        return gradient, float(loss)
+        return gradient.to(activation.device), float(loss)
 
     def forward(self, activation: Tensor) -> Tensor:
-        return self.carry("forward", [activation])[0]
+        return self.carry("forward", [activation])[0].to(activation.device)
 
     def backward(self, gradient: Tensor) -> Tensor:
-        return self.carry("backward", [gradient])[0]
+        return self.carry("backward", [gradient])[0].to(gradient.device)
 
 
 class ServerTransport(Protocol):

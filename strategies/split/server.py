@@ -31,10 +31,11 @@ class Tapped:
 
 
 class SplitServer:
-    """The server segment, the order in which it serves, and what its curious owner keeps."""
+    """The server segment on its device, the order in which it serves, and what its curious owner keeps."""
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int) -> None:
-        self.segment = ServerSegment(module, rules, seed)
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, device: str = "cpu") -> None:
+        self.place = torch.device(device)
+        self.segment = ServerSegment(module.to(self.place), rules, seed)
         self._order: deque[ClientStep] = deque()
         self._to_come: set[ClientStep] = set()
         self._tapped_step: int | None = None
@@ -69,8 +70,9 @@ class SplitServer:
         if not self.expects(turn):
             raise OutOfTurn(f"step {turn[1]} of client {turn[0]} came before that of client {self._order[0][0]}")
         if call != "backward" and turn[1] == self._tapped_step:
-            labels = tensors[1].clone() if call == "step" else None
-            self.tapped.append(Tapped(*turn, tensors[0].detach().clone(), labels))
+            labels = tensors[1].clone().cpu() if call == "step" else None
+            self.tapped.append(Tapped(*turn, tensors[0].detach().clone().cpu(), labels))
+        tensors = [tensor.to(self.place) for tensor in tensors]
         with one_thread():
             if call == "step":
                 gradient, loss = self.segment.step(tensors[0], tensors[1])

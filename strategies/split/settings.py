@@ -18,7 +18,7 @@ class SplitSettings:
     each of these needs a worker of its own, or is given up when the server has waited `patience` seconds for it.
     `observed_rounds` (None: all): rounds in which the server keeps every client's first mini-batch.
     `adversary_knowledge` of {'query', 'model'} come with the observations: the client segment as a black box or
-    whole. `evaluate` adds an evaluation on held-out inputs to every round.
+    whole. `evaluate` adds an evaluation on held-out inputs to every round. The server segment is on `device`.
     """
 
     link: LinkKind = "ray"
@@ -30,6 +30,7 @@ class SplitSettings:
     adversary_knowledge: frozenset[str] = frozenset({"query"})
     evaluate: bool = False
     patience: float = 120.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.clients_per_round < 1 or self.together < 1:

@@ -88,10 +88,9 @@ class SplitLearning(Strategy):
         if self._transport is None:
             _, module = segments(self.model(), self.rules)
             module.load_state_dict(server)
-            settings = self.settings
-            visitors = settings.together
+            its = self.settings
             self._transport = open_transport(
-                settings.link, module, self.rules, settings.seed, settings.patience, visitors
+                its.link, module, self.rules, its.seed, its.patience, its.together, its.device
             )
             self._transport.go_on(*self._begun)
         state, done = self._round(asker, self._transport, self._ready(asker, chosen), state, server_round)

@@ -27,8 +27,8 @@ _SERVERS: dict[str, SplitServer] = {}
 class LocalServerTransport:
     """A server in this process, for clients in this process."""
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int) -> None:
-        self.server = SplitServer(module, rules, seed)
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, device: str) -> None:
+        self.server = SplitServer(module, rules, seed, device)
         self.address: Mapping[str, str] = {"link": "local", "server": uuid.uuid4().hex}
         _SERVERS[self.address["server"]] = self.server
 
@@ -55,7 +55,13 @@ class LocalServerTransport:
 
 
 def open_transport(
-    kind: LinkKind, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int
+    kind: LinkKind,
+    module: nn.Sequential,
+    rules: SplitRules,
+    seed: int,
+    patience: float,
+    visitors: int,
+    device: str = "cpu",
 ) -> ServerTransport:
     """The server's end of a link of this kind, holding `module`, for `visitors` clients that come at the same time.
 
@@ -69,9 +75,9 @@ def open_transport(
             RayServerTransport,  # Ray is imported only where it is used
         )
 
-        return RayServerTransport(module, rules, seed, patience, visitors)
+        return RayServerTransport(module, rules, seed, patience, visitors, device)
     if kind in ("local", "messages"):
-        return LocalServerTransport(module, rules, seed)
+        return LocalServerTransport(module, rules, seed, device)
     raise ValueError(f"link takes 'ray', 'messages' or 'local', not {kind!r}")
 
 

@@ -33,8 +33,8 @@ class RaySplitServer:
     Every call has a thread of its own, which is quicker than the event loop of an asynchronous actor.
     """
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float) -> None:
-        self.server, self.patience = SplitServer(module, rules, seed), patience
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, device: str) -> None:
+        self.server, self.patience = SplitServer(module, rules, seed, device), patience
         self.moved = threading.Condition()
 
     def begin(self, order: list[ClientStep], tapped_step: int | None) -> None:
@@ -53,7 +53,7 @@ class RaySplitServer:
                 raise
             finally:
                 self.moved.notify_all()
-        return [tensor.numpy() for tensor in answer]
+        return [tensor.cpu().numpy() for tensor in answer]
 
     def _wait(self) -> None:
         awaited = self.server.next()
@@ -70,10 +70,11 @@ class RaySplitServer:
         return self.server.tapped
 
     def state(self) -> Tensors:
-        return state_of(self.server.segment.module)
+        return {name: value.cpu() for name, value in state_of(self.server.segment.module).items()}
 
     def kept(self) -> tuple[Tensors, int]:
-        return self.server.segment.kept()
+        optimiser, served = self.server.segment.kept()
+        return {name: value.cpu() for name, value in optimiser.items()}, served
 
     def go_on(self, optimiser: Tensors, served: int) -> None:
         # copied into torch's own memory: Ray's buffers are read-only
@@ -83,7 +84,9 @@ class RaySplitServer:
 class RayServerTransport:
     """The server's handle of a RayDesk for `visitors` at once. Make it when Ray is up: after the clients' hello."""
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int) -> None:
+    def __init__(
+        self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int, device: str
+    ) -> None:
         name = uuid.uuid4().hex
         self.address: Mapping[str, str] = {"link": "ray", "server": name}
         # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever

@@ -157,6 +157,7 @@ class Collection:
             together=rules.together,
             seed=subseed(self.experiment.seed, "rounds", chosen.label if fixed else chosen.trained.label),
             adversary_knowledge=frozenset(),
+            device=self.experiment.device,
         )
         shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)
         return SplitLearning(self.federation.model, shared, settings, self.federation.spec)

@@ -147,4 +147,5 @@ def client_task(federation: Federation, condition: int, fixed: bool = False) -> 
         serving=chosen.released,
         # not the condition's number, so that a training has the same bits in every experiment that has it
         seed=subseed(experiment.seed, "party", *(["fixed", chosen.label] if fixed else [chosen.trained.label])),
+        device=experiment.device,
     )

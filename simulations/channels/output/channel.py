@@ -95,7 +95,8 @@ class InferenceRounds(Rounds):
         experiment = federation.experiment
         condition = experiment.conditions[index]
         blank = partial(blank_model, experiment, answers_of(federation, condition))
-        return ClientTask(blank, federation.batch, condition.released, subseed(experiment.seed, "party", index))
+        seed = subseed(experiment.seed, "party", index)
+        return ClientTask(blank, federation.batch, condition.released, seed, experiment.device)
 
     def collect(self, federation: Federation, grid: ValidatingGrid, sink: Sink, run_context: RunContext) -> list[Row]:
         suspicions: dict[str, dict[str, float]] = {}
