@@ -199,8 +199,8 @@ CHECKS = (
     Check(
         28,
         "a cluster: same bits, dead nodes and addresses",
-        ("test_ray_address.py",),
-        "the dead address alone; no test with two nodes",
+        ("test_ray_address.py", "test_ray_cluster.py"),
+        "two nodes on one machine",
     ),
 )
 UNTESTED = "not tested"

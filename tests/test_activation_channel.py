@@ -108,7 +108,7 @@ def test_a_kept_training_is_not_repeated_and_gives_the_same_bits(tiny, tmp_path,
     def start(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("fl_privacy.strategies.split.strategy.SplitLearning.start", start)
+    monkeypatch.setattr("fl_privacy.strategies.split.strategy.SplitLearning.configure_train", start)
     assert local(kept, tmp_path / "second").digests == tiny.digests
     with pytest.raises(AssertionError, match="trained again"):
         local(dataclasses.replace(kept, seed=1), tmp_path / "third")

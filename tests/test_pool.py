@@ -38,9 +38,13 @@ class Gpu:
 
     def __init__(self, room, workers=4):
         self.room, self.workers, self.calls, self.most = room, workers, {}, []
+        self.alive = True
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": float(self.workers), "GPU": 1.0}}]
+        return [{"Alive": self.alive, "NodeID": "here", "Resources": {"CPU": float(self.workers), "GPU": 1.0}}]
+
+    def get_runtime_context(self):
+        return SimpleNamespace(get_node_id=lambda: "here")
 
     def remote(self, kind):
         def begin(call=None):
@@ -125,16 +129,26 @@ def test_a_client_that_runs_out_of_memory_is_asked_again_and_one_that_does_alone
     assert state is None
 
 
-def test_capacity_is_counted_node_by_node_over_those_that_are_alive(monkeypatch):
+def test_where_this_processs_own_node_is_dead_the_next_look_says_so(monkeypatch):
+    gpu = Gpu(7)
+    monkeypatch.setattr(pool, "ray", gpu)
+    monkeypatch.setattr(pool, "RECOUNT_SECONDS", 0.0)
+    workers = pool.Pool(lambda: None)
+    gpu.alive = False
+    with pytest.raises(pool.LostNode, match="--resume"):
+        list(run_in(workers)(JOBS, lambda text: None))
+    assert not workers.size, "nothing more is asked of Ray"
+
+
+def test_capacity_is_counted_node_by_node_over_those_that_are_alive():
     nodes = [
         {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
         {"Alive": True, "Resources": {"CPU": 2.0}},
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
-    monkeypatch.setattr(pool.ray, "nodes", lambda: nodes)
-    assert pool.capacity({"CPU": 1.0, "GPU": 0.0}) == 5
-    assert pool.capacity({"CPU": 1.0, "GPU": 1 / 3}) == 3
-    assert pool.capacity({"CPU": 4.0, "GPU": 0.0}) == 0
+    assert pool.capacity(nodes, {"CPU": 1.0, "GPU": 0.0}) == 5
+    assert pool.capacity(nodes, {"CPU": 1.0, "GPU": 1 / 3}) == 3
+    assert pool.capacity(nodes, {"CPU": 4.0, "GPU": 0.0}) == 0
 
 
 class Greeted:

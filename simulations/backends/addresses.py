@@ -16,6 +16,12 @@ def ray_address(given: str | None = None) -> str | None:
     return None if address in HERE else address
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address is of this machine alone, so that no other reaches what listens there."""
+    host = address.removeprefix("ray://").rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def check_address(address: str) -> None:
     """Check that a Ray head answers at HOST:PORT, or ray://HOST:PORT, within 15 s.
 

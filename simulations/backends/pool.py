@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,10 @@ MOST_FAILED_STARTS = 3
 START_SECONDS = 300.0
 RECOUNT_SECONDS = 5.0  # between two looks at which nodes there are
 RESOURCES = {"CPU": "num_cpus", "GPU": "num_gpus"}
+
+
+class LostNode(RuntimeError):
+    """The Ray node died to which this process was attached, and nothing that needs Ray goes on here."""
 
 
 class LostWorker(RuntimeError):
@@ -76,7 +80,7 @@ class Pool:
     `starved` counts these, `together` is how many calls run at a time.
 
     Raises:
-        RuntimeError: no node has room for a single worker.
+        RuntimeError: no node has room for a single worker. LostNode, from any method: this process's own has died.
     """
 
     def __init__(self, prepare: Callable[[], object], most: int | None = None, gpus: float = 0.0) -> None:
@@ -90,6 +94,7 @@ class Pool:
         self._running: dict[Any, tuple[Any, Call]] = {}
         self.together, self.starved = math.inf, 0
         self._room, self._counted = 0, -math.inf
+        self._node = ray.get_runtime_context().get_node_id()
         self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
         self._fill()
 
@@ -145,6 +150,9 @@ class Pool:
         """End every worker; the calls that they are at are lost."""
         for actor in (*self._idle, *self._starting.values(), *(actor for actor, _ in self._running.values())):
             ray.kill(actor)
+        self._forget()
+
+    def _forget(self) -> None:
         self._idle, self._starting, self._running = [], {}, {}
         self._urgent.clear()
         self._queue.clear()
@@ -231,7 +239,14 @@ class Pool:
     def _fill(self) -> None:
         """Start workers until no node that is alive has room for another, unless they cannot start."""
         if time.monotonic() - self._counted > RECOUNT_SECONDS:
-            self._room, self._counted = capacity(self._share), time.monotonic()
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]
+            if not any(node["Alive"] and node["NodeID"] == self._node for node in nodes):
+                self._forget()
+                raise LostNode(
+                    "the Ray node died to which this process was attached, and Ray's own log says why. What was done "
+                    "is kept: go on with it (--resume), here or on another node"
+                )
+            self._room, self._counted = capacity(nodes, self._share), time.monotonic()
         room = self._room if self._most is None else min(self._room, self._most)
         if not self.size and (not room or self._failed_starts >= MOST_FAILED_STARTS):
             wanted = ", ".join(f"{amount:g} {name}" for name, amount in self._share.items() if amount)
@@ -252,10 +267,10 @@ class Pool:
             raise RuntimeError(f"no Ray worker came up within {START_SECONDS:g} s: {self._cause}")
 
 
-def capacity(share: dict[str, float]) -> int:
-    """How many workers with this share of a node's resources fit into the nodes that are alive."""
+def capacity(nodes: Iterable[Mapping[str, Any]], share: Mapping[str, float]) -> int:
+    """How many workers with this share of a node's resources fit into those of `ray.nodes()` that are alive."""
     total = 0
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
+    for node in nodes:
         has = node["Resources"] if node["Alive"] else {}
         total += min(int(has.get(name, 0) / amount + 1e-9) for name, amount in share.items() if amount)
     return total

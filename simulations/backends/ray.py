@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fl_privacy.settings import PlainTable
-from fl_privacy.simulations.backends.addresses import check_address, ray_address
+from fl_privacy.simulations.backends.addresses import check_address, is_loopback, ray_address
 from fl_privacy.simulations.backends.clients import identify, server_context
 from fl_privacy.simulations.backends.leftovers import session_folder, sweep
 from fl_privacy.simulations.backends.pool import Pool
@@ -22,6 +23,9 @@ from fl_privacy.simulations.backends.ray_grid import RayGrid
 
 MOST_INLINE = ("RAY_max_direct_call_object_size", "1048576")
 """Above it a call takes 6 ms instead of 2: no shared memory for 1 MiB. Ray reads it when it is imported."""
+
+
+SHUTDOWN_SECONDS = 20.0
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def ray_pool(workers: int | None = None, address: str | None = None, gpus_per_wo
             if pool is not None:
                 pool.close()
             if own:
-                ray.shutdown()
+                _end_within(SHUTDOWN_SECONDS, ray.shutdown)
                 sweep()
 
 
@@ -100,18 +104,51 @@ def _start(workers: int | None, address: str | None) -> None:
     if address:
         check_address(address)
         settings |= {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+        told, what = {}, f"{address} took no connection: where that cluster asks for a token, RAY_AUTH_MODE=token and "
+        what += "RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, must be set here as there"
     else:
         sweep()
         settings |= {"address": "local", "num_cpus": workers, "_temp_dir": str(session_folder())}
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = path
+        told, what = {"PYTHONPATH": path}, "Ray could not start"
     try:
-        ray.init(**settings)
+        with _on_loopback(not address or is_loopback(address)), environment(told):
+            ray.init(**settings)
     except Exception as error:
-        raise RuntimeError(f"Ray could not start: {error}") from error
+        raise RuntimeError(f"{what}: {error}") from error
+
+
+def _end_within(seconds: float, end: Callable[[], object]) -> None:
+    """Call it, and wait for it no longer than that: Ray waits for ever for a node that is dead."""
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(seconds)
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Inside, these environment variables have these values."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
-        if not address:
-            if before is None:
-                del os.environ["PYTHONPATH"]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
             else:
-                os.environ["PYTHONPATH"] = before
+                os.environ[name] = value
+
+
+@contextmanager
+def _on_loopback(wanted: bool) -> Iterator[None]:
+    """Inside, where that is `wanted`, Ray listens at 127.0.0.1 alone, as it does on macOS: else on every network."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if wanted:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        with environment({ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"} if wanted else {}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

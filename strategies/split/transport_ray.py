@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from fl_privacy.observation import Tensors
@@ -91,8 +92,11 @@ class RayServerTransport:
         self.address: Mapping[str, str] = {"link": "ray", "server": name}
         # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever
         threads = 2 * visitors + SPARE_THREADS
+        # beside the driver, so that no other node's death is the training's
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": threads}
-        self._actor: Any = ray.remote(RaySplitServer).options(**options).remote(module, rules, seed, patience)
+        made: Any = ray.remote(RaySplitServer).options(**options, scheduling_strategy=here)
+        self._actor: Any = made.remote(module, rules, seed, patience)
 
     def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None:
         ray.get(self._actor.begin.remote(list(order), tapped_step), timeout=CALL_SECONDS)
