@@ -4,7 +4,8 @@
     python -m benchmarks.reliability --run --out results/reliability.json
     python -m benchmarks.reliability --run --checks 3,4,9,10          # some of them; other rows are kept
 
-A check without a test is a miss, and says so. `note` tells what a test leaves out.
+A check without a test is a miss, and says so. `note` tells what a test leaves out, `recovery_s` how long it took from a
+kill to the end of the run, where a test says so.
 """
 
 import argparse
@@ -76,8 +77,9 @@ CHECKS = (
             f"{RESUME}test_what_is_done_is_not_done_again",
             f"{RESUME}test_an_attack_on_a_saved_run_goes_on_too",
             f"{RESUME}test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing",
+            "test_resume_channels.py",
         ),
-        "gradient and update channels (FedSGD, FedAvgM); split trainings and single attack calls begin anew",
+        "all four channels; an attack call begins anew, in which many messages are attacked at once",
     ),
     Check(
         9,
@@ -162,8 +164,12 @@ CHECKS = (
     Check(
         22,
         "out of memory: less at once, same results",
-        ("test_pool.py::test_a_job_that_runs_out_of_memory_is_repeated_alone",),
-        "attacks alone, with a stub; a call that fails alone too ends the run, which can be resumed",
+        (
+            "test_pool.py::test_calls_that_run_out_of_memory_are_made_again_fewer_at_a_time",
+            "test_pool.py::test_one_that_runs_out_alone_says_what_to_do",
+            "test_pool.py::test_a_client_that_runs_out_of_memory_is_asked_again_and_one_that_does_alone_is_lost_by_name",
+        ),
+        "with a stub; an attack call that fails alone too ends the run, which can be resumed",
     ),
     Check(23, "memory does not grow with rounds", (), "not tested"),
     Check(
@@ -204,19 +210,20 @@ CHECKS = (
     ),
 )
 UNTESTED = "not tested"
+RECOVERY = re.compile(r"recovery: (.+): ([0-9.]+) s")
+"""How a test says how long something took."""
 
 
-def run(check: Check) -> str:
-    """'passed', 'failed', or 'not tested'."""
+def run(check: Check) -> tuple[str, dict[str, float]]:
+    """'passed', 'failed', or 'not tested'; and the seconds that recoveries took, by what was killed."""
     if not check.tests:
-        return UNTESTED
+        return UNTESTED, {}
     names = [f"tests/{name}" for name in check.tests]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not install", *names]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not install", "-s", *names]
     done = subprocess.run(command, capture_output=True, text=True)
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
-    if done.returncode or not any(what == "passed" for _, what in counts):
-        return "failed"
-    return "passed"
+    passed = not done.returncode and any(what == "passed" for _, what in counts)
+    return "passed" if passed else "failed", {what: float(seconds) for what, seconds in RECOVERY.findall(done.stdout)}
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
@@ -241,12 +248,13 @@ def main() -> None:
     wanted = {int(each) for each in chosen.checks.split(",")} if chosen.checks else {each.number for each in CHECKS}
     known = {}
     if chosen.out.exists():
-        known = {row["check"]: row["result"] for row in json.loads(chosen.out.read_text())["rows"]}
+        known = {row["check"]: row for row in json.loads(chosen.out.read_text())["rows"]}
     rows: list[dict[str, object]] = []
     for check in CHECKS:
-        result = known.get(check.number, UNTESTED if not check.tests else "not run")
+        last = known.get(check.number, {})
+        result, seconds = last.get("result", "not run" if check.tests else UNTESTED), last.get("recovery_s", {})
         if chosen.run and check.number in wanted:
-            result = run(check)
+            result, seconds = run(check)
             print(f"{check.number}: {result}", flush=True)
         rows.append(
             {
@@ -255,6 +263,7 @@ def main() -> None:
                 "result": result,
                 "tests": list(check.tests),
                 "note": check.note,
+                "recovery_s": seconds,
             }
         )
     if chosen.run:

@@ -183,7 +183,7 @@ def test_two_nodes_give_the_bits_of_one_process_and_the_death_of_one_loses_nothi
             os.kill(node.raylet, signal.SIGKILL)
         killed = time.monotonic()
         code, said = ended(started)
-        print(f"after {moment}: {time.monotonic() - killed:.1f} s to the end")
+        print(f"\nrecovery: other node, {moment}: {time.monotonic() - killed:.1f} s")
         assert code == 0, said
         assert told(out) == expected
         counts = [row["counts"] for each in json.loads((out / "rounds.json").read_text()) for row in each["rounds"]]
@@ -203,7 +203,7 @@ def test_where_the_drivers_own_node_dies_the_run_ends_in_time_and_loses_nothing(
         os.kill(node.raylet, signal.SIGKILL)
         killed = time.monotonic()
         code, said = ended(started)
-        print(f"the driver's node: {time.monotonic() - killed:.1f} s to the end, code {code}")
+        print(f"\nrecovery: the driver's node, to the end with code {code}: {time.monotonic() - killed:.1f} s")
         assert f"attached to {node.log.with_suffix('')}" in said
     finally:
         node.end()

@@ -447,7 +447,9 @@ def test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing(b
     for moment in moments:
         kill_when(starting(toml, out, *backend, "--resume"), lambda moment=moment: list(out.glob(moment)))
         assert not (out / "results.json").exists()
+    begun = time.monotonic()
     ended = subprocess.run(command(toml, out, *backend, "--resume"), capture_output=True, text=True, timeout=500)
+    print(f"\nrecovery: driver, {' '.join(backend)}: {time.monotonic() - begun:.1f} s")
     assert ended.returncode == 0, ended.stderr
     assert "groups were done before" in ended.stdout
     from fl_privacy.simulations.config.load import load_experiment
