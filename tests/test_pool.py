@@ -90,6 +90,10 @@ class Job:
     label: str
     seen: tuple[int, ...]
 
+    @property
+    def name(self):
+        return self.label
+
     def __call__(self):
         return [each * 10 for each in self.seen]
 
@@ -160,7 +164,7 @@ class Greeted:
     def started(self, seconds):
         return 2
 
-    def submit(self, function, *arguments, seconds):
+    def submit(self, function, *arguments, seconds, urgent):
         self.limits[len(self.limits)] = seconds
         return len(self.limits) - 1
 

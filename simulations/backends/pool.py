@@ -41,6 +41,7 @@ class Call:
     function: Callable[..., object]
     arguments: tuple[object, ...]
     seconds: float
+    urgent: bool
     tries: int = 0
     started: float = 0.0
     beside: float = 0
@@ -77,7 +78,7 @@ class Pool:
 
     `prepare` runs first in every worker. Ray must be up. A call whose worker died is made once more, on another one.
     One that raises torch.OutOfMemoryError is made again when half as many are under way, and so on until it was alone:
-    `starved` counts these, `together` is how many calls run at a time.
+    `starved` counts these, `together` is how many calls run at a time. `reserved` workers take urgent calls alone.
 
     Raises:
         RuntimeError: no node has room for a single worker. LostNode, from any method: this process's own has died.
@@ -92,7 +93,7 @@ class Pool:
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._running: dict[Any, tuple[Any, Call]] = {}
-        self.together, self.starved = math.inf, 0
+        self.together, self.starved, self.reserved = math.inf, 0, 0
         self._room, self._counted = 0, -math.inf
         self._node = ray.get_runtime_context().get_node_id()
         self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
@@ -107,7 +108,7 @@ class Pool:
         self, function: Callable[..., object], *arguments: object, seconds: float = math.inf, urgent: bool = False
     ) -> int:
         """Queue a call, in front of all that are not `urgent`; its ticket. It is given up after `seconds` of work."""
-        call = Call(next(self._tickets), function, arguments, seconds)
+        call = Call(next(self._tickets), function, arguments, seconds, urgent)
         (self._urgent if urgent else self._queue).append(call)
         self._dispatch()
         return call.ticket
@@ -227,11 +228,16 @@ class Pool:
                 self._ended[call.ticket] = Outcome(error=error)
 
     def _dispatch(self) -> None:
-        while self._idle and len(self._running) < self.together and (queue := self._urgent or self._queue):
+        while self._idle and len(self._running) < self.together and (queue := self._next()):
             call, actor = queue.popleft(), self._idle.pop()
             call.tries, call.started = call.tries + 1, time.monotonic()
             call.beside = self.together if self._running or self.together > 1 else 0
             self._running[actor.call.remote(call.function, *call.arguments)] = (actor, call)
+
+    def _next(self) -> deque[Call]:
+        """The queue whose turn it is; an empty one for none."""
+        others = sum(not call.urgent for _, call in self._running.values())
+        return self._urgent or (self._queue if others < self.size - self.reserved else self._urgent)
 
     def _lost(self, why: str) -> None:
         self._cause, self._counted = " ".join(why.split())[:500], -math.inf

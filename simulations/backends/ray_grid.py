@@ -39,8 +39,8 @@ class RayGrid(SimulatedGrid):
         """
         end = time.monotonic() + seconds
         count, node = self._pool.started(seconds / 2), hello.metadata.dst_node_id
-        left, known = max(0.0, end - time.monotonic()), self.context(node)
-        tickets = {self._pool.submit(answer, self._shipped, hello, known, seconds=left) for _ in range(count)}
+        left, words = max(0.0, end - time.monotonic()), (answer, self._shipped, hello, self.context(node))
+        tickets = {self._pool.submit(*words, seconds=left, urgent=True) for _ in range(count)}
         ended: dict[int, Outcome] = {}
         while len(ended) < count and time.monotonic() < end:
             ended |= self._pool.take(tickets - ended.keys(), PAUSE)

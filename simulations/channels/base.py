@@ -36,12 +36,21 @@ READING = (
 )
 
 
+Over = Callable[[int, float], None]
+"""Told that all messages of a condition, up to this round, are in the run folder and stay as they are."""
+
+
+def nobody(condition: int, round: float) -> None:
+    """An `Over` where nobody waits for messages."""
+
+
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run stands while its rounds are under way: its folder, and where progress lines go."""
+    """Where a run stands while its rounds are under way: its folder, where progress goes, who waits for messages."""
 
     folder: Path
     note: Callable[[str], None]
+    over: Over = nobody
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,10 @@ class Rounds(ABC):
     def tried(self, federation: Federation) -> Sequence[Tried]:
         """The classifiers that are tried for one step before anything starts."""
         return (Tried(federation.model(), federation.spec.classes),)
+
+    def workers_at_once(self, experiment: Experiment) -> int:
+        """How many Ray workers the clients of a round cannot do without."""
+        return 1
 
     def check_workers(self, experiment: Experiment, workers: int) -> None:  # noqa: B027 (a hook)
         """Whether that many Ray workers are enough.

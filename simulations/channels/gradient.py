@@ -104,7 +104,8 @@ class GradientRounds(Rounds):
             self.channel,
             self._settings(experiment, condition).secure_aggregation,
         )
-        rounds = resumable(run_context.folder, str(condition), curious, StrategyState(honest))
+        state, over = StrategyState(honest), partial(run_context.over, condition)
+        rounds = resumable(run_context.folder, str(condition), curious, state, over)
         result = rounds.start(
             grid,
             pack(federation.model().state_dict()),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy import checkpoints
+from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
-from fl_privacy.simulations.channels.base import Row
+from fl_privacy.simulations.channels.base import Row, RunContext
 from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.results import layout
 from fl_privacy.strategies.records import Counts
@@ -24,15 +24,25 @@ def checkpoint_of(folder: Path, name: str) -> Path:
     return folder / layout.CHECKPOINTS / f"{name}.safetensors"
 
 
-def resumable(folder: Path, name: str, inner: Strategy, state: State | None) -> Resumable:
+def resumable(
+    folder: Path, name: str, inner: Strategy, state: State | None, saved: Callable[[int], None] | None = None
+) -> Resumable:
     """`inner`, going on from its checkpoint where the folder has one; without a `state` always from the beginning.
+
+    `saved` is told the round of every checkpoint that is written: it will not be played again.
 
     Raises:
         ValueError: that one is damaged.
     """
     path = checkpoint_of(folder, name)
     last = checkpoints.load(path) if state and path.exists() else None
-    return Resumable(inner, state, partial(checkpoints.save, path), last)
+
+    def save(tensors: Tensors, facts: PlainTable) -> None:
+        checkpoints.save(path, tensors, facts)
+        if saved:
+            saved(facts["round"])
+
+    return Resumable(inner, state, save, last)
 
 
 def forget_unfinished(folder: Path) -> None:
@@ -57,9 +67,11 @@ def forget_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def keep_row(folder: Path, condition: int, row: Row, round: int) -> None:
+def keep_row(run_context: RunContext, condition: int, row: Row, round: int) -> None:
     """Write down that a condition is over, whose last observations are of `round`."""
-    checkpoints.save(checkpoint_of(folder, str(condition)), {}, {**NOTHING, "round": round, "row": row})
+    facts = {**NOTHING, "round": round, "row": row}
+    checkpoints.save(checkpoint_of(run_context.folder, str(condition)), {}, facts)
+    run_context.over(condition, round)
 
 
 def kept_row(folder: Path, condition: int) -> Row | None:

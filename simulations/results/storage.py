@@ -46,9 +46,12 @@ def save_observation(folder: Path, condition: int, seen: Observation) -> Key:
 
 
 def load_observations(
-    folder: Path, blank: Callable[[Spec], nn.Module], chains: Sequence[Chain]
+    folder: Path,
+    blank: Callable[[Spec], nn.Module],
+    chains: Sequence[Chain],
+    wanted: Callable[[Key], bool] = lambda key: True,
 ) -> dict[Key, Observation]:
-    """All saved observations by key; those of one condition and round share one model, as the adversary had it.
+    """The saved observations by key; those of one condition and round share one model, as the adversary had it.
 
     `blank` builds the architecture, `chains` are the conditions' defences, whose law the adversary knows.
 
@@ -60,6 +63,8 @@ def load_observations(
     for path in folder.glob("*_r*_c*.json"):
         facts = read_object(path, "channel", "spec", "names", "model", "sha256", *KEY)
         key = _key(path, facts)
+        if not wanted(key):
+            continue
         if key.condition >= len(chains):
             raise ValueError(
                 f"{path} is of condition {key.condition}, and the experiment of this run has {len(chains)} conditions"

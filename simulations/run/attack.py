@@ -34,6 +34,11 @@ class Job:
     seed: int
     device: str
 
+    @property
+    def name(self) -> tuple[str, tuple[Key, ...]]:
+        """Which job of its run this is."""
+        return self.label, self.keys
+
     def __call__(self) -> list[Reconstruction]:
         """The reconstructions, in order, on the CPU; one thread, because more change the last bits."""
         condition, round = self.keys[0].condition, self.keys[0].round
@@ -82,15 +87,16 @@ def run_here(todo: Sequence[Job], note: Note) -> Iterator[Done]:
         step(note, "attacks", done, len(todo))
 
 
-def run_in(pool: Pool) -> Runner:
-    """A runner that spreads the jobs over the workers of a pool.
+def run_in(pool: Pool, begun: Mapping[int, Job] | None = None) -> Runner:
+    """A runner that spreads the jobs over the workers of a pool; `begun` are under way there, by ticket.
 
     A job that runs out of memory beside others is done again with fewer beside it: the same job, so the same bits.
     """
 
     def run(todo: Sequence[Job], note: Note) -> Iterator[Done]:
         step(note, "attacks", 0, len(todo))
-        waiting, starved = {pool.submit(job): job for job in todo}, pool.starved
+        tickets, starved = {job.name: ticket for ticket, job in (begun or {}).items()}, pool.starved
+        waiting = {tickets[job.name] if job.name in tickets else pool.submit(job): job for job in todo}
         try:
             while waiting:
                 for ticket, outcome in pool.take(waiting, HEARTBEAT).items():

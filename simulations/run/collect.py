@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy.observation import Observation
 from fl_privacy.simulations.backends.process import prepare_process
-from fl_privacy.simulations.channels.base import RunContext
+from fl_privacy.simulations.channels.base import Over, RunContext, nobody
 from fl_privacy.simulations.channels.round_log import summarise_reasons
 from fl_privacy.simulations.channels.unfinished import forget_unfinished
 from fl_privacy.simulations.config.build import federation_of
@@ -23,13 +23,15 @@ from fl_privacy.simulations.results import files, layout, storage
 from fl_privacy.strategies.records import ValidatingGrid
 
 
-def apps(experiment: Experiment, root: Path | None, out: Path, note: Note = print) -> tuple[ServerApp, ClientApp]:
+def apps(
+    experiment: Experiment, root: Path | None, out: Path, note: Note = print, over: Over = nobody
+) -> tuple[ServerApp, ClientApp]:
     """The server, which leaves what it saw and measured in `out`, and the client of an experiment."""
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        collect(federation_of(experiment.to_json(), root), grid, out, note)
+        collect(federation_of(experiment.to_json(), root), grid, out, note, over)
 
     return server_app, channel_of(experiment).rounds.client(partial(federation_for, experiment.to_json(), root))
 
@@ -45,10 +47,10 @@ def prepare(federation: Federation, out: Path, note: Note) -> None:
     channel_of(federation.experiment).rounds.prepare(federation, RunContext(out, note))
 
 
-def collect(federation: Federation, grid: Grid, out: Path, note: Note) -> None:
+def collect(federation: Federation, grid: Grid, out: Path, note: Note, over: Over = nobody) -> None:
     """Run the rounds of every condition and leave observations/ and rounds.json in `out`; `prepare` has been called."""
     experiment = federation.experiment
-    channel, run_context = channel_of(experiment), RunContext(out, note)
+    channel, run_context = channel_of(experiment), RunContext(out, note, over)
     validating = ValidatingGrid(
         grid,
         experiment.clients,

@@ -17,6 +17,7 @@ from fl_privacy.simulations.backends.addresses import check_address, ray_address
 from fl_privacy.simulations.backends.flower_version import check_flower
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
+from fl_privacy.simulations.channels.base import Over, nobody
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.config.load import reconfigure
@@ -31,6 +32,7 @@ from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.resume import alone, run_folder, tidy
 from fl_privacy.simulations.run.stages import finish, write_config
+from fl_privacy.simulations.run.streaming import Streaming
 from fl_privacy.simulations.scoring import blind_pool
 
 
@@ -179,9 +181,11 @@ def execute(checked: Plan, note: Note = print) -> Result:
         experiment = checked.federation.experiment
         gpus = 1 / checked.workers if experiment.device == "cuda" else 0.0
         with ray_pool(checked.workers, checked.address, gpus) as pool:
+            attacking = Streaming(checked.federation, checked.out, pool)
             if not _collected(checked):
-                run_in_pool(pool, *_apps(checked, note), experiment.clients, client_seconds=experiment.timeout)
-            return _finish(checked, run_in(pool), note)
+                served = _apps(checked, note, attacking.over)
+                run_in_pool(pool, *served, experiment.clients, client_seconds=experiment.timeout)
+            return _finish(checked, run_in(pool, attacking.ended()), note)
 
 
 def _begin(checked: Plan, note: Note) -> None:
@@ -214,6 +218,6 @@ def _finish(checked: Plan, runner: Runner, note: Note) -> Result:
     return finish(checked.federation, checked.out, note, runner, None, checked.keep_originals, checked.figures)
 
 
-def _apps(checked: Plan, note: Note) -> tuple[ServerApp, ClientApp]:
+def _apps(checked: Plan, note: Note, over: Over = nobody) -> tuple[ServerApp, ClientApp]:
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    return apps(checked.federation.experiment, checked.root, checked.out, note)
+    return apps(checked.federation.experiment, checked.root, checked.out, note, over)

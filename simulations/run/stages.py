@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,17 +70,12 @@ def finish(
         note(f"the rounds of that run are not over: {len(seen)} observations are there")
     channel, attacks = channel_of(experiment), experiment.resolved.attacks
 
-    def bind_artifacts(attack: Attack, condition: int) -> Attack | None:
-        return channel.adversary.bind_artifacts(federation, attack, condition, source)
-
-    asked = jobs(experiment, channel, seen, bind_artifacts)
-    todo = [job for job in asked if not _is_done(channel, folder, job)]
+    asked = jobs(experiment, channel, seen, partial(_bound, federation, source))
+    todo = [job for job in asked if not is_done(channel, folder, job)]
     again = f"; {len(asked) - len(todo)} of {len(asked)} groups were done before" if len(todo) < len(asked) else ""
     note(f"attacking {len({key for job in asked for key in job.keys})} observations with {', '.join(attacks)}{again}")
     for job, results in run(todo, note):
-        for key, guess in zip(job.keys, results, strict=True):
-            if channel.grouping.is_scored(key):
-                storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+        save(channel, folder, job, results)
     scored = score_all(channel, federation, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
@@ -93,19 +88,39 @@ def finish(
     return result
 
 
-def _is_done(channel: Channel, folder: Path, job: Job) -> bool:
-    """Whether all guesses of a job lie in the folder: an earlier process made them, and was killed later."""
+def ready_jobs(federation: Federation, folder: Path, wanted: Callable[[Key], bool]) -> list[Job]:
+    """The attacks on these messages of a run that are not done yet."""
+    experiment, channel = federation.experiment, channel_of(federation.experiment)
+    asked = jobs(experiment, channel, observed(federation, folder, wanted), partial(_bound, federation, folder))
+    return [job for job in asked if not is_done(channel, folder, job)]
+
+
+def _bound(federation: Federation, source: Path, attack: Attack, condition: int) -> Attack | None:
+    return channel_of(federation.experiment).adversary.bind_artifacts(federation, attack, condition, source)
+
+
+def save(channel: Channel, folder: Path, job: Job, results: Sequence[Reconstruction]) -> None:
+    """Write the guesses of a job down."""
+    for key, guess in zip(job.keys, results, strict=True):
+        if channel.grouping.is_scored(key):
+            storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+
+
+def is_done(channel: Channel, folder: Path, job: Job) -> bool:
+    """Whether all guesses of a job lie in the folder: an earlier process made them, or this one beside the rounds."""
     place = files.guesses_folder(folder, job.label)
     return all(storage.has_guess(place, key) for key in job.keys if channel.grouping.is_scored(key))
 
 
-def observed(federation: Federation, source: Path) -> dict[Key, Observation]:
+def observed(
+    federation: Federation, source: Path, wanted: Callable[[Key], bool] = lambda key: True
+) -> dict[Key, Observation]:
     """The observations in a run folder, with all that this experiment's adversary holds."""
     experiment = federation.experiment
     channel = channel_of(experiment)
     blank = partial(channel.adversary.blank, experiment)
     return channel.adversary.add_knowledge(
-        federation, source, storage.load_observations(source / layout.OBSERVATIONS, blank, experiment.chains)
+        federation, source, storage.load_observations(source / layout.OBSERVATIONS, blank, experiment.chains, wanted)
     )
 
 

@@ -69,13 +69,16 @@ class SplitRounds(Rounds):
                     if any(experiment.concerns(label, condition) for condition in conditions):
                         attack.build(shape, federation.spec.image_shape)
 
-    def check_workers(self, experiment: Experiment, workers: int) -> None:
+    def workers_at_once(self, experiment: Experiment) -> int:
         rules = [
             condition.settings(SplitProtocol)
             for condition in experiment.conditions
             if condition.settings(SplitProtocol).parallel and condition.settings(SplitProtocol).link in ("auto", "ray")
         ]
-        together = max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
+        return max((min(each.together, experiment.clients_per_round) for each in rules), default=1)
+
+    def check_workers(self, experiment: Experiment, workers: int) -> None:
+        together = self.workers_at_once(experiment)
         if together > workers:
             raise ValueError(
                 f"'protocol.together' lets {together} clients take turns at once, and each needs a Ray worker of its "

@@ -119,7 +119,7 @@ class Collection:
         scores = self._scores(unpack(trained), released) | self._correlations(clean, released)
         self.run_context.note(f"defence {chosen.label}: served with accuracy {scores['accuracy']:.1%}")
         row = {"defence": chosen.label, "rounds": [*rows, _inference_row(last, scores, self.grid.rounds[start:])]}
-        keep_row(self.run_context.folder, condition, row, chosen.settings(SplitProtocol).queries)
+        keep_row(self.run_context, condition, row, chosen.settings(SplitProtocol).queries)
         return row
 
     def _learn(

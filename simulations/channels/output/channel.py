@@ -110,7 +110,7 @@ class InferenceRounds(Rounds):
             if checkpoint not in suspicions:
                 suspicions[checkpoint] = suspicion(federation, condition.settings(JointServer), classifier)
             rows.append(self._run_condition(federation, index, classifier, suspicions[checkpoint], grid, sink))
-            keep_row(run_context.folder, index, rows[-1], federation.experiment.rounds)
+            keep_row(run_context, index, rows[-1], federation.experiment.rounds)
             measured = rows[-1]["rounds"][-1]["evaluate_metrics_serverapp"] or {}
             run_context.note(
                 f"{condition.label}: " + ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
