@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from conftest import free_ports
 from killed import told, whole
+from listening import LOOPBACK, places
 
 from fl_privacy.simulations.config.load import load_experiment
 
@@ -215,17 +216,6 @@ def test_where_the_drivers_own_node_dies_the_run_ends_in_time_and_loses_nothing(
 
 
 def test_nobody_else_on_the_network_reaches_these_nodes(cluster):
-    inodes = {os.readlink(each) for pid in children(cluster.nodes[0].process.pid) for each in descriptors(pid)}
-    listening = [
-        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()
-    ]
-    places = {row[1].split(":")[0] for row in listening[1:] if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
-    assert places
-    assert places <= {"0100007F", "0000000000000000FFFF00000100007F"}, "all at 127.0.0.1"
-
-
-def descriptors(pid: int) -> list[Path]:
-    try:
-        return list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return []
+    found = places(children(cluster.nodes[0].process.pid))
+    assert found
+    assert found <= LOOPBACK

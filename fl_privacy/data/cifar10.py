@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torchvision.datasets import CIFAR10
 
 from fl_privacy.data.base import DATASETS, DataSet
 from fl_privacy.data.torchvision_sets import image_set, splits
@@ -18,6 +17,8 @@ def cifar10(root: Path | None, *, size: int | None = None, download: bool = Fals
     torchvision unpickles the files, after it has compared their MD5 sums with the published ones.
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
+    from torchvision.datasets import CIFAR10  # slow to import, and only the sets that it reads need it
+
     parts = splits("cifar10", CIFAR10, root, download)
     train, test = (image_set(torch.from_numpy(part.data), part.targets, size) for part in parts)
     return DataSet("cifar10", train, test, 10)

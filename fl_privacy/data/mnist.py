@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchvision.datasets import MNIST
-
 from fl_privacy.data.base import DATASETS, DataSet
 from fl_privacy.data.torchvision_sets import image_set, splits
 
@@ -16,5 +14,7 @@ def mnist(root: Path | None, *, size: int | None = None, download: bool = False)
 
     Source: LeCun et al., Gradient-based learning applied to document recognition, 1998.
     """
+    from torchvision.datasets import MNIST  # slow to import, and only the sets that it reads need it
+
     train, test = (image_set(part.data, part.targets, size) for part in splits("mnist", MNIST, root, download))
     return DataSet("mnist", train, test, 10)

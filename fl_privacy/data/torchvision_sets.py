@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets.utils import check_integrity
 
 from fl_privacy.data.base import ImageSet, folder_of, missing, resized
 
@@ -68,6 +67,8 @@ def _damaged_idx(build: Callable[..., Any], folder: Path) -> list[Path]:
 
 def _unknown_bytes(build: Callable[..., Any], folder: Path) -> list[Path]:
     """The files of a CIFAR set that are there with other bytes than torchvision knows."""
+    from torchvision.datasets.utils import check_integrity
+
     owner = _class_of(build)
     known = [*getattr(owner, "train_list", ()), *getattr(owner, "test_list", ())]
     if meta := getattr(owner, "meta", None):

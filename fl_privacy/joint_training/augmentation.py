@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 
@@ -90,20 +90,27 @@ def homography(start: Tensor, end: Tensor) -> Tensor:
     return solved
 
 
+def _functional() -> Any:
+    """torchvision's transforms, imported where they are used: that takes seconds."""
+    import torchvision.transforms.v2.functional as functional
+
+    return functional
+
+
 def _sharpen(images: Tensor, rng: torch.Generator) -> Tensor:
-    out: Tensor = TF.adjust_sharpness(images, 5.0)
+    out: Tensor = _functional().adjust_sharpness(images, 5.0)
     return out
 
 
 def _contrast(images: Tensor, rng: torch.Generator) -> Tensor:
-    out: Tensor = TF.autocontrast(images)
+    out: Tensor = _functional().autocontrast(images)
     return out
 
 
 def _zoom(images: Tensor, rng: torch.Generator) -> Tensor:
     height, width = images.shape[-2:]
-    centre = TF.center_crop(images, [height * 2 // 3, width * 2 // 3])
-    out: Tensor = TF.resize(centre, [height, width], antialias=True)
+    centre = _functional().center_crop(images, [height * 2 // 3, width * 2 // 3])
+    out: Tensor = _functional().resize(centre, [height, width], antialias=True)
     return out
 
 

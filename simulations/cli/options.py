@@ -11,7 +11,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting,
 Profile = Annotated[str | None, typer.Option(help="Which profile of the experiment, such as full.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; it must be new or empty.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets; else FL_PRIVACY_DATA.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto: where the attack runs.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or auto: where clients, servers and attacks compute.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code (module:name) that the run folder names: only if you know it.")
 ]

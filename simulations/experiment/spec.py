@@ -127,7 +127,7 @@ class Experiment:
     timeout: float = 600.0
     """A round's deadline in seconds."""
     device: str = "cpu"
-    """Where attacks and their training run: cpu or cuda."""
+    """Where clients, split servers, joint training and attacks compute: cpu or cuda."""
     metrics: tuple[Component, ...] = ()
     """Metrics beside those that every table has: one of sets, or your own `module:function` or `module:Class`."""
     bound: bool = False
