@@ -6,6 +6,7 @@ see this traffic and it exists in Flower's simulation only, which is why the cha
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -94,9 +95,11 @@ class RayServerTransport:
         threads = 2 * visitors + SPARE_THREADS
         # beside the driver, so that no other node's death is the training's
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": threads}
+        options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_concurrency": threads}
+        if device != "cpu":  # a process without a share sees no GPU, and this one's would be a client's
+            options["runtime_env"] = {"env_vars": visible_gpu()}
         made: Any = ray.remote(RaySplitServer).options(**options, scheduling_strategy=here)
-        self._actor: Any = made.remote(module, rules, seed, patience)
+        self._actor: Any = made.remote(module, rules, seed, patience, device)
 
     def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None:
         ray.get(self._actor.begin.remote(list(order), tapped_step), timeout=CALL_SECONDS)
@@ -121,6 +124,12 @@ class RayServerTransport:
 
     def close(self) -> None:
         ray.kill(self._actor)
+
+
+def visible_gpu() -> dict[str, str]:
+    """What lets a Ray process without a share of any GPU see the first one that this process sees."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return {"CUDA_VISIBLE_DEVICES": first, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def ray_client_transports(name: str) -> Callable[[ClientStep], ClientTransport]:
