@@ -218,8 +218,8 @@ def _against_rate(norm: float, explained: float, rate: float, factor: float) -> 
         Doubt(
             False,
             f"the update is {much} a step at learning rate {rate:g} explains: give the rate, the steps and the "
-            f"optimiser that the client used (one plain step would need a rate of about {rate * ratio:.2g}), or name the clip or "
-            "other scaling that the update went through",
+            f"optimiser that the client used (one plain step would need a rate of about {rate * ratio:.2g}), or name "
+            "the clip or other scaling that the update went through",
         )
     ]
 
