@@ -44,8 +44,8 @@ EXPLAINED_BELOW = ("own loss", "unexplained", "error")
 
 SCALE = (
     "'leaks': what was rebuilt explains a message almost wholly, or labels could be read in it. 'unclear': images or "
-    "labels were made that do not explain it, or the facts may be others. 'nothing found': no attack that was tried gave "
-    "any, which is no proof."
+    "labels were made that do not explain it, or the facts may be others. 'nothing found': no attack that was tried "
+    "gave any, which is no proof."
 )
 FILES = "the audit's folder, with its numbers as JSON and every rebuilt image as safetensors and PNG"
 AGAIN = """from fl_privacy.simulations import audit
