@@ -41,9 +41,9 @@ def cases(names: Sequence[str], seeds: Sequence[int], batches: int) -> list[tupl
         for seed in seeds:
             if name == "table":
                 key = {"part": name, "dataset": "cifar10", "batch": 8, "seed": seed}
-                found.append((key, batches, MaximumAPosteriori(restarts=1, grnn=200, lbfgs=800)))
+                found.append((key, batches, MaximumAPosteriori(restarts=1, grnn=200, lbfgs=500)))
                 key = {"part": name, "dataset": "cifar10", "batch": 16, "seed": seed}
-                found.append((key, 1, MaximumAPosteriori(restarts=1, grnn=200, lbfgs=600)))
+                found.append((key, 1, MaximumAPosteriori(restarts=1, grnn=200, lbfgs=500)))
             elif seed == seeds[0]:
                 for batch, (count, adam, lbfgs) in CURVE.items():
                     key = {"part": name, "dataset": name, "batch": batch, "seed": seed}
