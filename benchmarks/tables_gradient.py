@@ -5,6 +5,8 @@ from typing import Any
 
 from benchmarks.table_parts import Row, grid, markdown, rows, with_missing
 
+BATCHES = ("batches", "batches_seed0", "batches_seed1", "batches_seed2")
+
 
 def grnn_quality() -> str:
     body = []
@@ -181,7 +183,7 @@ def local_training() -> str:
 def batches() -> str:
     """Batches by MAP: pooled over seeds, unique labels and shared ones apart; beside it GRNN on the same gradients."""
     groups: dict[tuple[str, int], list[Row]] = {}
-    for row in [row for name in ("batches", "batches_seed1", "batches_seed2") for row in rows(name)]:
+    for row in [row for name in BATCHES for row in rows(name)]:
         groups.setdefault((row["dataset"], row["batch"]), []).append(row)
     body = []
     for (dataset, batch), both in groups.items():
