@@ -35,7 +35,9 @@ class RaySplitServer:
     Every call has a thread of its own, which is quicker than the event loop of an asynchronous actor.
     """
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, device: str) -> None:
+    def __init__(
+        self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, device: str = "cpu"
+    ) -> None:
         self.server, self.patience = SplitServer(module, rules, seed, device), patience
         self.moved = threading.Condition()
 
