@@ -57,6 +57,14 @@ def test_the_adaptive_decoder_beats_the_same_one_trained_without_the_noise():
     assert adaptive > naive + 0.5
 
 
+def test_several_decoders_together_beat_one_of_them():
+    seen = [observe(PRIVATE, Chain((LaplaceNoise(0.3),)))]
+    alone, together = (quality(replace(QUICK, members=count)(seen, stream(1))) for count in (1, 3))
+    assert together > alone
+    with pytest.raises(ValueError, match="members must be at least 1"):
+        Decoder(members=0)
+
+
 def test_averaging_more_releases_of_one_input_recovers_more():
     chain = Chain((LaplaceNoise(0.4),))
     settings = {"steps": 150, "batch_size": 64, "width": 16, "blocks": 1, "copies": 1}

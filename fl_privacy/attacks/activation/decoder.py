@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.attacks.activation.augmentation import warped
-from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
+from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder, Ensemble
 from fl_privacy.attacks.activation.noise_estimate import overheard
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
@@ -113,7 +113,8 @@ class Decoder(LearnedDecoder):
     `steps` of `batch_size` pairs; `copies` counts each image with its warped versions (1: none), which the black box
     answers as readily. `width` channels in `blocks` residual blocks. Adam, one cycle with peak `learning_rate`.
     `estimate_noise`: where no defence is known, the law and scale of additive noise are estimated from all releases
-    and the adversary's own images (`noise_estimate`), and it trains on draws of that.
+    and the adversary's own images (`noise_estimate`), and it trains on draws of that. `members` decoders from other
+    starts guess together, by their mean.
     """
 
     steps: int = 2000
@@ -124,10 +125,11 @@ class Decoder(LearnedDecoder):
     copies: int = 4
     public_images: int = 0
     estimate_noise: bool = False
+    members: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, at_least_one=("steps", "width", "copies"), not_negative=("blocks",))
+        check_ranges(self, at_least_one=("steps", "width", "copies", "members"), not_negative=("blocks",))
 
     def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
         if not self.estimate_noise or not seen or seen[0].defence:
@@ -144,6 +146,10 @@ class Decoder(LearnedDecoder):
 
     def fit(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         images, released = pairs(seen, self.public_images, self.copies, rng)
+        members = [self._member(seen, images, released, rng) for _ in range(self.members)]
+        return members[0] if self.members == 1 else Ensemble(members)
+
+    def _member(self, seen: Observation, images: Tensor, released: Tensor, rng: torch.Generator) -> nn.Module:
         with torch.enable_grad(), seeded(draw(rng), "decoder"):
             network = self.build(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)

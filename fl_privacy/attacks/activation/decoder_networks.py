@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,3 +92,14 @@ class ConvolutionalDecoder(nn.Module):
             z = F.pixel_unshuffle(F.interpolate(z, full, mode="bilinear", align_corners=False), 2)
         images = F.pixel_shuffle(self.leave(self.body(self.enter(z))), 2).sigmoid()
         return images[..., : self.image_shape[1], : self.image_shape[2]]
+
+
+class Ensemble(nn.Module):
+    """The mean of what several decoders make of the same activations."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([member(z) for member in self.members]).mean(0)
