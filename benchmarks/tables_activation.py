@@ -95,7 +95,9 @@ def split_untold() -> str:
 
 def split_budget() -> str:
     """What twice the budget is worth to the attackers of activations."""
-    return experiments(["split_budget"], {heading: SPLIT[heading] for heading in ("PSNR", "SSIM", "class read")})
+    return experiments(
+        ["split_budget", "split_ensemble"], {heading: SPLIT[heading] for heading in ("PSNR", "SSIM", "class read")}
+    )
 
 
 def titcombe_retrained() -> str:
