@@ -140,8 +140,9 @@ found
 # ## 5. A defence, in one line of the client
 #
 # `defence_mod` goes into the client app's list of mods. With noise on what leaves the client the equations have no
-# exact answer any more, and the images are no longer explained; their labels are read all the same. What the noise
-# costs in accuracy a sweep tells: see `which_defence`.
+# exact answer any more: the images and labels that come back do not explain the messages, and the report calls them
+# guesses. The truth shows that these images are nearer than any blind guess all the same. What the noise costs in
+# accuracy a sweep tells: see `which_defence`.
 
 # %%
 noisy = observe(client_app(defence_mod("gaussian_noise(scale=0.01)", seed=0)), runs / "defended")

@@ -152,7 +152,11 @@ def test_the_audit_of_an_own_app_shows_what_its_texts_claim(tmp_path):
     assert four > 40
     defended = texts(notebook)
     assert "of no message of 2 do they explain it" in " ".join(defended.split())
-    assert "Labels were read in 2 of 2 messages." in defended.splitlines()
+    assert "Labels were read in 0 of 2 messages. In 2 they were guessed" in defended
+    got, blind = map(
+        float, re.search(r"mean PSNR is ([\d.]+) dB, and that of the best guesses.*?([\d.]+) dB", defended).groups()
+    )
+    assert got > blind + 2
 
 
 def test_the_sweep_ends_in_a_decision_as_its_texts_say(tmp_path):
