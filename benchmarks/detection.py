@@ -33,9 +33,14 @@ ENTROPY = 0.3
 """Bits, of honest models with numbers from 1000 on, which are not among those scored: what a server can find out."""
 
 
+def polished(beta_r: float) -> JointSettings:
+    """A server that expects those who fine-tune: it polishes, and refits its decoder."""
+    return replace(TRAINING, loss=JointLoss(beta_r=beta_r), polish=8, refit=4)
+
+
 def adaptive(beta_r: float) -> JointSettings:
-    """A server that expects both detectors: it polishes, hides its entropy, and refits its decoder."""
-    return replace(TRAINING, loss=JointLoss(beta_r=beta_r, beta_e=0.3, entropy=ENTROPY), polish=8, refit=4)
+    """One that also holds its entropy, on its own images, at what honest models have on a user's."""
+    return replace(polished(beta_r), loss=JointLoss(beta_r=beta_r, beta_e=0.3, entropy=ENTROPY))
 
 
 def longer(settings: JointSettings, images: int) -> JointSettings:
@@ -51,6 +56,8 @@ KINDS = {
     "vicious 3/1": replace(TRAINING, loss=JointLoss(beta_r=3)),
     "vicious 1/1, adaptive": adaptive(1),
     "vicious 3/1, adaptive": adaptive(3),
+    "vicious 1/1, polished": polished(1),
+    "vicious 3/1, polished": polished(3),
     "honest, undertrained": replace(HONEST, epochs=1),
     "honest, twice as long": replace(HONEST, epochs=2 * HONEST.epochs),
     "honest, augmented": replace(HONEST, augment=True),
@@ -58,7 +65,9 @@ KINDS = {
 }
 """The names tell what the server did; the ratios are beta_r/beta_c."""
 PREFIX = "reference: "
-REFERENCES = {f"{PREFIX}{kind}": longer(each, REFERENCE) for kind, each in KINDS.items()}
+REFERENCES = {
+    f"{PREFIX}{kind}": longer(each, REFERENCE) for kind, each in KINDS.items() if not kind.endswith("polished")
+}
 REFERENCES |= {
     f"{PREFIX}honest, undertrained": replace(longer(HONEST, REFERENCE), epochs=8),
     f"{PREFIX}honest, overfitted": replace(longer(HONEST, REFERENCE), epochs=250),
@@ -143,15 +152,16 @@ def facts(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept(path: Path, settings: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The judged models of an earlier run with these settings, but for how many there are to be."""
-    counts = ("models", "references")
+    """The judged models of an earlier run with these settings, but for how many and which kinds there are to be."""
+    apart = ("models", "references", "kinds")
     if not path.exists():
         return {}
     before = json.loads(path.read_text())
-    same = [{k: v for k, v in each.items() if k not in counts} for each in (before["settings"], settings)]
+    same = [{k: v for k, v in each.items() if k not in apart} for each in (before["settings"], settings)]
     if same[0] != same[1]:
         raise SystemExit(f"{path} was measured with other settings: name another file with --out, or remove it")
-    rows = [row for row in before["rows"] if "number" in row]
+    was, now = before["settings"]["kinds"], settings["kinds"]
+    rows = [row for row in before["rows"] if "number" in row and was.get(row["kind"]) == now.get(row["kind"])]
     return {(row["dataset"], row["classes"], row["kind"], row["number"]): row for row in rows}
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fl_privacy.attacks import ATTACKS
 from fl_privacy.attacks.output.class_mean import ClassMean
-from fl_privacy.attacks.output.decoders import OutputDecoder, Vicious
+from fl_privacy.attacks.output.decoders import Logarithms, OutputDecoder, Vicious
 from fl_privacy.data import load
 from fl_privacy.defences import Chain, chain
 from fl_privacy.joint_training import JointSettings, PairSpec, honest, outputs, train
@@ -85,6 +85,27 @@ def undefended(trained, digits):
 def test_the_vicious_decoder_beats_one_fitted_to_an_honest_classifier_and_that_beats_the_mean(undefended):
     assert undefended["vicious"] < 0.95 * undefended["fitted"]
     assert undefended["fitted"] < undefended["mean"]
+
+
+def test_the_logarithm_of_a_softmax_tells_what_the_logits_do():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 6
+    read = Logarithms(logits.softmax(1))
+    standard = read(logits.softmax(1))
+    assert torch.allclose(standard.mean(0), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(standard.std(0), torch.ones(4), atol=1e-4)
+    differences = standard * read.spread + read.mean
+    assert torch.allclose(differences - differences[:, :1], logits - logits[:, :1], atol=1e-3)
+    rounded = torch.tensor([[0.99, 0.01], [1.0, 0.0]])
+    assert torch.isfinite(Logarithms(rounded)(rounded)).all()
+    assert torch.isfinite(Logarithms(torch.zeros(3, 2))(torch.zeros(1, 2))).all()
+
+
+def test_a_decoder_that_reads_logarithms_gets_more_out_of_a_softmax(trained, digits):
+    seen, truths = observe(trained["honest"][0].classifier, digits, chain([{"name": "softmax"}]))
+    plain, reading = (
+        error(attack(dataclasses.replace(QUICK, logarithms=flag), seen), truths) for flag in (False, True)
+    )
+    assert reading < 0.9 * plain
 
 
 def test_arg_max_leaves_at_most_one_image_a_class(trained, digits, undefended):

@@ -77,6 +77,30 @@ class Vicious(OutputAttack):
         return decoder
 
 
+class Logarithms(nn.Module):
+    """Probabilities (N, classes) to their logarithms, standardised by those of `known` (M, classes).
+
+    What is 0 counts as half of the least probability that is known: a rounded one may be anything below that.
+    """
+
+    least: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        above = known[known > 0]
+        least = float(above.min()) / 2 if len(above) else 1.0
+        self.register_buffer("least", torch.tensor(least))
+        logs = known.clamp_min(least).log()
+        self.register_buffer("mean", logs.mean(0))
+        self.register_buffer("spread", logs.std(0).clamp_min(1e-6))
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        standard: Tensor = (probabilities.clamp_min(self.least).log() - self.mean) / self.spread
+        return standard
+
+
 @ATTACKS.register("output_decoder")
 @dataclass(frozen=True)
 class OutputDecoder(OutputAttack):
@@ -85,7 +109,8 @@ class OutputDecoder(OutputAttack):
     It sees the outputs of the adversary's own `public` images, through fresh draws of the clients' defences where those
     are known, and learns with the reconstruction loss of the joint training. All observations must come from one
     classifier, whose query is taken from the first. `decoder` as in the registry of decoders; `steps` of Adam on
-    `batch_size` images with a cosine schedule from `learning_rate`.
+    `batch_size` images with a cosine schedule from `learning_rate`. With `logarithms` it reads the standardised
+    logarithms of probabilities, in which a softmax has lost nothing but a constant.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
@@ -96,6 +121,7 @@ class OutputDecoder(OutputAttack):
     learning_rate: float = 2e-3
     gamma_h: float = 5.0
     gamma_s: float = 1.0
+    logarithms: bool = False
 
     def learn(self, seen: Observation, rng: torch.Generator) -> nn.Module:
         assert seen.public is not None
@@ -105,6 +131,9 @@ class OutputDecoder(OutputAttack):
         with torch.no_grad():
             answers = torch.cat([seen.query(part).to(device) for part in torch.split(images, 500)])
         network = build_decoder(self.decoder, seen.spec.image_shape, answers.shape[1], _seed(rng)).to(device).train()
+        if self.logarithms:
+            released = seen.defence.on_release({OUTPUTS: answers}, _seed(rng)) if seen.defence else {OUTPUTS: answers}
+            network = nn.Sequential(Logarithms(released[OUTPUTS]), network)
         with torch.enable_grad():
             self._fit(network, images, answers, seen.defence, rng)
         return network
