@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "detection_roc": tables_output.detection_roc,
     "detection_first": tables_output.detection_first,
     "vicious_heads": tables_output.vicious_heads,
+    "vicious_logarithms": tables_output.vicious_logarithms,
     "vicious": tables_output.vicious,
     "vicious_ratios": tables_output.vicious_ratios,
     "vicious_ratios_short": tables_output.vicious_ratios_short,

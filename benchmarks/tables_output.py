@@ -58,6 +58,16 @@ def vicious_answers_short() -> str:
 
 def vicious_heads() -> str:
     """The form of the head: leakage of softmax, sigmoids and yes-or-no questions, and a term for surer answers."""
+    return _detail("vicious_heads")
+
+
+def vicious_logarithms() -> str:
+    """A softmax, and what is left of it when it is rounded, before decoders that read it as it is or its logarithms."""
+    return _detail("vicious_logarithms")
+
+
+def _detail(name: str) -> str:
+    """One line a condition and attack, with which image of its class a guess is."""
     columns = {heading: VICIOUS[heading] for heading in ("accuracy", "PSNR", "SSIM", "R as published")}
     more = {
         "others nearer": ("risk_published_closer", "{:.1%}"),
@@ -65,7 +75,7 @@ def vicious_heads() -> str:
         "by chance": ("instance_chance", "{:.1%}"),
         "entropy, bits": ("model_entropy", "{:.2f}"),
     }
-    return experiments(["vicious_heads"], {"accuracy": VICIOUS["accuracy"], **columns, **more})
+    return experiments([name], {"accuracy": VICIOUS["accuracy"], **columns, **more})
 
 
 def vicious_losses() -> str:
