@@ -10,6 +10,7 @@ import pytest
 import torch
 from html_reader import Html
 from PIL import Image
+from rich.table import Table
 from typer.testing import CliRunner
 
 from fl_privacy.observation import ChannelName, Images
@@ -21,6 +22,7 @@ from fl_privacy.simulations.report.figures import Column, draw
 from fl_privacy.simulations.report.html import document
 from fl_privacy.simulations.report.page import Level
 from fl_privacy.simulations.report.reproduce import typed_command
+from fl_privacy.simulations.report.table import console_for
 from fl_privacy.simulations.report.threat import SEATS, who_sees_what
 
 HOSTILE = '</style></code><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">&amp;'
@@ -153,6 +155,16 @@ def test_a_bound_that_is_the_arithmetics_alone_is_a_word():
 def test_every_column_says_what_it_is():
     own = {key for channel in CHANNELS.values() for key, _ in channel.evaluation.columns.values()}
     assert {each.key for each in (*FIRST, *LAST)} | own == set(MEANINGS)
+
+
+def test_in_a_pipe_many_columns_do_not_squeeze_the_names(capsys):
+    table = Table()
+    table.add_column("defence")
+    for number in range(20):
+        table.add_column(f"heading {number}", no_wrap=True)
+    table.add_row("honest server | output_decoder", *["0.123456"] * 20)
+    console_for(table).print(table)
+    assert "honest server | output_decoder" in capsys.readouterr().out
 
 
 def test_every_channel_says_who_sees_what():

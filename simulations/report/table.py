@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from fl_privacy.simulations.report.content import VERDICTS, Content
 from fl_privacy.simulations.report.page import Grid
 
+NAME = 32  # columns that a name has at least
 PLAIN_WIDTH = 130  # columns of a table that goes to a file or a pipe
 
 
@@ -48,9 +51,19 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
+def console_for(table: Table) -> Console:
+    """The same, and in a file or pipe so wide that names in the first column are not squeezed by the others."""
+    out = console()
+    if sys.stdout.isatty():
+        return out
+    longest = max((cell_len(str(each)) for each in table.columns[0].cells), default=0)
+    whole = Measurement.get(out, out.options.update(max_width=10 * PLAIN_WIDTH), table).maximum
+    return Console(width=max(PLAIN_WIDTH, whole - max(0, longest - NAME)))
+
+
 def show(table: Table, figures: Sequence[Path], folder: Path) -> None:
     """Print a result's table, and where its figures and files are."""
-    out = console()
+    out = console_for(table)
     out.print(table)
     for path in figures:
         out.print("figure:", path, soft_wrap=True, highlight=False)
