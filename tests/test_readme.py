@@ -44,8 +44,9 @@ def test_every_result_says_how_it_was_made():
 def test_every_experiment_that_a_command_names_is_there():
     notebooks = [path.read_text() for path in (ROOT / "notebooks").glob("*.py")]
     recorded = [json.loads(path.read_text())["command"] for path in (ROOT / "results").glob("*.json")]
-    command = r"(?:fl-privacy run|benchmarks\.experiment) ([\w/]+)(?:$|[ `\n])"
-    named = set(re.findall(command, "\n".join([README, *(page.read_text() for page in DOCS), *notebooks, *recorded])))
+    command = r"(?:fl-privacy run|benchmarks\.experiment) ([\w/]+)((?: --cells(?: [\w/]+)+)?)(?:$|[ `\n])"
+    found = re.findall(command, "\n".join([README, *(page.read_text() for page in DOCS), *notebooks, *recorded]))
+    named = {f"{name}/{cell}" if cell else name for name, cells in found for cell in cells.split()[1:] or [""]}
     assert {"quickstart", "vicious_table1/mnist", "nopeek/testbed"} <= named
     for address in sorted(named):
         assert load_experiment(address).name == address.replace("/", "_")
