@@ -23,7 +23,6 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import rich
 from IPython.display import Image, display
 
 from fl_privacy import joint_training
@@ -74,7 +73,7 @@ plt.show()
 display(Image(filename=str(result.figures[0])))
 
 # %%
-rich.print(result.table())
+result.show()
 
 # %% [markdown]
 # ## 4. Can a user tell?
