@@ -316,7 +316,8 @@ def test_images_and_cuts_are_checked_before_the_clients_start(change, words, tmp
 
 
 def test_the_shipped_experiments_of_titcombe_are_theirs():
-    names = [name for name, _ in ALL if name.startswith("titcombe")]
+    of_ours = {"titcombe_untold"}  # their network in a shorter training; its file says that it is not in the paper
+    names = [name for name, _ in ALL if name.startswith("titcombe") and name not in of_ours]
     assert len(names) >= 10
     for name in names:
         experiment = load_experiment(name)
