@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from flwr.app import Message, RecordDict
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from fl_privacy.simulations.backends import pool
 from fl_privacy.simulations.backends.clients import answer, identify
@@ -142,6 +142,35 @@ def test_where_this_processs_own_node_is_dead_the_next_look_says_so(monkeypatch)
     with pytest.raises(pool.LostNode, match="--resume"):
         list(run_in(workers)(JOBS, lambda text: None))
     assert not workers.size, "nothing more is asked of Ray"
+
+
+class Dying(Gpu):
+    """Two nodes of one worker each, the second of which dies before its worker runs; `known`: Ray has noticed."""
+
+    def __init__(self, init_failed=False):
+        super().__init__(7, workers=1)
+        self.begun, self.known, self.init_failed = 0, False, init_failed
+
+    def nodes(self):
+        other = {"Alive": not self.known, "NodeID": "there", "Resources": {"CPU": 1.0}}
+        return [*super().nodes(), other]
+
+    def get(self, reference):
+        self.begun += 1
+        if self.begun == 2:
+            self.known = True
+            raise RayActorError(error_msg="the actor's node was terminated", actor_init_failed=self.init_failed)
+        return super().get(reference)
+
+
+def test_a_node_that_dies_before_its_worker_runs_costs_that_worker_alone(monkeypatch):
+    monkeypatch.setattr(pool, "ray", Dying())
+    workers = pool.Pool(lambda: None)
+    assert workers.size == 2
+    assert workers.started(5.0) == 1
+    monkeypatch.setattr(pool, "ray", Dying(init_failed=True))
+    with pytest.raises(RuntimeError, match="could not start: the actor's node"):
+        pool.Pool(lambda: None).started(5.0)
 
 
 def test_capacity_is_counted_node_by_node_over_those_that_are_alive():

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 MOST_TRIES = 2
 MOST_FAILED_STARTS = 3
@@ -97,6 +97,7 @@ class Pool:
         self._room, self._counted = 0, -math.inf
         self._node = ray.get_runtime_context().get_node_id()
         self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
+        self._unprepared = False
         self._fill()
 
     @property
@@ -137,14 +138,17 @@ class Pool:
     def started(self, seconds: float) -> int:
         """Wait until every worker is up, for at most `seconds`; how many are by then.
 
+        One whose node died before it ran is started again, where there is room.
+
         Raises:
             RuntimeError: one cannot start, and on which node, and why.
         """
         end = time.monotonic() + seconds
         while self._starting and time.monotonic() < end:
             self._start(ray.wait(list(self._starting), timeout=0.2)[0])
-            if self._failed_starts:
+            if self._unprepared or self._failed_starts >= MOST_FAILED_STARTS:
                 raise RuntimeError(f"a Ray worker could not start: {self._cause}")
+            self._fill()
         return self.size - len(self._starting)
 
     def close(self) -> None:
@@ -182,6 +186,7 @@ class Pool:
             except RayError as error:
                 self._lost(str(error))
                 self._failed_starts += 1
+                self._unprepared = isinstance(error, RayActorError) and error.actor_init_failed
 
     def _collect(self, ready: list[Any]) -> None:
         for reference in ready:
