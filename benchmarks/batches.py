@@ -1,6 +1,6 @@
 """Batches of real images from one undefended gradient: MAP by descent, split by whose label is shared.
 
-    python -m benchmarks.batches --data-root DATA --parts table --seeds 1 --batches 3 --out results/batches_seed1.json
+    python -m benchmarks.batches --data-root DATA --parts table --seeds 1 --batches 7 --out results/batches_seed1.json
 
 Victims of batch 8 are those of `benchmarks.grnn_quality` (its `--gradients 7`), whose rows are GRNN's on the same
 gradients. Cases that the file has from the same settings are not measured again, so that a run can be cut short. The
