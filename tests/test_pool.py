@@ -145,29 +145,42 @@ def test_where_this_processs_own_node_is_dead_the_next_look_says_so(monkeypatch)
 
 
 class Dying(Gpu):
-    """Two nodes of one worker each, the second of which dies before its worker runs; `known`: Ray has noticed."""
+    """Two nodes of one worker each, the second of which dies before its worker runs, which `looks` do not show yet."""
 
-    def __init__(self, init_failed=False):
+    def __init__(self, looks=0, init_failed=False):
         super().__init__(7, workers=1)
-        self.begun, self.known, self.init_failed = 0, False, init_failed
+        self.looks, self.init_failed, self.begun, self.before = looks, init_failed, 0, None
 
     def nodes(self):
-        other = {"Alive": not self.known, "NodeID": "there", "Resources": {"CPU": 1.0}}
+        self.looks -= self.before is not None
+        other = {"Alive": self.before is None or self.looks >= 0, "NodeID": "there", "Resources": {"CPU": 1.0}}
         return [*super().nodes(), other]
+
+    def wait(self, watched, num_returns=1, timeout=None):
+        """Whatever was started since the death waits for a node that is none."""
+        able = [each for each in watched if self.before is None or each in self.before]
+        return super().wait(able, num_returns, timeout)
 
     def get(self, reference):
         self.begun += 1
         if self.begun == 2:
-            self.known = True
+            self.before = set(self.calls)
             raise RayActorError(error_msg="the actor's node was terminated", actor_init_failed=self.init_failed)
         return super().get(reference)
 
 
-def test_a_node_that_dies_before_its_worker_runs_costs_that_worker_alone(monkeypatch):
-    monkeypatch.setattr(pool, "ray", Dying())
+@pytest.mark.parametrize("looks", [0, 3])
+def test_a_node_that_dies_before_its_worker_runs_costs_that_worker_alone(looks, monkeypatch):
+    monkeypatch.setattr(pool, "ray", Dying(looks))
+    monkeypatch.setattr(pool, "RECOUNT_SECONDS", 0.0)
     workers = pool.Pool(lambda: None)
     assert workers.size == 2
-    assert workers.started(5.0) == 1
+    start = time.monotonic()
+    assert workers.started(60.0) == workers.size == 1
+    assert time.monotonic() - start < 30
+
+
+def test_a_worker_that_cannot_be_prepared_is_told(monkeypatch):
     monkeypatch.setattr(pool, "ray", Dying(init_failed=True))
     with pytest.raises(RuntimeError, match="could not start: the actor's node"):
         pool.Pool(lambda: None).started(5.0)

@@ -265,6 +265,8 @@ class Pool:
                 f"no Ray worker is left: there is room for {room}, each of which needs {wanted}; the last was lost "
                 f"because of this: {self._cause}"
             )
+        for reference in list(self._starting)[room - self.size :] if room < self.size else ():
+            ray.kill(self._starting.pop(reference))  # no node is left on which it could begin
         remote: Any = ray.remote(Worker)
         options = {RESOURCES[name]: amount for name, amount in self._share.items()}
         for _ in range(room - self.size if self._failed_starts < MOST_FAILED_STARTS else 0):
