@@ -1,11 +1,12 @@
 """What smashed data tell of a person: ethnicity and age read from the activations of a model that learns gender.
 
-    python -m benchmarks.attributes --run FOLDER --data-root DATA [--out results/attributes.json]
+    python -m benchmarks.attributes --runs FOLDER ... --data-root DATA [--out results/attributes.json]
 
-FOLDER is a run of an experiment on UTKFace, kept with `benchmarks.experiment ... --keep`. The attacker owns the
-experiment's public images with their attributes, and learns from their releases, under the condition's own defence, to
-read the attributes of the private ones from theirs: logistic regression on principal components, their number and its
-strength by cross validation on the attacker's own images. Balanced accuracy has its chance level at 1 / classes.
+Each FOLDER is a run of an experiment on UTKFace, kept with `benchmarks.experiment nopeek/weights --keep`. The attacker
+owns the experiment's public images with their attributes, and learns from their releases, under the condition's own
+defence, to read the attributes of the private ones from theirs: logistic regression on principal components, their
+number and its strength by cross validation on the attacker's own images. Balanced accuracy has its chance level at
+1 / classes.
 """
 
 import argparse
@@ -99,16 +100,18 @@ def measure(experiment_name: str, seed: int, folder: Path, root: Path) -> list[R
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="the run folder, whose models are read")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, whose models are read")
     parser.add_argument("--experiment", default="nopeek/weights")
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("results/attributes.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seed = json.loads((arguments.run / CONFIG).read_text())["experiment"]["seed"]
-    rows = measure(arguments.experiment, seed, arguments.run, arguments.data_root)
-    settings = {key: value for key, value in options(arguments).items() if key != "run"}
-    write(arguments.out, rows, settings=settings, seeds=[seed])
+    rows, seeds = list[Row](), list[int]()
+    for run in arguments.runs:
+        seeds.append(json.loads((run / CONFIG).read_text())["experiment"]["seed"])
+        rows += measure(arguments.experiment, seeds[-1], run, arguments.data_root)
+    settings = {key: value for key, value in options(arguments).items() if key != "runs"}
+    write(arguments.out, rows, settings=settings, seeds=seeds)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "titcombe_parties": tables_activation.titcombe_parties,
     "titcombe_retrained": tables_activation.titcombe_retrained,
     "nopeek": tables_activation.nopeek,
+    "nopeek_weights": tables_activation.nopeek_weights,
+    "attributes": tables_activation.attributes,
     "nopeek_testbed": tables_activation.nopeek_testbed,
     "noise_scales": tables_activation.noise_scales,
     "split_labels": tables_split_training.split_labels,

@@ -1,6 +1,6 @@
 """The tables of the activation channel: split learning, Titcombe et al., NoPeek."""
 
-from benchmarks.table_parts import experiments, grid, markdown, means, record, rows, seeds
+from benchmarks.table_parts import Row, cells, experiments, grid, markdown, means, record, rows, seeds
 from fl_privacy.accounting import NO_BOUND, release_guarantee
 from fl_privacy.defences import chain_of
 
@@ -151,6 +151,24 @@ def averaging_short() -> str:
 def nopeek() -> str:
     """What NoPeek's own paper compares, with its own estimator."""
     return experiments(["nopeek_utkface", "nopeek_retina"], NOPEEK)
+
+
+def nopeek_weights() -> str:
+    """The same up to the weights of NoPeek's notebooks."""
+    return experiments(["nopeek_weights"], NOPEEK)
+
+
+def attributes() -> str:
+    """What releases tell of each attribute: balanced accuracy, one line a condition, beside chance."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows("attributes"):
+        found.setdefault((row["defence"], row["attribute"]), []).append(row)
+    read = [
+        (defence, name.replace("_", " "), cells(mine, {"": ("balanced", "{:.0%}")})[0])
+        for (defence, name), mine in found.items()
+    ]
+    chance = [("*chance*", n.replace("_", " "), f"{mine[0]['chance']:.0%}") for (_, n), mine in found.items()]
+    return grid(f"released by ({seeds('attributes')})", [*read, *chance])
 
 
 def nopeek_testbed() -> str:
