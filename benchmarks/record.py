@@ -47,7 +47,7 @@ def write(path: Path, rows: list[dict[str, Any]], *, settings: dict[str, Any], *
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The command's own settings: all that was asked for but for where things lie."""
-    return {key: value for key, value in vars(arguments).items() if key not in ("out", "data_root", "cache")}
+    return {key: value for key, value in vars(arguments).items() if key not in ("out", "data_root", "cache", "keep")}
 
 
 def _arguments() -> list[str]:

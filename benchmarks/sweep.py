@@ -34,7 +34,7 @@ def main() -> None:
         "failed": result.failed,
         "cell_seconds": sum(mark["seconds"] for mark in marks),
         "cell_cpu_seconds": sum(mark["cpu_seconds"] for mark in marks),
-        "options": {key: str(value) for key, value in options(arguments).items()},
+        "options": options(arguments),
         "ran_on": describe()["hardware"],
     }
     write(arguments.out, result.points, settings=settings, **facts)
