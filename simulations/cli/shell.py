@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import typer
 
 BAD_INPUT, FAILED = 2, 1
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def search_here() -> None:
@@ -41,6 +43,10 @@ def failure(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         log = folder / "error.txt"
-        log.write_text(traceback.format_exc())
+        with suppress(OSError):  # the disk may be what is wrong
+            log.write_text(traceback.format_exc())
         typer.echo(f"failed: {type(error).__name__}: {error}\ntraceback: {log}", err=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            told = "what was finished is kept. Make room there, and go on with the same command and --resume"
+            typer.echo(f"the disk of {folder} is full; {told}", err=True)
         raise typer.Exit(FAILED) from error

@@ -53,11 +53,11 @@ def path_inside(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder) if near else str(path)
 
 
-def new_folder(path: Path) -> Path:
-    """Make an empty folder for a run and return its absolute path.
+def writable_folder(path: Path) -> Path:
+    """Make a folder, if it is not there, and return its absolute path.
 
     Raises:
-        ValueError: it cannot be written, or something is in it: no run is ever overwritten.
+        ValueError: it cannot be written.
     """
     path = path.absolute()
     try:
@@ -67,6 +67,16 @@ def new_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"the run folder {path} cannot be written: {error}") from error
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """Make an empty folder for a run and return its absolute path.
+
+    Raises:
+        ValueError: it cannot be written, or something is in it: no run is ever overwritten.
+    """
+    path = writable_folder(path)
     if any(path.iterdir()):
         raise ValueError(f"the run folder {path} is not empty: choose another --out, or delete it first")
     return path

@@ -30,7 +30,7 @@ def run_folder(path: Path, federation: Federation, resume: bool, source: Path | 
     begun = (path / layout.CONFIG).is_file()
     if begun and resume:
         _check_same(path, federation, source)
-        return path, True
+        return path if (path / layout.RESULTS).is_file() else files.writable_folder(path), True
     if begun and not (path / layout.RESULTS).is_file():
         raise ValueError(
             f"the run folder {path} holds a run that is not finished: go on with it (--resume; resume=True in Python), "
