@@ -140,8 +140,8 @@ CHECKS = (
     Check(
         19,
         "no private original in a run folder",
-        (f"{RUN}test_no_private_image_is_written_unless_asked",),
-        "equality of tensors; no SSIM scan of pages",
+        (f"{RUN}test_no_private_image_is_written_unless_asked", "test_private_pixels.py"),
+        "tensors, pictures, pages and numbers, by SSIM; a picture in which an image lies upside down is not known",
     ),
     Check(
         20,
@@ -171,7 +171,7 @@ CHECKS = (
         ),
         "with a stub; an attack call that fails alone too ends the run, which can be resumed",
     ),
-    Check(23, "memory does not grow with rounds", (), "not tested"),
+    Check(23, "memory does not grow with rounds, nothing is spilled", ("test_memory.py",)),
     Check(
         24,
         "nothing is left after the end, Ctrl-C, SIGTERM, SIGKILL and next start",
@@ -180,12 +180,12 @@ CHECKS = (
     ),
     Check(
         25,
-        "a folder that cannot be written stops before round 1",
+        "a folder that cannot be written stops before round 1; a full disk costs nothing that was finished",
         (
             "test_storage.py::test_a_run_folder_is_never_overwritten",
             "test_storage.py::test_a_write_that_fails_leaves_the_old_file_and_nothing_else",
+            "test_full_disk.py",
         ),
-        "no full disk in mid-run",
     ),
     Check(
         26,
@@ -199,12 +199,11 @@ CHECKS = (
     Check(
         27,
         "no network",
-        ("test_cli.py::test_telemetry_is_off_in_every_process_that_runs_something",),
-        "no run in a namespace without network",
+        ("test_cli.py::test_telemetry_is_off_in_every_process_that_runs_something", "test_offline.py"),
     ),
     Check(
         28,
-        "a cluster: same bits, dead nodes and addresses",
+        "a cluster: same bits, dead nodes and addresses, a node that lacks code or data",
         ("test_ray_address.py", "test_ray_cluster.py"),
         "two nodes on one machine",
     ),

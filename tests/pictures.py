@@ -69,5 +69,6 @@ def _tiles(content: bytes, shape: tuple[int, int, int]) -> Iterator[Tensor]:
         if min(height, width) >= SMALLEST:
             for border in range(3):  # the line around a tile, as thick as it may be
                 tile = picture[rows, columns][border : height - border, border : width - border]
-                at = [((np.arange(n) + 0.5) * edge / n).astype(int) for n, edge in zip(shape[1:], tile.shape)]
+                sides = zip(shape[1:], tile.shape, strict=True)
+                at = [((np.arange(count) + 0.5) * edge / count).astype(int) for count, edge in sides]
                 yield torch.from_numpy(tile[np.ix_(*at)].copy())[None]

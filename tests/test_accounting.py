@@ -9,8 +9,9 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, norm
+from scipy.stats import norm
 
+from benchmarks.epsilon_audit import epsilon_found
 from fl_privacy.accounting import Use, guarantee, identification_bound, mechanism
 from fl_privacy.data import load
 from fl_privacy.defences import chain
@@ -108,22 +109,6 @@ def test_norm_bounds_hold(name):
             float(torch.cat([v.flatten() for v in p.values()]).norm()) for p in (payload, known.on_release(payload, 0))
         )
         assert after <= known.defences[0].norm_bound(before) * (1 + 1e-5)
-
-
-def epsilon_found(made, other, delta, level=0.05):
-    """The largest lower bound on epsilon, at confidence 1 - level, from scores (n,) of two mechanisms' outputs.
-
-    Half the scores choose the threshold, the other half are counted (Clopper and Pearson 1934): P(score > t) under one
-    input is at most exp(epsilon) times that under the other, plus delta.
-    """
-    half = len(made) // 2
-    thresholds = torch.cat([made[:half], other[:half]]).quantile(torch.linspace(0.5, 0.995, 100))
-    rates = [(float((made[:half] > t).float().mean()), float((other[:half] > t).float().mean())) for t in thresholds]
-    best = max(range(100), key=lambda i: math.log(max(rates[i][0] - delta, 1e-9) / (rates[i][1] + 2 / half)))
-    hits, misses = (int((s[half:] > thresholds[best]).sum()) for s in (made, other))
-    low = beta.ppf(level / 2, hits, half - hits + 1) if hits else 0.0
-    high = beta.ppf(1 - level / 2, misses + 1, half - misses)
-    return math.log(max(low - delta, 1e-12) / high)
 
 
 def scores(known, gradient, count, seed):

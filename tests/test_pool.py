@@ -245,7 +245,7 @@ def test_workers_have_their_share_of_the_gpu_and_the_start_says_what_goes_where(
 
     @contextmanager
     def ray_pool(*choices):
-        asked.append(choices)
+        asked.append(choices[:3])
         raise Asked
         yield
 

@@ -21,6 +21,8 @@ import pytest
 from conftest import free_ports
 from killed import told, whole
 from listening import LOOPBACK, places
+from namespaces import OWN_MOUNTS, why_not
+from PIL import Image
 
 from fl_privacy.simulations.config.load import load_experiment
 
@@ -102,10 +104,18 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         return {**os.environ, **TOKEN, **QUIET}
 
-    def start(self, *choices: str) -> Node:
-        """A node of one CPU, when it is up."""
+    def start(self, *choices: str, hidden: Path | None = None) -> Node:
+        """A node of one CPU, when it is up; it finds nothing in the folder `hidden`."""
         name = str(len(self.nodes))
-        command = [sys.executable, str(TESTS / "ray_node.py"), "start", *choices, "--node-ip-address=127.0.0.1"]
+        covered = ["unshare", OWN_MOUNTS, "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
+        command = [
+            *(covered if hidden else []),
+            sys.executable,
+            str(TESTS / "ray_node.py"),
+            "start",
+            *choices,
+            "--node-ip-address=127.0.0.1",
+        ]
         command += ["--num-cpus=1", f"--temp-dir={self.folder / name}", "--object-store-memory=100000000"]
         command += ["--disable-usage-stats", "--block"]
         log = self.folder / f"{name}.log"
@@ -116,8 +126,8 @@ class Cluster:
         wait_until(lambda: "Ray runtime started" in log.read_text(), process, 120)
         return node
 
-    def second(self) -> Node:
-        return self.start(f"--address={self.address}")
+    def second(self, hidden: Path | None = None) -> Node:
+        return self.start(f"--address={self.address}", hidden=hidden)
 
     def run(self, toml: Path, out: Path, *more: str, program="-mfl_privacy.simulations.cli", environment=None):
         command = [sys.executable, program, "run", str(toml), "--out", str(out), "--ray-address", self.address]
@@ -213,6 +223,38 @@ def test_where_the_drivers_own_node_dies_the_run_ends_in_time_and_loses_nothing(
         code, said = ended(cluster.run(toml, out, "--resume"))
         assert code == 0, said
     assert told(out) == expected
+
+
+OWN = {
+    "code": 'model = "mine_alone:net"',
+    "data": 'dataset = {name = "folder", path = "images", grey = true}\nmodel = {name = "lenet_dlg", init = "wide"}',
+}
+LACKING = {"code": "mine_alone", "data": "images"}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_node_that_lacks_the_users_code_or_data_is_named_with_what_it_lacks(what, cluster, tmp_path):
+    if reason := why_not(OWN_MOUNTS):
+        pytest.skip(reason)
+    own = tmp_path / "own"
+    for number in range(24):
+        place = own / "images" / str(number % 2) / f"{number:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 10 * number).save(place)
+    (own / "mine_alone.py").write_text("from fl_privacy.models.lenet import lenet_dlg as net\n")
+    (tmp_path / "own.toml").write_text(f"clients = 3\nclients_per_round = 2\nrounds = 1\n{OWN[what]}\n")
+    path = os.pathsep.join([str(own), *filter(None, sys.path)])
+    node = cluster.second(hidden=own)
+    try:
+        environment = {**cluster.environment, "PYTHONPATH": path}
+        run = cluster.run(tmp_path / "own.toml", tmp_path / "out", "--data-root", str(own), environment=environment)
+        code, said = ended(run)
+    finally:
+        node.end()
+    assert code == 1, said
+    assert "the Ray node (" in said
+    assert "127.0.0.1" in said
+    assert LACKING[what] in said.partition("lacks what this run needs")[2], said
 
 
 def test_nobody_else_on_the_network_reaches_these_nodes(cluster):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -184,9 +185,9 @@ class Pool:
                 self._idle.append(actor)
                 self._failed_starts = 0
             except RayError as error:
-                self._lost(str(error))
-                self._failed_starts += 1
                 self._unprepared = isinstance(error, RayActorError) and error.actor_init_failed
+                self._lost(_raised(str(error)) if self._unprepared else str(error))
+                self._failed_starts += 1
 
     def _collect(self, ready: list[Any]) -> None:
         for reference in ready:
@@ -278,6 +279,12 @@ class Pool:
         self._waits_since = math.inf if self._idle or self._running else min(self._waits_since, now)
         if now - self._waits_since > START_SECONDS:
             raise RuntimeError(f"no Ray worker came up within {START_SECONDS:g} s: {self._cause}")
+
+
+def _raised(text: str) -> str:
+    """The last exception of a text, without the tracebacks that Ray puts around it; all of it where there is none."""
+    found = re.findall(r"^[A-Za-z_][\w.]*: .*?(?=\n\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    return str(found[-1]) if found else text
 
 
 def capacity(nodes: Iterable[Mapping[str, Any]], share: Mapping[str, float]) -> int:

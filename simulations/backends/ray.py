@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -29,9 +31,15 @@ SHUTDOWN_SECONDS = 20.0
 
 
 @contextmanager
-def ray_pool(workers: int | None = None, address: str | None = None, gpus_per_worker: float = 0.0) -> Iterator[Pool]:
+def ray_pool(
+    workers: int | None = None,
+    address: str | None = None,
+    gpus_per_worker: float = 0.0,
+    needs: Callable[[], object] = dict,
+) -> Iterator[Pool]:
     """Inside, Ray is up, with a pool of workers: those of the cluster at `address` (or RAY_ADDRESS), else `workers` of
-    this machine (None: one a CPU). A Ray that was up before is used, and left up.
+    this machine (None: one a CPU). A Ray that was up before is used, and left up. Every worker calls `needs` first,
+    which raises where its node lacks code or data: the pool then says which node lacks what.
 
     Raises:
         ValueError: nobody serves the address. RuntimeError: Ray could not start.
@@ -47,7 +55,7 @@ def ray_pool(workers: int | None = None, address: str | None = None, gpus_per_wo
             _start(workers, address)
         pool = None
         try:
-            pool = Pool(prepare_worker, None if address else workers, gpus_per_worker)
+            pool = Pool(partial(prepare_worker, needs), None if address else workers, gpus_per_worker)
             yield pool
         finally:
             if pool is not None:
@@ -90,10 +98,24 @@ def run_in_pool(
         grid.close()
 
 
-def prepare_worker() -> None:
-    """What every worker does first."""
+def prepare_worker(needs: Callable[[], object]) -> None:
+    """What every worker does first.
+
+    Raises:
+        RuntimeError: `needs` does, on this node.
+    """
+    import ray
+
     prepare_process()
     identify()
+    try:
+        needs()
+    except Exception as error:
+        place = f"{platform.node()}, {ray.util.get_node_ip_address()}, {ray.get_runtime_context().get_node_id()[:8]}"
+        raise RuntimeError(
+            f"the Ray node ({place}) lacks what this run needs ({type(error).__name__}: {error}): every node must find "
+            "the user's own modules and the data under the paths that they have here"
+        ) from error
 
 
 def _start(workers: int | None, address: str | None) -> None:

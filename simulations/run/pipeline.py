@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,8 @@ def execute(checked: Plan, note: Note = print) -> Result:
 
         experiment = checked.federation.experiment
         gpus = 1 / checked.workers if experiment.device == "cuda" else 0.0
-        with ray_pool(checked.workers, checked.address, gpus) as pool:
+        needs = partial(federation_of, experiment.to_json(), checked.root)
+        with ray_pool(checked.workers, checked.address, gpus, needs) as pool:
             attacking = Streaming(checked.federation, checked.out, pool)
             if not _collected(checked):
                 served = _apps(checked, note, attacking.over)
