@@ -111,7 +111,8 @@ def prepare_worker(needs: Callable[[], object]) -> None:
     try:
         needs()
     except Exception as error:
-        place = f"{platform.node()}, {ray.util.get_node_ip_address()}, {ray.get_runtime_context().get_node_id()[:8]}"
+        address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        place = f"{platform.node()}, {address}, {ray.get_runtime_context().get_node_id()[:8]}"
         raise RuntimeError(
             f"the Ray node ({place}) lacks what this run needs ({type(error).__name__}: {error}): every node must find "
             "the user's own modules and the data under the paths that they have here"
