@@ -40,6 +40,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_counts": tables_gradient.label_counts,
     "local_training": tables_gradient.local_training,
     "batches": tables_gradient.batches,
+    "batches_curve": tables_gradient.batches_curve,
     **{name: partial(tables_grnn.grnn, name) for name in tables_grnn.COLUMNS},
     "titcombe": tables_activation.titcombe,
     "averaging": tables_activation.averaging,

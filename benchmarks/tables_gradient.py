@@ -211,6 +211,33 @@ def batches() -> str:
     return markdown([*header, "GRNN there: median, worst", "class mean", "label sets right", "CPU s a gradient"], body)
 
 
+def batches_curve() -> str:
+    """PSNR over the batch size, one seed: the attack, what the gradient determines at best, the mean of the class."""
+    bounds = {(row["dataset"], row["batch"]): row for row in rows("batch_bound")}
+    found = rows("batches_curve")
+    control = {(row["dataset"], row["batch"]): row for row in found if row["attack"] == "control: class mean"}
+    body = []
+    for row in (row for row in found if "psnr" in row):
+        key = (row["dataset"], row["batch"])
+        low, high = row["psnr_mean_95"]
+        body.append(
+            [
+                f"{row['dataset']}, batch {row['batch']}",
+                f"{row['images']} of {row['gradients']}",
+                f"{row['psnr_median']:.1f}",
+                f"{low:.1f} to {high:.1f}",
+                _middle(row["psnr_unique"]),
+                f"{row['psnr_worst']:.1f}",
+                f"{bounds[key]['bound_mean']:.1f}" if key in bounds else "",
+                f"{control[key]['psnr_median']:.1f}",
+                f"{row['labels_right']:.0%}",
+                f"{row['cpu_seconds_a_gradient']:.1f}",
+            ]
+        )
+    header = ["victims", "images, gradients", "median PSNR", "95 % of the mean", "unique labels", "worst"]
+    return markdown([*header, "bound", "class mean", "label sets right", "CPU s a gradient"], body)
+
+
 def _same_gradients(mine: list[Row]) -> list[float]:
     """GRNN's PSNR on the images of these rows."""
     found = {row["seed"]: row["psnr"] for row in rows("grnn_quality_lenet_dlg_b8") if row["attack"] == "grnn"}
