@@ -16,8 +16,8 @@
 # images to be classified. This notebook trains such a model, intercepts what clients send, turns it back into images,
 # and then tries three defences.
 #
-# It runs in about a minute and a half on a laptop, with images that scikit-learn ships. Open it in Jupyter with the jupytext
-# extension, or convert it: `jupytext --to ipynb notebooks/split.py`.
+# It runs in about a minute and a half on a laptop, with images that scikit-learn ships. Open it in Jupyter with the
+# jupytext extension, or convert it: `jupytext --to ipynb notebooks/split.py`.
 
 # %%
 import tempfile

@@ -106,15 +106,21 @@ def test_the_vicious_notebook_shows_what_its_texts_claim(vicious):
     assert fitted > psnr["control: mean image"] + 2
     judged = re.findall(r"^(vicious|honest, seed \d) +entropy ([\d.]+) bits +1 - S ([\d.]+)", plain, re.MULTILINE)
     entropies, moved = ([float(row[column]) for row in judged] for column in (1, 2))
-    assert len(judged) == 4
+    assert len(judged) == 8, "twice each, the second time with the decoder of the user's own"
     assert entropies[0] > entropies[1], "less sure than its honest twin"
     assert moved[0] > moved[1], "moved further than its honest twin"
+    leaks = {name: float(leak) for name, leak in re.findall(r"^(\S.*?) +entropy .* own decoder ([\d.]+)$", plain, re.M)}
+    honest = [leak for name, leak in leaks.items() if name.startswith("honest")]
+    assert min(leaks["vicious"], leaks["vicious, polished"]) > max(honest) + 0.1
+    bits = dict(re.findall(r"^(\S.*?) +entropy ([\d.]+) bits .* own decoder", plain, re.M))
+    assert float(bits["vicious, polished"]) < min(float(bits[name]) for name in bits if name.startswith("honest"))
 
 
 def test_the_split_notebook_shows_what_its_texts_claim(split):
     plain = re.sub(r"\x1b\[[0-9;]*m", "", texts(split))
-    clean, adaptive, averaged = (float(value) for value in re.findall(r"tried against .*: +([\d.]+) dB", plain))
-    assert averaged > adaptive + 1
+    found = re.findall(r"tried against .*: +([\d.]+) dB", plain)
+    clean, adaptive, averaged, estimating = (float(value) for value in found)
+    assert min(averaged, estimating) > adaptive + 1
     assert adaptive > clean + 1
     found = re.findall(r": distance correlation ([\d.]+), floor ([\d.]+), bias-corrected ([\d.]+)", plain)
     undefended, peeked = ([float(value) for value in line] for line in found)
