@@ -3,9 +3,9 @@
     python -m benchmarks.batch_bound --data-root DATA
 
 The victims are the first gradient of each batch of that benchmark's curve; every batch holds the ones before. The bound
-is linearised at the truth under the power law of images, with every label known, as exactly as float32 keeps a gradient.
-Where a batch has more unknowns than the gradient has entries, the covariance of the entries is factored, which is a sum
-over images; the bound of such a batch is that of its first `--images`.
+is linearised at the truth under the power law of images, labels known, as exactly as float32 keeps a gradient. A batch
+with more unknowns than the gradient has entries is solved by the covariance of the entries, which is a sum over
+images; its bound is that of its first `--images`.
 """
 
 import argparse
