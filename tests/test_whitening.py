@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fl_privacy.attacks.gradient import map as map_module
+from fl_privacy.attacks.gradient import whitening as whitening_module
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_matcher
@@ -97,3 +98,21 @@ def test_a_large_model_is_not_whitened(seen, monkeypatch):
     monkeypatch.setattr(map_module, "whitening", None)
     (guess,) = MaximumAPosteriori(restarts=1, grnn=0, adam=5, lbfgs=5)([seen], stream(1))
     assert guess.inputs.shape == (3, 1, 16, 16)
+
+
+def test_a_search_and_its_judgements_build_it_once(seen, monkeypatch):
+    built = []
+    monkeypatch.setattr(whitening_module, "_kept", {})
+    block = whitening_module._block
+    monkeypatch.setattr(whitening_module, "_block", lambda *given: built.append(given) or block(*given))
+    attack = MaximumAPosteriori(restarts=1, grnn=0, adam=3, lbfgs=0)
+    (guess,) = attack([seen], stream(1))
+    once = len(built)
+    kept = [attack.loss(seen, guess.inputs, guess.labels) for _ in range(2)]
+    assert len(built) == once
+    monkeypatch.setattr(whitening_module, "KEPT", 0)
+    attack.loss(seen, guess.inputs, torch.tensor([1, 1, 2]))
+    assert len(built) == 2 * once, "other labels are other gradients"
+    assert len(whitening_module._kept) == 1, "one is kept at least, and no more than there is room for"
+    assert attack.loss(seen, guess.inputs, guess.labels) == kept[0] == kept[1] == pytest.approx(guess.loss, rel=1e-6)
+    assert len(built) == 3 * once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +25,8 @@ LARGEST = 2048
 """Columns: a factor larger than that would cost more than the attack."""
 LEAST = 1e-3
 """A layer that images move by less than this share of what they move all layers by counts as if it were that much."""
+KEPT = 2**26
+"""Numbers of the factors that are kept: 256 MB, which is more than all messages of most experiments need."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,32 @@ def whitening(
     1999, Journal of Statistical Computation and Simulation 64); to whiten gradients by them in an attack is ours.
     """
     drawn = _centred(match, images, labels, classes)
+    blocks = _kept_blocks(drawn, shapes)
+    return lambda differences: torch.cat([block(differences) for block in blocks], 1)
+
+
+_kept: dict[bytes, list[Whitening]] = {}
+
+
+def _kept_blocks(drawn: Tensor, shapes: Mapping[str, torch.Size]) -> list[Whitening]:
+    """`_blocks`, once for the same gradients: a search and every judgement of its guesses whiten by the same images."""
+    told = f"{drawn.device} {drawn.dtype} {tuple(drawn.shape)} {list(shapes.items())}"
+    digest = hashlib.blake2b(told.encode())
+    digest.update(drawn.cpu().contiguous().numpy())
+    key = digest.digest()
+    blocks = _kept.pop(key, None) or _blocks(drawn, shapes)
+    _kept[key] = blocks  # last of all, so that the first is the one not asked for longest
+    while len(_kept) > 1 and sum(map(_numbers, _kept.values())) > KEPT:
+        _kept.pop(next(iter(_kept)))
+    return blocks
+
+
+def _numbers(blocks: list[Whitening]) -> int:
+    return sum(each.left.numel() + each.right.numel() for each in blocks if isinstance(each, _Block))
+
+
+def _blocks(drawn: Tensor, shapes: Mapping[str, torch.Size]) -> list[Whitening]:
+    """What whitens each layer, from gradients (N, P) around their mean."""
     least = max(LEAST * float(drawn.square().mean().sqrt()), 1e-12)
     ends = accumulate(shape.numel() for shape in shapes.values())
     starts = {name: end - shape.numel() for (name, shape), end in zip(shapes.items(), ends, strict=True)}
@@ -71,7 +100,7 @@ def whitening(
             done.add(bias)
         done.add(name)
         blocks.append(_block(drawn, index.to(drawn.device), least))
-    return lambda differences: torch.cat([block(differences) for block in blocks], 1)
+    return blocks
 
 
 def _centred(match: Matcher, images: Tensor, labels: Tensor, classes: int) -> Tensor:
