@@ -10,11 +10,13 @@ from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_matcher
 from fl_privacy.attacks.gradient.whitening import whitening
-from fl_privacy.attacks.inversion.priors import power_law
+from fl_privacy.attacks.inversion import priors as priors_module
+from fl_privacy.attacks.inversion.priors import power_law, public_by_class
+from fl_privacy.attacks.kept import Kept
 from fl_privacy.data import load
 from fl_privacy.federated.client import gradient
 from fl_privacy.models import build_model
-from fl_privacy.observation import ChannelName, Observation, Reconstruction, Spec
+from fl_privacy.observation import ChannelName, Images, Observation, Reconstruction, Spec
 from fl_privacy.seeding import stream
 from fl_privacy.weights import trainable
 
@@ -102,7 +104,7 @@ def test_a_large_model_is_not_whitened(seen, monkeypatch):
 
 def test_a_search_and_its_judgements_build_it_once(seen, monkeypatch):
     built = []
-    monkeypatch.setattr(whitening_module, "_kept", {})
+    monkeypatch.setattr(whitening_module, "_kept", Kept(1))
     block = whitening_module._block
     monkeypatch.setattr(whitening_module, "_block", lambda *given: built.append(given) or block(*given))
     attack = MaximumAPosteriori(restarts=1, grnn=0, adam=3, lbfgs=0)
@@ -110,9 +112,26 @@ def test_a_search_and_its_judgements_build_it_once(seen, monkeypatch):
     once = len(built)
     kept = [attack.loss(seen, guess.inputs, guess.labels) for _ in range(2)]
     assert len(built) == once
-    monkeypatch.setattr(whitening_module, "KEPT", 0)
     attack.loss(seen, guess.inputs, torch.tensor([1, 1, 2]))
     assert len(built) == 2 * once, "other labels are other gradients"
-    assert len(whitening_module._kept) == 1, "one is kept at least, and no more than there is room for"
     assert attack.loss(seen, guess.inputs, guess.labels) == kept[0] == kept[1] == pytest.approx(guess.loss, rel=1e-6)
-    assert len(built) == 3 * once
+    assert len(built) == 3 * once, "no more are kept than there is room for"
+
+
+def test_a_prior_of_the_attackers_images_is_fitted_once(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(priors_module, "_kept", Kept(1))
+    monkeypatch.setattr(priors_module, "public_by_class", lambda owned: fitted.append(owned) or public_by_class(owned))
+    owned = Images(torch.rand(12, 1, 4, 4, generator=stream(0)), torch.arange(12) % 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    payload, _ = gradient(model, owned.inputs[:1], owned.labels[:1])
+    spec = Spec(image_shape=(1, 4, 4), classes=2, batch_size=1)
+    held = {"channel": ChannelName.GRADIENT, "payload": payload, "spec": spec, "round": 1, "client": 0, "model": model}
+    attack = MaximumAPosteriori(prior="public_by_class")
+    seen = [Observation(**held, public=Images(owned.inputs.clone(), owned.labels.clone())) for _ in range(2)]
+    losses = [attack.loss(each, owned.inputs[:1], owned.labels[:1]) for each in seen]
+    assert losses[0] == losses[1]
+    assert len(fitted) == 1
+    other = Observation(**held, public=Images(owned.inputs, 1 - owned.labels))
+    assert attack.loss(other, owned.inputs[:1], owned.labels[:1]) != losses[0]
+    assert len(fitted) == 2

@@ -26,7 +26,7 @@ from fl_privacy.attacks.gradient.surrogate import between, is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
 from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
-from fl_privacy.attacks.inversion.priors import Prior, Spectrum, power_law, public, public_by_class
+from fl_privacy.attacks.inversion.priors import Prior, Spectrum, of_owner, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
 from fl_privacy.weights import trainable
@@ -127,7 +127,7 @@ class MaximumAPosteriori(Attack):
         if self.prior == "power_law":
             return power_law(seen.spec.image_shape, next(iter(seen.payload.values())).device)
         assert seen.public is not None
-        return public(seen.public.inputs) if self.prior == "public" else public_by_class(seen.public)
+        return of_owner(seen.public, self.prior == "public_by_class")
 
     def _invert(self, seen: list[Observation], rng: torch.Generator) -> list[Reconstruction]:
         start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fl_privacy.attacks.gradient.matching import Matcher
+from fl_privacy.attacks.kept import Kept
 
 Whitening = Callable[[Tensor], Tensor]
 """Differences (V, P) between gradients to as many numbers, in no particular order."""
@@ -25,8 +25,8 @@ LARGEST = 2048
 """Columns: a factor larger than that would cost more than the attack."""
 LEAST = 1e-3
 """A layer that images move by less than this share of what they move all layers by counts as if it were that much."""
-KEPT = 2**26
-"""Numbers of the factors that are kept: 256 MB, which is more than all messages of most experiments need."""
+KEPT = 24
+"""Label sets of messages, of which a model of 60,000 parameters needs 5 MB each."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class _Block:
         square = differences[:, self.index].view(len(differences), len(self.left), len(self.right))
         out: Tensor = self.left @ (square @ self.right)
         return out.flatten(1)
+
+
+_kept: Kept[list[Whitening]] = Kept(KEPT)
 
 
 def whitening(
@@ -59,28 +62,8 @@ def whitening(
     1999, Journal of Statistical Computation and Simulation 64); to whiten gradients by them in an attack is ours.
     """
     drawn = _centred(match, images, labels, classes)
-    blocks = _kept_blocks(drawn, shapes)
+    blocks = _kept.of(str(list(shapes.items())), [drawn], lambda: _blocks(drawn, shapes))
     return lambda differences: torch.cat([block(differences) for block in blocks], 1)
-
-
-_kept: dict[bytes, list[Whitening]] = {}
-
-
-def _kept_blocks(drawn: Tensor, shapes: Mapping[str, torch.Size]) -> list[Whitening]:
-    """`_blocks`, once for the same gradients: a search and every judgement of its guesses whiten by the same images."""
-    told = f"{drawn.device} {drawn.dtype} {tuple(drawn.shape)} {list(shapes.items())}"
-    digest = hashlib.blake2b(told.encode())
-    digest.update(drawn.cpu().contiguous().numpy())
-    key = digest.digest()
-    blocks = _kept.pop(key, None) or _blocks(drawn, shapes)
-    _kept[key] = blocks  # last of all, so that the first is the one not asked for longest
-    while len(_kept) > 1 and sum(map(_numbers, _kept.values())) > KEPT:
-        _kept.pop(next(iter(_kept)))
-    return blocks
-
-
-def _numbers(blocks: list[Whitening]) -> int:
-    return sum(each.left.numel() + each.right.numel() for each in blocks if isinstance(each, _Block))
 
 
 def _blocks(drawn: Tensor, shapes: Mapping[str, torch.Size]) -> list[Whitening]:
