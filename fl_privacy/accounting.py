@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.clip_each import ClipEach
@@ -181,4 +181,4 @@ def identification_bound(blind: float, mu: float) -> float:
     """
     if not 0 <= blind <= 1 or not mu >= 0:
         raise ValueError(f"a probability from 0 to 1 and a mu of at least 0 are needed, not {blind} and {mu}")
-    return float(norm.cdf(norm.ppf(blind) + mu))
+    return float(ndtr(ndtri(blind) + mu))

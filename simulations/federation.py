@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,10 @@ class Federation:
         Raises:
             MissingData: their data set is not there. ValueError: they are of another shape, or reach beyond their set.
         """
+        return self._public
+
+    @cached_property
+    def _public(self) -> Images | None:
         return public_images(self.experiment, self.spec, self.root)
 
     def batch(self, client: int, round: int) -> tuple[Tensor, Tensor]:

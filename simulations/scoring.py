@@ -28,6 +28,7 @@ NOT_RECOVERED = "not recovered"
 """What stands where an attack gave no image."""
 
 
+@one_thread()
 def score_all(
     channel: Channel,
     federation: Federation,

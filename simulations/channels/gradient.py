@@ -17,7 +17,7 @@ from fl_privacy.federated.client import ClientTask, accuracy, calibrate
 from fl_privacy.federated.example_gradients import check_examples
 from fl_privacy.federated.local_training import normalised
 from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
-from fl_privacy.seeding import subseed
+from fl_privacy.seeding import one_thread, subseed
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import (
     Channel,
@@ -229,6 +229,7 @@ def _to_condition(sink: Sink, condition: int, seen: Observation) -> None:
     sink(condition, seen)
 
 
+@one_thread()
 def _evaluate(
     federation: Federation,
     condition: int,
@@ -244,12 +245,12 @@ def _evaluate(
     """
     experiment, model = federation.experiment, federation.model()
     load_weights(model, unpack(arrays))
-    if not statistics_travel and calibrate(model, federation.held_out[0]) and round == 0 and condition == 0:
+    images, labels = federation.held_out
+    if not statistics_travel and calibrate(model, images) and round == 0 and condition == 0:
         run_context.note(
             "no client sends running statistics with a gradient: the accuracy is measured with those of the held-out "
             "images' inputs"
         )
-    images, labels = federation.held_out
     hits, loss = accuracy(model, normalised(images, local), labels)
     words = f"round {round} of {experiment.rounds}, accuracy {hits:.1%}, loss {loss:.3f}"
     detail = f"defence {experiment.condition_labels[condition]}: {words}"

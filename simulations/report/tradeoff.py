@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from fl_privacy.settings import ReadTable
 from fl_privacy.simulations.report.content import in_words
@@ -96,7 +96,7 @@ def over_seeds(values: Sequence[float], least: float = -math.inf, most: float = 
     middle, count = fmean(values), len(values)
     if count == 1:
         return Estimate(middle, middle, middle)
-    half = float(student.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
     return Estimate(middle, max(least, middle - half), min(most, middle + half))
 
 
