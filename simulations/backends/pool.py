@@ -268,10 +268,10 @@ class Pool:
             )
         for reference in list(self._starting)[room - self.size :] if room < self.size else ():
             ray.kill(self._starting.pop(reference))  # no node is left on which it could begin
-        options: Any = {RESOURCES[name]: amount for name, amount in self._share.items()}
+        options = {RESOURCES[name]: amount for name, amount in self._share.items()}
         for _ in range(room - self.size if self._failed_starts < MOST_FAILED_STARTS else 0):
-            remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
-            actor = remote.remote(self._prepare)
+            remote: Any = ray.remote(Worker)  # here, because it takes milliseconds, and this is asked in every step
+            actor = remote.options(**options, max_restarts=0, max_task_retries=0).remote(self._prepare)
             self._starting[actor.ready.remote()] = actor
 
     def _check_alive(self) -> None:
