@@ -26,7 +26,7 @@ class Affine:
 
     For a convolution, `taps` (K, P): which of the `pixels` of an input channel tap k sees at output position p, -1 for
     padding; `kernel` is its weight's (output channels, input channels of a group, K). A linear layer is a convolution
-    of one tap at one position.
+    of one tap at one position. `own`: the layer normalises by the moments of its own input, and how.
     """
 
     name: str
@@ -36,6 +36,22 @@ class Affine:
     pixels: int = 1
     groups: int = 1
     kernel: tuple[int, int, int] | None = None
+    own: Normalised | None = None
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """(x - mean) / deviation by channel (C,), moments of x itself, over so many `positions`."""
+
+    mean: Array
+    deviation: Array
+    positions: int
+
+    def __call__(self, x: Array) -> Array:
+        """Flat values (C positions,), normalised."""
+        mean, deviation = (np.repeat(each, self.positions) for each in (self.mean, self.deviation))
+        out: Array = (x - mean) / deviation
+        return out
 
 
 def identity(shape: tuple[int, ...]) -> Affine:
@@ -59,7 +75,8 @@ def as_affine(layer: Layer) -> Affine | None:
         zero, one = (torch.full((1, *layer.shape_in), value, dtype=torch.float64) for value in (0.0, 1.0))
         if isinstance(module, POINTWISE):
             offset = module(zero).numpy().ravel()
-            return Affine(layer.name, sp.diags_array(module(one).numpy().ravel() - offset).tocsr(), offset)
+            scale = sp.diags_array(module(one).numpy().ravel() - offset).tocsr()
+            return Affine(layer.name, scale, offset, own=_own(layer) if layer.by_itself else None)
         if isinstance(module, POOLING):
             channels, height, width = layer.shape_in
             basis = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
@@ -67,6 +84,13 @@ def as_affine(layer: Layer) -> Affine | None:
             matrix = sp.kron(sp.eye_array(channels), plane).tocsr()
             return Affine(layer.name, matrix, np.zeros(matrix.shape[0]))
     return None
+
+
+def _own(layer: Layer) -> Normalised:
+    module = layer.module
+    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+    mean, variance = (module.get_buffer(name).numpy() for name in ("running_mean", "running_var"))
+    return Normalised(mean, np.sqrt(variance + module.eps), int(np.prod(layer.shape_in[1:])))
 
 
 def _linear(name: str, module: nn.Linear) -> Affine:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from fl_privacy.attacks.gradient.batch_statistics import Moments
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.models.normalise import Normalise
 from fl_privacy.weights import moving_statistics
@@ -22,24 +25,35 @@ WHY = "A closed form walks down one chain of layers; use an attack that optimise
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a chain: its path in the model ('' for a function), and the shapes without batch of one image."""
+    """One layer of a chain: its path in the model ('' for a function), and the shapes without batch of one image.
+
+    `by_itself`: it divides by the moments of its own input, which `module` holds as if they were running statistics.
+    """
 
     name: str
     module: nn.Module
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
+    by_itself: bool = False
 
 
-def layer_chain(model: nn.Module, image_shape: tuple[int, int, int], training: bool) -> list[Layer]:
+def layer_chain(
+    model: nn.Module, image_shape: tuple[int, int, int], training: bool, moments: Mapping[str, Moments] | None = None
+) -> list[Layer]:
     """The layers of `model` in the order in which an image passes them, in float64; reshapings are left out.
 
-    `training` as `Spec.training_mode`. Dropout in eval mode, identities and changes of shape are no layers.
+    `training` as `Spec.training_mode`. Dropout in eval mode, identities and changes of shape are no layers. `moments`
+    of the image at each batch normalisation in training mode, by layer, where they are known.
 
     Raises:
         ValueError: torch.fx cannot trace the model, it is no single chain, or training changes what a layer does.
     """
-    _check_modes(model, training)
+    moments = moments or {}
+    _check_modes(model, training and not moments)
+    _check_masks(model, training)
     twin = adversary_copy(model, training).double().cpu()
+    for name, known in moments.items():
+        _fix(twin.get_submodule(name), known)
     try:
         traced = fx.GraphModule(twin, _Tracer().trace(twin))
     except Exception as error:  # tracing runs the model's own code, which may raise anything
@@ -53,7 +67,10 @@ def layer_chain(model: nn.Module, image_shape: tuple[int, int, int], training: b
         module = _module(node, twin)
         if not isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity, _DropoutNd)):
             name = str(node.target) if node.op == "call_module" else ""
-            layers.append(Layer(name, module, shapes.found[before], shapes.found[node]))
+            layers.append(Layer(name, module, shapes.found[before], shapes.found[node], name in moments))
+            if name in moments:  # an image is divided by the variance over n, not over n - 1
+                positions = math.prod(shapes.found[node][1:])
+                module.get_buffer("running_var").mul_((positions - 1) / positions)
     _check_used_once(layers)
     return layers
 
@@ -62,10 +79,21 @@ def _check_modes(model: nn.Module, training: bool) -> None:
     if training and moving_statistics(model):
         raise ValueError(
             "batch normalisation in training mode divides by the private batch's own statistics, so that a layer is no "
-            f"known affine map. {WHY}"
+            f"known affine map, unless an update comes with its running statistics. {WHY}"
         )
+
+
+def _check_masks(model: nn.Module, training: bool) -> None:
     if training and any(isinstance(m, _DropoutNd) and m.training and m.p > 0 for m in model.modules()):
         raise ValueError(f"dropout in training mode has a mask that the adversary does not hold. {WHY}")
+
+
+def _fix(layer: nn.Module, known: Moments) -> None:
+    """Let a batch normalisation divide by these moments."""
+    assert isinstance(layer, _BatchNorm)
+    layer.running_mean, layer.running_var = known.mean.clone(), known.variance.clone()
+    layer.track_running_stats = True
+    layer.eval()
 
 
 def _check_used_once(layers: list[Layer]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fl_privacy.attacks.gradient.batch_statistics import moments_apart
 from fl_privacy.attacks.gradient.known_noise import noise_deviations
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
@@ -32,6 +34,8 @@ class Likelihood:
     `weight` (V, P) is one over what an entry may be off by: the deviation of the noise of a `known` law, else the root
     mean square of the layer's gradient, up to an unknown factor s that all entries share. `whiten` takes the place of
     such an unknown weight where it is given. `nearby`: a cheaper match, whose slopes serve for those of `match`.
+    `apart`: how far images are from batch statistics that came with an update, (V, S); together they weigh as much as
+    the gradient.
     """
 
     observed: Tensor
@@ -41,6 +45,7 @@ class Likelihood:
     known: bool
     nearby: Matcher | None = None
     whiten: Whitening | None = None
+    apart: Callable[[Tensor], Tensor] | None = None
 
     @property
     def floor(self) -> float:
@@ -48,10 +53,19 @@ class Likelihood:
         return 1.0 if self.known else UNKNOWN
 
     def residual(self, prior: Prior, labels: Tensor) -> Residual:
-        """Weighted differences (V, P) as a function of coordinates (V, B, k), for labels (V, B)."""
+        """Weighted differences (V, P + S) as a function of coordinates (V, B, k), for labels (V, B)."""
         targets = F.one_hot(labels, self.classes).to(self.observed)
-        whiten = self.whiten or (lambda differences: differences * self.weight)
-        return lambda u: whiten(self.match(prior.images(u), targets) - self.observed)
+        whiten, apart = self.whiten or (lambda differences: differences * self.weight), self.apart
+
+        def residual(u: Tensor) -> Tensor:
+            images = prior.images(u)
+            gradients = whiten(self.match(images, targets) - self.observed)
+            if apart is None:
+                return gradients
+            others = apart(images)
+            return torch.cat([gradients, others * math.sqrt(gradients.shape[1] / others.shape[1])], 1)
+
+        return residual
 
     def linear(self, prior: Prior, labels: Tensor) -> Linearise:
         """How such residuals are linearised."""
@@ -86,6 +100,7 @@ def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:
         matcher_for(seen, restarts=repeats),
         first.spec.classes,
         deviation is not None,
+        apart=moments_apart(seen),
     )
 
 

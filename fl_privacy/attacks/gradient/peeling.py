@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.batch_statistics import Moments, sent_statistics
 from fl_privacy.attacks.gradient.head import HeadReading, read_head
 from fl_privacy.attacks.gradient.layer_chain import WHY, Opaque, layer_chain
 from fl_privacy.attacks.gradient.monotone import INVERSES, invertible
@@ -61,20 +62,23 @@ class Peeling(Attack):
         for _, group in groupby(seen, key=lambda o: (id(o.model), o.spec)):
             victims = list(group)
             start = time.perf_counter()
-            chain = self._chain(victims[0])
+            moments = [sent_statistics(victim) for victim in victims]
+            chain = self._chain(victims[0], moments[0])
             pixels = image_belief(victims[0].spec.image_shape)
             spent = (time.perf_counter() - start) / len(victims)
-            guesses += [self._invert(chain, pixels, victim, spent) for victim in victims]
+            for victim, known in zip(victims, moments, strict=True):
+                own = self._chain(victim, known) if known else chain  # the moments are of this image alone
+                guesses.append(self._invert(own, pixels, victim, spent))
         return guesses
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
         """||g(x) - g|| / ||g|| at images (1, C, H, W) in [0, 1] and labels (1,); a known clip is applied to g(x)."""
         return relative_mismatch(seen, inputs, labels)
 
-    def _chain(self, seen: Observation) -> list[Stage]:
+    def _chain(self, seen: Observation, moments: Mapping[str, Moments]) -> list[Stage]:
         """The model's stages, from the image up to the one where peeling starts, and above them the head's."""
         assert seen.model is not None
-        chain = stages(layer_chain(seen.model, seen.spec.image_shape, seen.spec.training_mode))
+        chain = stages(layer_chain(seen.model, seen.spec.image_shape, seen.spec.training_mode, moments))
         _check_head(chain, seen)
         chain = [*chain[: _start(chain, seen) + 1], chain[-1]]
         if (most := max(stage.size for stage in chain[:-1])) > self.largest:

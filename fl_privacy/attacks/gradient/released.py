@@ -35,7 +35,8 @@ class Released:
 def released(seen: Observation) -> Released:
     """The gradient that an observation holds and its error: rounding, and the noise of the defence that is known.
 
-    Rounding counts as the dtype's machine epsilon times a tensor's root mean square.
+    Rounding counts as the dtype's machine epsilon times a tensor's root mean square; an update is the difference of two
+    weights, and has the rounding of these.
 
     Raises:
         ValueError: as `matching.observed_gradient`, or an update is more than one plain step on all examples.
@@ -48,13 +49,16 @@ def released(seen: Observation) -> Released:
         )
     observed_gradient(seen)  # for its checks
     unit = gradient_unit(seen)
-    payload = {name: seen.payload[name].cpu() for name in trainable(seen.model)}
+    trained = trainable(seen.model)
+    payload = {name: seen.payload[name].cpu() for name in trained}
     sizes = [value.numel() for value in payload.values()]
     noise = noise_deviation(seen)
     parts = torch.zeros(len(sizes), 1) if noise is None else torch.split(noise.cpu(), sizes)
     deviations = {}
     for (name, value), part in zip(payload.items(), parts, strict=True):
-        rounding = torch.finfo(value.dtype).eps * float(value.double().square().mean().sqrt()) / abs(unit)
+        held = trained[name].detach() if seen.channel is ChannelName.UPDATE else value
+        size = max(float(each.double().square().mean().sqrt()) for each in (value, held))
+        rounding = torch.finfo(value.dtype).eps * size / abs(unit)
         deviations[name] = max(float(np.hypot(rounding, float(part[0]))), np.finfo(float).tiny ** 0.25)
     return Released({name: value.double().numpy() / unit for name, value in payload.items()}, deviations)
 

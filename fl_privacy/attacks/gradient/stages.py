@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtri
 from torch import nn
 
-from fl_privacy.attacks.gradient.affine import Affine, as_affine, identity
+from fl_privacy.attacks.gradient.affine import Affine, Normalised, as_affine, identity
 from fl_privacy.attacks.gradient.layer_chain import Layer
 from fl_privacy.attacks.gradient.released import Released
 
@@ -29,6 +29,11 @@ Array = NDArray[np.float64]
 
 UNKNOWN = 1e30
 """The error variance of what is not known: finite, so that no product of it with zero is undefined."""
+
+
+TURNS, SETTLED = 30, 1e-7
+ROUNDING = 3e-6
+"""What moments that were sent are off by, in deviations: they are differences of float32 numbers, over a momentum."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,46 @@ def _stage(layers: list[Affine], activation: nn.Module | None) -> Stage:
 def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Belief) -> tuple[Known, Known]:
     """What a stage took, and the slope of the loss in that, from what it gave and the slope in that.
 
-    The variance of the first is its posterior's diagonal.
+    The variance of the first is its posterior's diagonal. Through a layer that normalises by moments of its own input
+    the slope depends on that input: it is found in turns with it.
     """
+    output = _with_the_rest(stage.layers[-1], output)
+    found, below = _solve(stage, output, delta, seen, prior, None)
+    for _ in range(TURNS if any(layer.own for layer in stage.layers) else 0):
+        before = found
+        found, below = _solve(stage, output, delta, seen, prior, before)
+        moved = np.square(found.value - before.value).sum() > SETTLED**2 * np.square(found.value).sum()
+        if not moved and found.variance.sum() > 0.5 * before.variance.sum():
+            break
+    return found, below
+
+
+def _with_the_rest(layer: Affine, output: Known) -> Known:
+    """`output` of a layer that normalises by itself, with the mean and variance of what is not known of a channel.
+
+    Normalised, a channel has mean 0 and variance 1; what those that are known lack in either the others have.
+    """
+    own = layer.own
+    if own is None:
+        return output
+    sides = (len(own.mean), own.positions)
+    known = (output.variance < UNKNOWN).reshape(sides)
+    slope = layer.matrix.diagonal().reshape(sides)
+    centre = slope * own.mean[:, None] + layer.offset.reshape(sides)
+    value, variance = output.value.reshape(sides), output.variance.reshape(sides)
+    far, count = np.where(known, value - centre, 0.0), np.maximum((~known).sum(1, keepdims=True), 1)
+    mean = -far.sum(1, keepdims=True) / count
+    spread = (slope * own.deviation[:, None]) ** 2
+    square = (spread.sum(1, keepdims=True) - np.square(far).sum(1, keepdims=True)) / count
+    rest = np.maximum(square - mean**2, 1e-2 * spread)
+    variance = np.where(known, variance + ROUNDING**2 * spread, rest)
+    return Known(np.where(known, value, centre + mean).ravel(), variance.ravel())
+
+
+def _solve(
+    stage: Stage, output: Known, delta: Known, seen: Released, prior: Belief, guess: Known | None
+) -> tuple[Known, Known]:
+    """The same, linear, with the slope as it is for a `guess` of what the stage took."""
     matrix, offset = stage.before[-1]
     weight = np.where(output.variance < UNKNOWN, 1 / output.variance, 0.0)
     normal = np.diag(prior.precision) if prior.precision.ndim == 1 else prior.precision.copy()
@@ -111,8 +154,45 @@ def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Be
         delta = _with_bias(layer, delta, seen)
         if layer.taps is not None and f"{layer.name}.weight" in seen.gradients:
             _add_weight_equations(normal, right, layer, before, delta, seen, prior.square)
+        if layer.own is not None:
+            delta = _through_moments(layer, layer.own, before, delta, seen, guess)
+            _add_means(normal, right, layer.own, before)
         delta = Known(layer.matrix.T @ delta.value, layer.matrix.power(2).T @ delta.variance)
     return _posterior(normal, right), delta
+
+
+def _through_moments(
+    layer: Affine, own: Normalised, before: tuple[Any, Array], delta: Known, seen: Released, guess: Known | None
+) -> Known:
+    """The slope at the output of a layer less what its input's moments take of it.
+
+    d - mean(d) - z mean(d z), where z is the normalised input, sum(d) the gradient of the layer's bias, and sum(d z)
+    that of its weight. Before there is a guess z is 0, give or take 1.
+
+    Source: Ioffe and Szegedy 2015 (arXiv 1502.03167), section 3.
+    """
+    matrix, offset = before
+    z, variance = np.zeros(delta.value.size), np.ones(delta.value.size)
+    if guess is not None:
+        z = own(matrix @ guess.value + offset)
+        variance = (matrix.power(2) @ guess.variance) / np.repeat(own.deviation, own.positions) ** 2
+    totals = {
+        f"{layer.name}.bias": delta.value.reshape(-1, own.positions).sum(1),
+        f"{layer.name}.weight": (delta.value * z).reshape(-1, own.positions).sum(1),
+    }
+    mean, along = (np.repeat(seen.gradients.get(n, total), own.positions) / own.positions for n, total in totals.items())
+    value = delta.value - mean - z * along
+    return Known(value, delta.variance + along**2 * np.minimum(variance, 1.0) + (ROUNDING * value) ** 2)
+
+
+def _add_means(normal: Array, right: Array, own: Normalised, before: tuple[Any, Array]) -> None:
+    """Add mean(layer's input) by channel to the normal equations, in place."""
+    matrix, offset = before
+    over = sp.kron(sp.eye_array(len(own.mean)), np.full((1, own.positions), 1 / own.positions)).tocsr()
+    rows, values = (over @ matrix).toarray(), own.mean - over @ offset
+    weight = 1 / (ROUNDING * own.deviation) ** 2
+    normal += (rows.T * weight) @ rows
+    right += rows.T @ (weight * values)
 
 
 def _with_bias(layer: Affine, delta: Known, seen: Released) -> Known:
