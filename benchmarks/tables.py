@@ -33,6 +33,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "secure_sums": tables_defences.secure_sums,
     "size_as_defence": tables_defences.size_as_defence,
     "learned_quality": tables_learned.learned_quality,
+    "batch_statistics": tables_learned.batch_statistics,
     "what_leaks": tables_learned.what_leaks,
     "what_leaks_trained": tables_learned.what_leaks_trained,
     "map_quality": tables_gradient.map_quality,

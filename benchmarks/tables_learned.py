@@ -66,3 +66,28 @@ def _leaks(name: str) -> str:
     header = ["network", "images, seeds", "mean PSNR, by seed", "worst", "by", "bound at the truth", "class mean"]
     last = ["accuracy"] if any("model_accuracy" in row for row in measured) else []
     return with_missing(markdown([*header, "CPU s an image", *last], body), name)
+
+
+def batch_statistics() -> str:
+    """Batch normalisation in training mode with and without what the client may send: one line a case and attack."""
+    groups: dict[tuple[str, int, str, bool], list[Row]] = {}
+    for row in rows("batch_statistics"):
+        groups.setdefault((row["network"], row["batch"], row["attack"], row.get("statistics", False)), []).append(row)
+    body = []
+    for (network, batch, attack, sent), mine in groups.items():
+        measured = [row for row in mine if "labels_right" in row]
+        body.append(
+            [
+                network,
+                f"{batch}",
+                attack,
+                ("sent" if sent else "not sent") if measured else "",
+                f"{sum(row['images'] for row in mine)}, {len(mine)}",
+                " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
+                f"{min(row['psnr_worst'] for row in mine):.1f}",
+                f"{statistics.fmean(row['labels_right'] for row in measured):.0%}" if measured else "",
+                f"{statistics.fmean(row['cpu_seconds_a_message'] for row in measured):.1f}" if measured else "",
+            ]
+        )
+    header = ["network", "batch", "attack", "statistics", "images, seeds", "median PSNR, by seed", "worst"]
+    return with_missing(markdown([*header, "label sets right", "CPU s a message"], body), "batch_statistics")

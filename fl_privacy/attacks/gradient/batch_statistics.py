@@ -22,7 +22,7 @@ from fl_privacy.weights import moving_statistics
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the inputs of one layer over a batch and its positions, by channel: `mean` (C,), and `variance` (C,) over n - 1."""
+    """Of a layer's inputs, over a batch and its positions: `mean` (C,), and `variance` (C,) over n - 1."""
 
     mean: Tensor
     variance: Tensor
@@ -94,7 +94,11 @@ def moments_apart(seen: Sequence[Observation]) -> Callable[[Tensor], Tensor] | N
                 hook.remove()
         return torch.cat([_apart(taken[name], known) for name, known in moments.items()])
 
-    return lambda images: torch.stack([of(*each) for each in zip(images, sent * (len(images) // len(sent)), strict=True)])
+    def all_of(images: Tensor) -> Tensor:
+        victims = sent * (len(images) // len(sent))
+        return torch.stack([of(*each) for each in zip(images, victims, strict=True)])
+
+    return all_of
 
 
 def _apart(inputs: Tensor, known: Moments) -> Tensor:

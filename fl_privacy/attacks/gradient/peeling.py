@@ -31,8 +31,9 @@ class Peeling(Attack):
     """The image of a batch of one in closed form, where every activation below the lowest biased linear layer can be
     undone: sigmoid, tanh, leaky ReLU; ReLU as far as its zeros leave it determined.
 
-    Takes any chain of convolutions, linear layers, average pooling, batch normalisation in eval mode, normalised inputs
-    and reshapings, whose last layer is linear. Where the equations leave something open, such as average pooling after
+    Takes any chain of convolutions, linear layers, average pooling, batch normalisation in eval mode (in training mode
+    where an update comes with its running statistics, which tell those of the image), normalised inputs and reshapings,
+    whose last layer is linear. Where the equations leave something open, such as average pooling after
     an activation, the power law of images fills it, and the loss and the bound say so. An equation counts by its
     standard error, so that noise of a known law is taken into account; a clip is undone: its factor can be read.
     The loss is the relative mismatch ||g(x) - g|| / ||g||, and `bound` the posterior variance.

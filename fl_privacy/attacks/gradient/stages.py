@@ -10,7 +10,7 @@ Source: Zhu and Blaschko 2021, R-GAP (arXiv 2010.07733), which solves them unwei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +108,15 @@ def descend(stage: Stage, output: Known, delta: Known, seen: Released, prior: Be
     the slope depends on that input: it is found in turns with it.
     """
     output = _with_the_rest(stage.layers[-1], output)
-    found, below = _solve(stage, output, delta, seen, prior, None)
-    for _ in range(TURNS if any(layer.own for layer in stage.layers) else 0):
+    inputs = {
+        layer.name: before
+        for layer, before in zip(stage.layers, stage.before[:-1], strict=True)
+        if layer.own is not None
+    }
+    found, below, normalised = _solve(stage, output, delta, seen, prior, inputs, {})
+    for _ in range(TURNS if inputs else 0):
         before = found
-        found, below = _solve(stage, output, delta, seen, prior, before)
+        found, below, normalised = _solve(stage, output, delta, seen, prior, inputs, normalised)
         moved = np.square(found.value - before.value).sum() > SETTLED**2 * np.square(found.value).sum()
         if not moved and found.variance.sum() > 0.5 * before.variance.sum():
             break
@@ -141,9 +146,15 @@ def _with_the_rest(layer: Affine, output: Known) -> Known:
 
 
 def _solve(
-    stage: Stage, output: Known, delta: Known, seen: Released, prior: Belief, guess: Known | None
-) -> tuple[Known, Known]:
-    """The same, linear, with the slope as it is for a `guess` of what the stage took."""
+    stage: Stage,
+    output: Known,
+    delta: Known,
+    seen: Released,
+    prior: Belief,
+    inputs: Mapping[str, tuple[Any, Array]],
+    guess: Mapping[str, Known],
+) -> tuple[Known, Known, dict[str, Known]]:
+    """The same, linear, for a `guess` of the `inputs` of layers with moments, and the next such guess."""
     matrix, offset = stage.before[-1]
     weight = np.where(output.variance < UNKNOWN, 1 / output.variance, 0.0)
     normal = np.diag(prior.precision) if prior.precision.ndim == 1 else prior.precision.copy()
@@ -155,32 +166,31 @@ def _solve(
         if layer.taps is not None and f"{layer.name}.weight" in seen.gradients:
             _add_weight_equations(normal, right, layer, before, delta, seen, prior.square)
         if layer.own is not None:
-            delta = _through_moments(layer, layer.own, before, delta, seen, guess)
+            delta = _through_moments(layer, layer.own, delta, seen, guess.get(layer.name))
             _add_means(normal, right, layer.own, before)
         delta = Known(layer.matrix.T @ delta.value, layer.matrix.power(2).T @ delta.variance)
-    return _posterior(normal, right), delta
+    found, spread = _posterior(normal, right, [matrix for matrix, _ in inputs.values()])
+    taken = zip(inputs.items(), spread, strict=True)
+    return found, delta, {n: Known(matrix @ found.value + offset, var) for (n, (matrix, offset)), var in taken}
 
 
-def _through_moments(
-    layer: Affine, own: Normalised, before: tuple[Any, Array], delta: Known, seen: Released, guess: Known | None
-) -> Known:
+def _through_moments(layer: Affine, own: Normalised, delta: Known, seen: Released, guess: Known | None) -> Known:
     """The slope at the output of a layer less what its input's moments take of it.
 
     d - mean(d) - z mean(d z), where z is the normalised input, sum(d) the gradient of the layer's bias, and sum(d z)
-    that of its weight. Before there is a guess z is 0, give or take 1.
+    that of its weight. Before there is a `guess` of its input z is 0, give or take 1.
 
     Source: Ioffe and Szegedy 2015 (arXiv 1502.03167), section 3.
     """
-    matrix, offset = before
     z, variance = np.zeros(delta.value.size), np.ones(delta.value.size)
     if guess is not None:
-        z = own(matrix @ guess.value + offset)
-        variance = (matrix.power(2) @ guess.variance) / np.repeat(own.deviation, own.positions) ** 2
-    totals = {
-        f"{layer.name}.bias": delta.value.reshape(-1, own.positions).sum(1),
-        f"{layer.name}.weight": (delta.value * z).reshape(-1, own.positions).sum(1),
-    }
-    mean, along = (np.repeat(seen.gradients.get(n, total), own.positions) / own.positions for n, total in totals.items())
+        z, variance = own(guess.value), guess.variance / np.repeat(own.deviation, own.positions) ** 2
+    totals = {"bias": delta.value, "weight": delta.value * z}
+    mean, along = (
+        np.repeat(seen.gradients.get(f"{layer.name}.{kind}", each.reshape(-1, own.positions).sum(1)), own.positions)
+        / own.positions
+        for kind, each in totals.items()
+    )
     value = delta.value - mean - z * along
     return Known(value, delta.variance + along**2 * np.minimum(variance, 1.0) + (ROUNDING * value) ** 2)
 
@@ -248,9 +258,10 @@ def _is_identity(matrix: Any) -> bool:
     return bool(matrix.nnz == matrix.shape[0] == matrix.shape[1] and (matrix.diagonal() == 1).all())
 
 
-def _posterior(normal: Array, right: Array) -> Known:
-    """Mean and variances of the Gaussian with precision `normal`, by Cholesky with one step of refinement.
+def _posterior(normal: Array, right: Array, maps: Sequence[Any]) -> tuple[Known, list[Array]]:
+    """Mean and variances of the Gaussian with precision `normal`, and the variances of linear `maps` (n, k) of it.
 
+    By Cholesky with one step of refinement.
     Where rounding leaves `normal` indefinite, the least power of ten that helps is added to its diagonal.
     """
     scale = 1 / np.sqrt(normal.diagonal())
@@ -264,4 +275,5 @@ def _posterior(normal: Array, right: Array) -> Known:
     x = torch.cholesky_solve(target, factor)
     x += torch.cholesky_solve(target - whole @ x, factor)
     inverse, _ = dtrtri(factor.numpy().T, lower=0, overwrite_c=1)  # half the work of the whole inverse
-    return Known(x[:, 0].numpy() * scale, np.square(inverse).sum(1) * scale**2)
+    of_maps = [np.square((each * scale) @ inverse).sum(1) for each in maps]
+    return Known(x[:, 0].numpy() * scale, np.square(inverse).sum(1) * scale**2), of_maps
