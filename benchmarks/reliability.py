@@ -3,9 +3,10 @@
     python -m benchmarks.reliability                                  # which test checks what
     python -m benchmarks.reliability --run --out results/reliability.json
     python -m benchmarks.reliability --run --checks 3,4,9,10          # some of them; other rows are kept
+    python -m benchmarks.reliability --plain                          # the same faults on plain Flower, as a column
 
 A check without a test is a miss, and says so. `note` tells what a test leaves out, `recovery_s` how long it took from a
-kill to the end of the run, where a test says so.
+kill to the end of the run, where a test says so, `skipped` how many of its tests this machine could not run.
 """
 
 import argparse
@@ -13,9 +14,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.plain_flower import outcomes
+from benchmarks.record import options, write
+from fl_privacy.simulations.results.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -211,63 +216,75 @@ CHECKS = (
 UNTESTED = "not tested"
 RECOVERY = re.compile(r"recovery: (.+): ([0-9.]+) s")
 """How a test says how long something took."""
+MEASURED, PLAIN = ("recovery_s", "skipped", "commit"), ("plain", "plain_why")
 
 
-def run(check: Check) -> tuple[str, dict[str, float]]:
-    """'passed', 'failed', or 'not tested'; and the seconds that recoveries took, by what was killed."""
+def run(check: Check) -> dict[str, object]:
+    """What became of a check's tests: passed, failed, or not tested; how many were skipped; what recoveries took."""
     if not check.tests:
-        return UNTESTED, {}
+        return {"result": UNTESTED}
     names = [f"tests/{name}" for name in check.tests]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not install", "-s", *names]
     done = subprocess.run(command, capture_output=True, text=True)
-    counts = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)
-    passed = not done.returncode and any(what == "passed" for _, what in counts)
-    return "passed" if passed else "failed", {what: float(seconds) for what, seconds in RECOVERY.findall(done.stdout)}
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    passed = not done.returncode and "passed" in counts
+    return {
+        "result": "passed" if passed else "failed",
+        "skipped": counts.get("skipped", 0),
+        "recovery_s": {what: float(seconds) for what, seconds in RECOVERY.findall(done.stdout)},
+        "commit": provenance()["commit"],
+    }
+
+
+def row_of(check: Check, last: Mapping[str, object]) -> dict[str, object]:
+    """A check's row as the file has it, with today's words; a result of other tests than today's says nothing."""
+    same = last.get("tests") == list(check.tests)
+    return {
+        "check": check.number,
+        "wanted": check.wanted,
+        "result": last.get("result") if same else "not run" if check.tests else UNTESTED,
+        "tests": list(check.tests),
+        "note": check.note,
+        **{key: last[key] for key in (*MEASURED, *PLAIN) if key in last and (same or key in PLAIN)},
+    }
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """The scorecard in Markdown."""
-    lines = ["| # | what has to happen | result | tests | left out |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| # | what has to happen | result | tests | left out | plain Flower |", "| --- " * 6 + "|"]
     for row in rows:
         tests = row["tests"]
         assert isinstance(tests, list)
-        lines.append(f"| {row['check']} | {row['wanted']} | {row['result']} | {len(tests)} | {row['note']} |")
-    passed = sum(row["result"] == "passed" for row in rows)
-    return "\n".join([*lines, "", f"{passed} of {len(rows)} passed."])
+        plain = row.get("plain", "not run")
+        lines.append(f"| {row['check']} | {row['wanted']} | {row['result']} | {len(tests)} | {row['note']} | {plain} |")
+    passed, plainly = (sum(row.get(key) == "passed" for row in rows) for key in ("result", "plain"))
+    return "\n".join([*lines, "", f"{passed} of {len(rows)} passed; plain Flower {plainly}."])
 
 
 def main() -> None:
-    from benchmarks.record import options, write
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", action="store_true", help="Run the tests; else they are listed.")
+    parser.add_argument("--plain", action="store_true", help="Do the same to plain Flower.")
     parser.add_argument("--checks", help="Some of the numbers, such as 3,4,9.")
     parser.add_argument("--out", type=Path, default=Path("results/reliability.json"))
     chosen = parser.parse_args()
     wanted = {int(each) for each in chosen.checks.split(",")} if chosen.checks else {each.number for each in CHECKS}
-    known = {}
-    if chosen.out.exists():
-        known = {row["check"]: row for row in json.loads(chosen.out.read_text())["rows"]}
-    rows: list[dict[str, object]] = []
-    for check in CHECKS:
-        last = known.get(check.number, {})
-        result, seconds = last.get("result", "not run" if check.tests else UNTESTED), last.get("recovery_s", {})
-        if chosen.run and check.number in wanted:
-            result, seconds = run(check)
-            print(f"{check.number}: {result}", flush=True)
-        rows.append(
-            {
-                "check": check.number,
-                "wanted": check.wanted,
-                "result": result,
-                "tests": list(check.tests),
-                "note": check.note,
-                "recovery_s": seconds,
-            }
-        )
-    if chosen.run:
-        write(chosen.out, rows, settings=options(chosen), seeds=[0])
-    print(table(rows))
+    known = {row["check"]: row for row in json.loads(chosen.out.read_text())["rows"]} if chosen.out.exists() else {}
+    rows = {check.number: row_of(check, known.get(check.number, {})) for check in CHECKS}
+
+    def keep(number: int, found: Mapping[str, object]) -> None:
+        rows[number] |= found
+        write(chosen.out, list(rows.values()), settings=options(chosen), seeds=[0])
+
+    for check in CHECKS if chosen.run else ():
+        if check.number in wanted:
+            keep(check.number, run(check))
+            print(f"{check.number}: {rows[check.number]['result']}", flush=True)
+    if chosen.plain:
+        for number, (result, why) in outcomes(wanted):
+            keep(number, {"plain": result, "plain_why": why})
+            print(f"plain Flower, {number}: {result}: {why}", flush=True)
+    print(table(list(rows.values())))
 
 
 if __name__ == "__main__":

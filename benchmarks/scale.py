@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from fl_privacy.simulations.experiment.spec import Experiment
     from fl_privacy.simulations.federation import Federation
 
+VICTIMS = {
+    "lenet": {"dataset": {"name": "mnist"}, "model": {"name": "lenet_dlg", "init": "wide"}, "batch_size": 4},
+    "resnet18": {"dataset": {"name": "digits", "size": 32}, "model": {"name": "resnet18"}, "batch_size": 32},
+}
+"""What the clients hold and train: the digits are embedded, and as large as CIFAR-10's images."""
 COUNTS, TAKING_PART = (10, 100, 1_000, 10_000), 10
 TRIES = 4
 COMPARED = ("ready_s", "ready_cpu_s", "round_s", "round_cpu_s")
@@ -45,7 +50,9 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(clients: int, rounds: int, backend: str, workers: int, root: str | None) -> dict[str, float]:
+def measure(
+    clients: int, rounds: int, backend: str, workers: int, root: str | None, victim: str, device: str
+) -> dict[str, float]:
     """Run `rounds` rounds of gradient sharing in which 10 of `clients` clients take part."""
     from fl_privacy.data import data_root
     from fl_privacy.simulations.backends.local import run_local
@@ -54,7 +61,7 @@ def measure(clients: int, rounds: int, backend: str, workers: int, root: str | N
     from fl_privacy.simulations.config.resolve import channel_of
     from fl_privacy.simulations.run.collect import federation_for
 
-    experiment, folder = scaled(clients), data_root(root)
+    experiment, folder = scaled(clients, victim, device), data_root(root)
     start = time.perf_counter()
     federation = federation_of(experiment.to_json(), folder)
     found = {"data_s": time.perf_counter() - start}
@@ -62,7 +69,7 @@ def measure(clients: int, rounds: int, backend: str, workers: int, root: str | N
     if backend == "local":
         run_local(timed_server(federation, rounds, time.process_time, found), app, clients)
         return {**found, "driver_mb": peak_mb(), "worker_mb": 0.0}
-    with ray_pool(workers) as pool:
+    with ray_pool(workers, gpus_per_worker=1 / workers if device == "cuda" else 0.0) as pool:
 
         def used() -> float:
             return time.process_time() + sum(on_workers(pool, workers, time.process_time))
@@ -71,18 +78,17 @@ def measure(clients: int, rounds: int, backend: str, workers: int, root: str | N
         return {**found, "driver_mb": peak_mb(), "worker_mb": max(on_workers(pool, workers, peak_mb))}
 
 
-def scaled(clients: int) -> Experiment:
-    """Gradient sharing of MNIST by 10 of `clients` clients a round."""
+def scaled(clients: int, victim: str, device: str) -> Experiment:
+    """Gradient sharing by 10 of `clients` clients a round."""
     from fl_privacy.simulations.config.load import configure
 
     return configure(
         name="scale",
-        dataset={"name": "mnist"},
-        model={"name": "lenet_dlg", "init": "wide"},
         clients=clients,
         clients_per_round=TAKING_PART,
         attacked_clients=1,
-        batch_size=4,
+        device=device,
+        **VICTIMS[victim],
     )
 
 
@@ -137,10 +143,13 @@ def main() -> None:
     parser.add_argument("--backend", default="ray", choices=("ray", "local"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--data-root")
+    parser.add_argument("--victim", default="lenet", choices=tuple(VICTIMS))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--one", type=int, help="Measure this number of clients once, here, and print it.")
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(measure(chosen.one, chosen.rounds, chosen.backend, chosen.workers, chosen.data_root)))
+        how = (chosen.rounds, chosen.backend, chosen.workers, chosen.data_root, chosen.victim, chosen.device)
+        print(json.dumps(measure(chosen.one, *how)))
         return
     found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
     again = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]

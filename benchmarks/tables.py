@@ -19,6 +19,7 @@ from benchmarks import (
     tables_learned,
     tables_output,
     tables_own,
+    tables_scaling,
     tables_settings,
     tables_split_training,
 )
@@ -82,6 +83,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "joint_speed": tables_output.joint_speed,
     "which_defence": tables_own.which_defence,
     "own_app": tables_own.own_app,
+    "scorecard": tables_scaling.scorecard,
+    "scorecard_totals": tables_scaling.scorecard_totals,
+    "planning_units": tables_scaling.planning_units,
+    "planning": tables_scaling.planning,
+    "throughput": tables_scaling.throughput,
     "settings_experiment": tables_settings.experiment,
     "settings_protocols": tables_settings.protocols,
 }

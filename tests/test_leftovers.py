@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from listening import LOOPBACK, places
 
-from benchmarks.reliability import CHECKS
 from fl_privacy.simulations.backends import leftovers
 from fl_privacy.simulations.backends.leftovers import session_folder, sweep
 
@@ -144,13 +143,3 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
         time.sleep(0.2)
     assert of_runs() == []
     assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-*-{started.pid}-*"))
-
-
-def test_the_scorecard_names_tests_that_there_are():
-    assert [check.number for check in CHECKS] == list(range(1, 29))
-    for check in CHECKS:
-        assert check.tests or check.note
-        for name in check.tests:
-            file, _, test = name.partition("::")
-            text = (Path(__file__).parent / file).read_text()
-            assert not test or f"def {test}(" in text, name
