@@ -19,7 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 NODES, SIZE, ROUNDS = 4, 1000, 4
-WORKERS = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+WORKERS: dict[str, Any] = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
 """Two workers on two cores, as ours; by default Flower has one for every two."""
 Fault = Callable[[int, int], None]
 """Of a client: (partition, round), before it computes."""
@@ -99,6 +99,14 @@ def hang(seconds: float, partition: int, round: int) -> None:
     """Client 1 sleeps in round 2."""
     if (partition, round) == (1, 2):
         time.sleep(seconds)
+
+
+def session() -> Path:
+    """Where the Ray of this process lives."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_session_dir_path())
 
 
 def client(fault: Fault) -> ClientApp:

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.plain_app import NODES, Played, all_raise, die_once, hang, play, raise_and_exit
+from benchmarks.plain_app import NODES, Played, all_raise, die_once, hang, play, raise_and_exit, session
 from benchmarks.plain_outcome import Outcome, judged, not_offered
 
 DEADLINE, HANGS, GRACE = 10.0, 30.0, 10.0
@@ -55,19 +55,16 @@ def same_seed(folder: Path) -> dict[int, Outcome]:
 
 def long_run(folder: Path) -> dict[int, Outcome]:
     """30 rounds of 8 clients, messages of 1.2 MB, as ours."""
-    held, spilled, session = [], list[Path](), list[Path]()
+    held, spilled, places = list[int](), list[Path](), list[Path]()
 
     def look(round: int) -> None:
-        import ray
-
         held.append(int(Path("/proc/self/statm").read_text().split()[1]))
-        where = Path(ray._private.worker._global_node.get_session_dir_path())
-        session.append(where)
-        spilled.extend(where.glob("**/ray_spilled_objects*/*"))
+        places.append(session())
+        spilled.extend(places[-1].glob("**/ray_spilled_objects*/*"))
 
     played = play(rounds=30, nodes=8, size=300_000, after=look)
     growth = max(held[-10:]) / max(held[:10]) - 1 if len(held) == 30 else float("nan")
-    stays = "stays" if session and session[0].exists() else "is removed"
+    stays = "stays" if places and places[0].exists() else "is removed"
     words = f"the driver grew by {growth:.1%} after ten of 30 rounds, {len(spilled)} files spilled"
     return {23: judged(_whole(played, 30) and growth < 0.05 and not spilled, f"{words}; Ray's folder in /tmp {stays}")}
 
@@ -85,6 +82,7 @@ def leftovers(folder: Path) -> dict[int, Outcome]:
     end = time.monotonic() + 35
     while not all(mark.exists() for mark in marks) and time.monotonic() < end:
         time.sleep(0.1)
+    began = all(mark.exists() for mark in marks)
     for run, how in zip(runs, ways, strict=True):
         run.send_signal(how)
     time.sleep(GRACE)
@@ -94,8 +92,10 @@ def leftovers(folder: Path) -> dict[int, Outcome]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         run.wait()
+    if not began:
+        raise TimeoutError("the runs had not begun in time")
     told = ", ".join(f"{name} {len(pids)}" for name, pids in left.items())
-    clean = all(mark.exists() for mark in marks) and not left["SIGINT"] and not left["SIGTERM"]
+    clean = not left["SIGINT"] and not left["SIGTERM"]
     return {24: judged(clean, f"processes left {GRACE:g} s later (SIGKILL not counted): {told}")}
 
 
@@ -129,9 +129,7 @@ def _of_session(mark: Path) -> list[int]:
 
 
 def _mark(mark: Path, round: int) -> None:
-    import ray
-
-    mark.write_text(str(ray._private.worker._global_node.get_session_dir_path()))
+    mark.write_text(str(session()))
 
 
 def main() -> None:

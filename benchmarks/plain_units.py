@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from scipy import stats
 
 from benchmarks.epsilon_audit import epsilon_found
 from benchmarks.plain_outcome import Outcome, judged, not_offered
-from fl_privacy.simulations.backends.clients import identify
+from fl_privacy.simulations.backends.clients import identify, server_context
 
 HONEST, SHAPE = 3, (4, 4)
 
@@ -84,7 +85,7 @@ def malformed(folder: Path) -> dict[int, Outcome]:
         "weight of -20": _metric("num-examples", -20),
         "pickled objects": lambda content: content.array_records["arrays"].__setitem__("w", _objects(folder / "run")),
     }
-    ended, changed, held = [], [], []
+    ended, changed, held = list[str](), list[str](), list[str]()
     for name, fault in faults.items():
         replies = [*(_reply() for _ in range(HONEST)), _reply(fault)]
         try:
@@ -152,7 +153,7 @@ def epsilon(folder: Path) -> dict[int, Outcome]:
 
 
 def audited(folder: Path) -> dict[int, Outcome]:
-    """3,000 releases of LocalDpMod, of two updates as far apart as its sensitivity says, at a claim of epsilon = 1."""
+    """1,500 releases of LocalDpMod, of two updates as far apart as its sensitivity says, at a claim of epsilon = 1."""
     np.random.seed(5)  # noqa: NPY002 -- the generator that Flower draws from
     delta = 0.1
     mod = LocalDpMod(clipping_norm=1.0, sensitivity=1.0, epsilon=1.0, delta=delta)
@@ -161,10 +162,10 @@ def audited(folder: Path) -> dict[int, Outcome]:
         start = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(2, np.float32))}), "config": ConfigRecord()})
         asked = Message(start, dst_node_id=1, message_type="train")
         made = RecordDict({"arrays": ArrayRecord({"w": Array(np.array([update, 1e-3], np.float32))})})
-        out = mod(asked, None, lambda message, context: Message(made, reply_to=message))
+        out = mod(asked, server_context(), lambda message, context: Message(made, reply_to=message))
         return float(out.content.array_records["arrays"]["w"].numpy()[0])
 
-    made, other = (torch.tensor([released(update) for _ in range(3000)]) for update in (1.0, 0.0))
+    made, other = (torch.tensor([released(update) for _ in range(1500)]) for update in (1.0, 0.0))
     found = epsilon_found(made, other, delta)
     return {
         17: judged(found <= 1.0, f"LocalDpMod claims epsilon 1 at delta {delta}; the audit finds at least {found:.2f}")
@@ -197,8 +198,9 @@ def clips(folder: Path) -> dict[int, Outcome]:
 
 def settings(folder: Path) -> dict[int, Outcome]:
     """Settings that cannot be meant, each of which should be named before anything starts."""
+    unknown: dict[str, Any] = {"unknown": 1}
     bad: dict[str, Callable[[], object]] = {
-        "FedAvg(unknown=1)": lambda: FedAvg(unknown=1),
+        "FedAvg(unknown=1)": lambda: FedAvg(**unknown),
         "FedAvg(fraction_train=2)": lambda: FedAvg(fraction_train=2.0),
         "FedAvg(fraction_train=nan)": lambda: FedAvg(fraction_train=float("nan")),
         "FedAvg(min_train_nodes=-3)": lambda: FedAvg(min_train_nodes=-3),
@@ -217,4 +219,5 @@ def settings(folder: Path) -> dict[int, Outcome]:
     return {26: judged(not taken, f"{words}taken: {', '.join(taken)}" if taken else words)}
 
 
+logging.getLogger("flwr").setLevel(logging.WARNING)
 identify()  # messages cannot be built by hand before a process has an identity

@@ -15,8 +15,6 @@ import json
 import pickle
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +26,7 @@ import torch
 
 from benchmarks.attack_speed import victims
 from benchmarks.record import options, write
+from benchmarks.scale import one
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.inverting_gradients import InvertingGradients
 from fl_privacy.federated.client import gradient
@@ -149,7 +148,8 @@ def runs(device: str, workers: int, rounds: int, repeats: int, step_s: float) ->
     """Whole runs on Ray, of this model and of a small one: what is theirs beside the steps."""
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
-        large, small = (_one(victim, device, workers, rounds) for victim in ("resnet18", "lenet"))
+        how = ("--one", str(TAKING_PART), "--device", device, "--workers", str(workers), "--rounds", str(rounds))
+        large, small = one(*how, "--victim", "resnet18"), one(*how, "--victim", "lenet")
         each = {
             "start_s": large["ready_s"],
             "message_s": max(0.0, large["round_s"] - TAKING_PART * step_s / workers) / TAKING_PART,
@@ -160,16 +160,6 @@ def runs(device: str, workers: int, rounds: int, repeats: int, step_s: float) ->
         for name, value in each.items():
             found.setdefault(name, []).append(value)
     return found
-
-
-def _one(victim: str, device: str, workers: int, rounds: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--one", str(TAKING_PART), "--victim", victim]
-    command += ["--device", device, "--workers", str(workers), "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
 
 
 def _peak_mb(device: str) -> float:

@@ -133,6 +133,17 @@ def timed_server(federation: Federation, rounds: int, used: Callable[[], float],
     return server
 
 
+def one(*choices: str) -> dict[str, float]:
+    """`measure` in a process of its own, which is begun again where Ray gave its start up."""
+    for _ in range(TRIES):  # after 30 s, as on a busy machine
+        command = [sys.executable, "-m", "benchmarks.scale", *choices]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not done.returncode:
+            found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+            return found
+    raise SystemExit(done.stderr)
+
+
 def main() -> None:
     from benchmarks.record import options, write
 
@@ -152,16 +163,9 @@ def main() -> None:
         print(json.dumps(measure(chosen.one, *how)))
         return
     found: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
-    again = [sys.executable, "-m", "benchmarks.scale", *sys.argv[1:]]
     for repeat in range(chosen.repeats):
         for count in COUNTS:
-            for _ in range(TRIES):  # Ray gives up a start that takes more than 30 s, as on a busy machine
-                done = subprocess.run([*again, "--one", str(count)], capture_output=True, text=True)
-                if not done.returncode:
-                    break
-            else:
-                raise SystemExit(done.stderr)
-            found[count].append(json.loads(done.stdout.splitlines()[-1]))
+            found[count].append(one(*sys.argv[1:], "--one", str(count)))
             print(f"{repeat + 1} of {chosen.repeats}: {count} clients: {found[count][-1]}", flush=True)
     rows = [_row(count, each, found[COUNTS[0]]) for count, each in found.items()]
     write(chosen.out, rows, settings=options(chosen), seeds=[0], taking_part=TAKING_PART)

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.record import options, write
-from benchmarks.scale import TAKING_PART, VICTIMS, scaled
+from benchmarks.scale import TAKING_PART, VICTIMS, one, scaled
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure
@@ -57,12 +54,8 @@ def bare(federation: Federation, rounds: int) -> float:
 
 def simulated(victim: str, backend: str, workers: int, rounds: int, root: str | None) -> float:
     """Seconds of a round in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--one", str(TAKING_PART), "--victim", victim]
-    command += ["--backend", backend, "--workers", str(workers), "--rounds", str(rounds)]
-    done = subprocess.run([*command, *(["--data-root", root] if root else [])], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return float(json.loads(done.stdout.splitlines()[-1])["round_s"])
+    how = ("--one", str(TAKING_PART), "--victim", victim, "--backend", backend, "--workers", str(workers))
+    return one(*how, "--rounds", str(rounds), *(("--data-root", root) if root else ()))["round_s"]
 
 
 def rounds_of(victim: str, rounds: int, repeats: int, root: str | None) -> list[dict[str, Any]]:
