@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -17,6 +18,14 @@ from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable, ReadTable
 
 FORMAT = "1"
+
+
+@runtime_checkable
+class State(Protocol):
+    """What changes while something is computed, as named tensors and JSON, and back, bit for bit."""
+
+    def take(self) -> tuple[Tensors, PlainTable]: ...
+    def give(self, tensors: Tensors, facts: PlainTable) -> None: ...
 
 
 def save(path: Path, tensors: Tensors, facts: ReadTable) -> None:

@@ -10,11 +10,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_privacy.checkpoints import under
+from fl_privacy.checkpoints import State, under
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
-from fl_privacy.strategies.state import State
 
 EVERY_SECONDS = 2.0  # at most so much work is done again
 MODEL, STATE = "model/", "state/"

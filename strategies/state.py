@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from fl_privacy.checkpoints import under
+from fl_privacy.checkpoints import State, under
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.strategies.grid import KnownClients
@@ -24,13 +24,6 @@ RECORDS: Mapping[str, Callable[[Any], Any]] = {
     "config_records": ConfigRecord,
 }
 """What a client's context holds, and how each kind is made again."""
-
-
-class State(Protocol):
-    """What there is beside the model between two rounds, as named tensors and JSON, and back."""
-
-    def take(self) -> tuple[Tensors, PlainTable]: ...
-    def give(self, tensors: Tensors, facts: PlainTable) -> None: ...
 
 
 @dataclass(frozen=True)

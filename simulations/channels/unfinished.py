@@ -9,6 +9,7 @@ from pathlib import Path
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy import checkpoints
+from fl_privacy.checkpoints import State
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.channels.base import Row, RunContext
@@ -16,7 +17,6 @@ from fl_privacy.simulations.channels.round_log import round_rows
 from fl_privacy.simulations.results import layout
 from fl_privacy.strategies.records import Counts
 from fl_privacy.strategies.resumable import NOTHING, Resumable, counted, history
-from fl_privacy.strategies.state import State
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:

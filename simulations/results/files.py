@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from fl_privacy.atomic import write_atomic
 from fl_privacy.observation import Tensors
 from fl_privacy.settings import ReadTable
-from fl_privacy.simulations.results.layout import GUESSES
+from fl_privacy.simulations.results.layout import GUESSES, UNFINISHED
 
 LONGEST = 80  # characters of a name that becomes a path; what is longer ends in a digest
 
@@ -44,6 +44,11 @@ def slug(name: str) -> str:
 def guesses_folder(folder: Path, label: str) -> Path:
     """Where the reconstructions of the attack of this label lie."""
     return folder / GUESSES / slug(label)
+
+
+def unfinished_folder(folder: Path, label: str) -> Path:
+    """Where the calls of the attack of this label write down how far they are."""
+    return folder / UNFINISHED / slug(label)
 
 
 def path_inside(path: Path, folder: Path) -> str:

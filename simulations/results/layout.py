@@ -4,4 +4,4 @@ CONFIG, ROUNDS, RESULTS, SAMPLES = "config.json", "rounds.json", "results.json",
 AUDIT, AUDIT_BEGUN, PAGE, ROWS = "audit.json", "audit_begun.json", "report.html", "report.csv"
 SWEEP = "sweep.json"
 OBSERVATIONS, GUESSES, FIGURES, ORIGINALS = "observations", "reconstructions", "figures", "originals"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, UNFINISHED = "checkpoints", "unfinished"

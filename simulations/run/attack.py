@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from fl_privacy.attacks import Attack
+from fl_privacy.attacks.unfinished import kept_in
 from fl_privacy.observation import Observation, Reconstruction
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.channels.base import Channel
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.progress import Note, step
+from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Key
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ class Job:
     seen: tuple[Observation, ...]
     seed: int
     device: str
+    unfinished: Path | None = None
+    """Where its long loops write down how far they are; None: nowhere."""
 
     @property
     def name(self) -> tuple[str, tuple[Key, ...]]:
@@ -42,7 +47,10 @@ class Job:
     def __call__(self) -> list[Reconstruction]:
         """The reconstructions, in order, on the CPU; one thread, because more change the last bits."""
         condition, round = self.keys[0].condition, self.keys[0].round
-        with one_thread():
+        shared = (
+            self.unfinished is not None and self.unfinished.parents[2].is_dir()
+        )  # not so on every node of a cluster
+        with one_thread(), kept_in(self.unfinished if shared else None):
             seen = [observation.to(torch.device(self.device)) for observation in self.seen]
             ready = self.attack.prepare(seen, stream(self.seed, "prepare", condition, round))
             return ready(seen, stream(self.seed, "attack", condition, round))
@@ -58,11 +66,12 @@ def jobs(
     channel: Channel,
     seen: Mapping[Key, Observation],
     bind_artifacts: Callable[[Attack, int], Attack | None],
+    folder: Path | None = None,
 ) -> list[Job]:
     """One job an attack and group, over the first `attacked_clients` of the clients that answered in a round.
 
     `armed(attack, condition)` gives the attack what the run left for it in that condition, or None where it has no
-    business.
+    business. In the run `folder` calls write down how far they are.
     """
     rounds = groupby(sorted(seen), key=lambda key: (key.condition, key.round))
     attacked = [key for _, keys in rounds for key in list(keys)[: experiment.attacked_clients]]
@@ -75,7 +84,8 @@ def jobs(
         for keys in groups.values():
             if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
                 own = tuple(experiment.held_by(label, seen[key]) for key in keys)
-                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device))
+                place = folder and files.unfinished_folder(folder, label) / keys[0].stem
+                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device, place))
     return todo
 
 

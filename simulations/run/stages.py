@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,12 +71,13 @@ def finish(
         note(f"the rounds of that run are not over: {len(seen)} observations are there")
     channel, attacks = channel_of(experiment), experiment.resolved.attacks
 
-    asked = jobs(experiment, channel, seen, partial(_bound, federation, source))
+    asked = jobs(experiment, channel, seen, partial(_bound, federation, source), folder)
     todo = [job for job in asked if not is_done(channel, folder, job)]
     again = f"; {len(asked) - len(todo)} of {len(asked)} groups were done before" if len(todo) < len(asked) else ""
     note(f"attacking {len({key for job in asked for key in job.keys})} observations with {', '.join(attacks)}{again}")
     for job, results in run(todo, note):
         save(channel, folder, job, results)
+    shutil.rmtree(folder / layout.UNFINISHED, ignore_errors=True)
     scored = score_all(channel, federation, seen, _guesses(folder, attacks))
     if keep_originals:
         _save_originals(folder, scored)
@@ -91,7 +93,7 @@ def finish(
 def ready_jobs(federation: Federation, folder: Path, wanted: Callable[[Key], bool]) -> list[Job]:
     """The attacks on these messages of a run that are not done yet."""
     experiment, channel = federation.experiment, channel_of(federation.experiment)
-    asked = jobs(experiment, channel, observed(federation, folder, wanted), partial(_bound, federation, folder))
+    asked = jobs(experiment, channel, observed(federation, folder, wanted), partial(_bound, federation, folder), folder)
     return [job for job in asked if not is_done(channel, folder, job)]
 
 
@@ -104,6 +106,8 @@ def save(channel: Channel, folder: Path, job: Job, results: Sequence[Reconstruct
     for key, guess in zip(job.keys, results, strict=True):
         if channel.grouping.is_scored(key):
             storage.save_guess(files.guesses_folder(folder, job.label), key, guess)
+    if job.unfinished is not None:
+        shutil.rmtree(job.unfinished, ignore_errors=True)
 
 
 def is_done(channel: Channel, folder: Path, job: Job) -> bool:

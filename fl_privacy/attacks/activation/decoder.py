@@ -16,6 +16,7 @@ from fl_privacy.attacks.activation.augmentation import warped
 from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder, Ensemble
 from fl_privacy.attacks.activation.noise_estimate import overheard
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.unfinished import Training, steps
 from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 from fl_privacy.seeding import seeded
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE
@@ -154,7 +155,7 @@ class Decoder(LearnedDecoder):
             network = self.build(tuple(released.shape[1:]), seen.spec.image_shape).to(released.device)
             optimiser = torch.optim.Adam(network.parameters(), self.learning_rate)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, total_steps=self.steps)
-            for _ in range(self.steps):
+            for _ in steps(self.steps, Training(network, optimiser, schedule), rng):
                 index = torch.randint(len(images), (self.batch_size,), generator=rng).to(released.device)
                 z = defended(released[index], seen.defence, self._draws(), rng)
                 descend(network, optimiser, z, images[index])

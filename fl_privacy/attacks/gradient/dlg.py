@@ -13,7 +13,22 @@ from fl_privacy.attacks.gradient.optimise import GradientInversion
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
 from fl_privacy.attacks.inversion.first_order import Stepper
 from fl_privacy.attacks.inversion.lbfgs import BatchedLbfgs
-from fl_privacy.observation import Observation
+from fl_privacy.observation import Observation, Tensors
+from fl_privacy.settings import PlainTable
+
+
+@dataclass(frozen=True)
+class _Steps:
+    search: BatchedLbfgs
+
+    def __call__(self, iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
+        self.search.step(losses, torch.no_grad()(again))  # the loop wants the images too, and evaluates once more
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        return self.search.take()
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        self.search.give(tensors, facts)
 
 
 @ATTACKS.register("dlg")
@@ -46,12 +61,7 @@ class DLG(GradientInversion):
         return Pixels(seen[0], len(seen) * self.restarts, rng)
 
     def stepper(self, guesses: nn.Module) -> Stepper:
-        search = BatchedLbfgs(list(guesses.parameters()), self.history, self.line_search, self.learning_rate)
-
-        def step(iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
-            search.step(losses, torch.no_grad()(again))  # the loop wants the images too, and evaluates once more
-
-        return step
+        return _Steps(BatchedLbfgs(list(guesses.parameters()), self.history, self.line_search, self.learning_rate))
 
     def misfit(self, seen: Observation, gradients: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         return (gradients - targets).square().sum(1)

@@ -12,9 +12,29 @@ from torch import Tensor, nn
 from fl_privacy.attacks.base import ATTACKS, check_ranges
 from fl_privacy.attacks.gradient.optimise import GradientInversion
 from fl_privacy.attacks.gradient.pixels import Pixels, labels_read
-from fl_privacy.attacks.inversion.first_order import Descent, Stepper
+from fl_privacy.attacks.inversion.first_order import Descent, DescentSteps, Stepper
 from fl_privacy.attacks.inversion.total_variation import absolute_variation
-from fl_privacy.observation import Observation
+from fl_privacy.observation import Observation, Tensors
+from fl_privacy.settings import PlainTable
+
+
+@dataclass(frozen=True)
+class _Boxed:
+    """Steps after each of which the images are cut to [0, 1]."""
+
+    steps: DescentSteps
+    images: nn.Parameter
+
+    def __call__(self, iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
+        self.steps(iteration, losses, again)
+        with torch.no_grad():
+            self.images.clamp_(0, 1)
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        return self.steps.take()
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        self.steps.give(tensors, facts)
 
 
 @ATTACKS.register("inverting_gradients")
@@ -48,14 +68,7 @@ class InvertingGradients(GradientInversion):
     def stepper(self, guesses: nn.Module) -> Stepper:
         assert isinstance(guesses, Pixels)
         descent = Descent("adam", self.learning_rate, "steps", self.iterations, betas=(0.9, 0.999), signed=True)
-        move = descent.stepper(guesses)
-
-        def step(iteration: int, losses: Tensor, again: Callable[[], Tensor]) -> None:
-            move(iteration, losses, again)
-            with torch.no_grad():
-                guesses.images.clamp_(0, 1)
-
-        return step
+        return _Boxed(descent.stepper(guesses), guesses.images)
 
     def misfit(self, seen: Observation, gradients: Tensor, targets: Tensor, images: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(gradients, targets, dim=1) + self.tv * absolute_variation(images)

@@ -6,6 +6,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
@@ -18,7 +19,10 @@ from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import observed_step, soft_cross_entropy
 from fl_privacy.attacks.gradient.restarts import IterateTracker
 from fl_privacy.attacks.inversion.first_order import Stepper
-from fl_privacy.observation import ChannelName, Observation, Reconstruction
+from fl_privacy.attacks.unfinished import steps
+from fl_privacy.checkpoints import State, under
+from fl_privacy.observation import ChannelName, Observation, Reconstruction, Tensors
+from fl_privacy.settings import PlainTable
 
 Guess = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and label logits (B, classes)."""
@@ -112,7 +116,8 @@ class GradientInversion(Attack):
 
         tracker = IterateTracker(len(targets), self.snapshot_every, self.patience, 1e-3)
         step = self.stepper(guesses)
-        for iteration in range(self.iterations):
+        search = _Search(guesses, tracker, step, targets.device) if isinstance(step, State) else None
+        for iteration in steps(self.iterations, search) if search else range(self.iterations):
             losses, images, logits = evaluate()
             tracker.see(losses.detach(), images.detach(), logits.detach())
             if tracker.done() or not bool(torch.isfinite(losses).any()):
@@ -142,6 +147,27 @@ class GradientInversion(Attack):
             iterations=len(tracker.trace),
             seconds=seconds,
         )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Everything that an iteration changes."""
+
+    guesses: nn.Module
+    tracker: IterateTracker
+    step: State
+    device: torch.device
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        (step, of_step), (kept, of_kept) = self.step.take(), self.tracker.take()
+        tensors = {f"guesses/{name}": value for name, value in self.guesses.state_dict().items()}
+        tensors |= {f"step/{name}": value for name, value in step.items()}
+        return tensors | {f"kept/{name}": value for name, value in kept.items()}, {"step": of_step, "kept": of_kept}
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        self.guesses.load_state_dict(under("guesses/", tensors))
+        self.step.give(under("step/", tensors), facts["step"])
+        self.tracker.give(under("kept/", tensors), facts["kept"], self.device)
 
 
 def _soft(guess: Guess) -> Guess:

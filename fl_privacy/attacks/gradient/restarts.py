@@ -8,6 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
+
 
 class IterateTracker:
     """The kept iterate of every victim: the best by loss, or the latest snapshot.
@@ -40,6 +43,20 @@ class IterateTracker:
         self.losses[chosen] = losses[chosen]
         self.images[chosen] = images[chosen]
         self.logits[labelled] = logits[labelled]
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        """What it keeps, after one iteration at least."""
+        found = {"losses": self.losses, "images": self.images, "logits": self.logits, "marked": self._marked}
+        strides = {"images": list(self.images.stride()), "logits": list(self.logits.stride())}
+        return found | {"trace": torch.stack(self.trace)}, {"stale": self._stale, "strides": strides}
+
+    def give(self, tensors: Tensors, facts: PlainTable, device: torch.device) -> None:
+        """Keep what another one took, laid out in memory as it was: sums in another order have other bits."""
+        for name, stride in facts["strides"].items():
+            setattr(self, name, torch.empty_strided(tensors[name].shape, stride, device=device).copy_(tensors[name]))
+        self.losses = tensors["losses"].to(device)
+        self.trace = list(tensors["trace"].to(device))
+        self._marked, self._stale = tensors["marked"], facts["stale"]
 
     def done(self) -> bool:
         """Whether the search has come to a plateau for every victim."""

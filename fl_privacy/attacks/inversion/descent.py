@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from fl_privacy.attacks.inversion.first_order import Descent
 from fl_privacy.attacks.inversion.lbfgs import BatchedLbfgs
+from fl_privacy.attacks.unfinished import steps
+from fl_privacy.checkpoints import State, under
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
 
 Objective = Callable[[Tensor], Tensor]
 """Coordinates (V, B, k) to losses (V,), each victim's of its own coordinates alone."""
@@ -48,7 +52,7 @@ def _adam(objective: Objective, start: Tensor, iterations: int) -> Reached:
     guess = nn.ParameterList([start.clone()])
     step = Descent("adam", RATE, "cosine", iterations).stepper(guess)
     kept = _Kept(start, objective)
-    for iteration in range(iterations):
+    for iteration in steps(iterations, _Search(guess[0], kept, step)):
         losses = objective(guess[0])
         kept.see(guess[0], losses)
         step(iteration, losses, lambda: objective(guess[0]))
@@ -63,17 +67,34 @@ def _lbfgs(objective: Objective, start: Tensor, iterations: int) -> Reached:
     def here() -> Tensor:
         return objective(guess)
 
-    before = kept.losses.clone()
     losses: Tensor | None = None
-    for iteration in range(iterations):
+    for iteration in steps(iterations, _Search(guess, kept, solver)):
         losses = here() if losses is None else losses
         kept.see(guess, losses)
-        if iteration % STALE == STALE - 1:
-            if not bool((kept.losses < before - LEAST_GAIN).any()):
-                break
-            before = kept.losses.clone()
+        if iteration % STALE == STALE - 1 and not kept.gained(LEAST_GAIN):
+            break
         losses = solver.step(losses, here)
     return kept.reached(guess)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Everything that an iteration changes."""
+
+    guess: Tensor
+    kept: _Kept
+    step: State
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        (kept, _), (step, facts) = self.kept.take(), self.step.take()
+        tensors = {f"kept/{name}": value for name, value in kept.items()}
+        return tensors | {f"step/{name}": value for name, value in step.items()} | {"guess": self.guess}, facts
+
+    @torch.no_grad()
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        self.guess.copy_(tensors["guess"])
+        self.kept.give(under("kept/", tensors), {})
+        self.step.give(under("step/", tensors), facts)
 
 
 class _Kept:
@@ -83,6 +104,7 @@ class _Kept:
         self._objective = objective
         self._u = start.clone()
         self.losses = torch.full((len(start),), torch.inf, device=start.device)
+        self._marked = self.losses.clone()
         self._trace: list[Tensor] = []
 
     @torch.no_grad()
@@ -91,6 +113,21 @@ class _Kept:
         better = losses < self.losses
         self._u[better], self.losses[better] = u[better], losses[better]
         self._trace.append(losses)
+
+    def gained(self, least: float) -> bool:
+        """Whether any victim's loss is by `least` lower than when this was asked last."""
+        better = bool((self.losses < self._marked - least).any())
+        self._marked = self.losses.clone()
+        return better
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        found = {"u": self._u, "losses": self.losses, "marked": self._marked}
+        return found | {"trace": torch.stack(self._trace)}, {}
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        place = self._u.device
+        self._u, self.losses, self._marked = (tensors[name].to(place) for name in ("u", "losses", "marked"))
+        self._trace = list(tensors["trace"].to(place))
 
     @torch.no_grad()
     def reached(self, last: Tensor) -> Reached:

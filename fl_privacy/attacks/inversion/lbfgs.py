@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fl_privacy.observation import Tensors
+from fl_privacy.settings import PlainTable
+
 ARMIJO = 1e-4
 SHORTER = 0.4
 TRIALS = 12
@@ -52,6 +55,28 @@ class BatchedLbfgs:
             return self._search(here, direction, along, length, losses.detach(), again)
         self._write(here + length[:, None] * direction)
         return None
+
+    def take(self) -> tuple[Tensors, PlainTable]:
+        """What it remembers; the parameters are their owner's."""
+        names = ("moved", "turned", "weight")
+        found = {
+            f"{place}.{name}": part
+            for place, pair in enumerate(self._pairs)
+            for name, part in zip(names, pair, strict=True)
+        }
+        if self._before is not None:
+            found |= {"here": self._before[0], "slope": self._before[1]}
+        return found | ({} if self._scale is None else {"scale": self._scale}), {"pairs": len(self._pairs)}
+
+    def give(self, tensors: Tensors, facts: PlainTable) -> None:
+        """Remember what another one took."""
+        found = {name: value.to(self.parameters[0].device) for name, value in tensors.items()}
+        self._pairs = [
+            (found[f"{place}.moved"], found[f"{place}.turned"], found[f"{place}.weight"])
+            for place in range(facts["pairs"])
+        ]
+        self._before = (found["here"], found["slope"]) if "here" in found else None
+        self._scale = found.get("scale")
 
     def _search(
         self,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
+from fl_privacy.attacks.unfinished import Training, steps
 from fl_privacy.joint_training import JointLoss, decode, load_pair
 from fl_privacy.joint_training.pair import OUTPUTS
 from fl_privacy.models.decoders import build_decoder
@@ -143,7 +144,7 @@ class OutputDecoder(OutputAttack):
     ) -> None:
         loss = JointLoss(gamma_h=self.gamma_h, gamma_s=self.gamma_s)
         optimiser = torch.optim.Adam(network.parameters(), self.learning_rate, fused=True)
-        for step in range(self.steps):
+        for step in steps(self.steps, Training(network, optimiser), rng):
             optimiser.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
             index = torch.randint(len(images), (self.batch_size,), generator=rng).to(images.device)
             sent = {OUTPUTS: answers[index]}
