@@ -10,10 +10,10 @@ from fl_privacy.attacks import ATTACKS
 from fl_privacy.attacks.activation.augmentation import warped
 from fl_privacy.attacks.activation.averaging import Averaging, averaged, repeats_of
 from fl_privacy.attacks.activation.decoder import Decoder, defended
-from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder
 from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import LaplaceNoise
+from fl_privacy.models.activation_decoders import AffineDecoder, ConvolutionalDecoder
 from fl_privacy.observation import ChannelName, LocalTraining
 from fl_privacy.seeding import stream
 

@@ -1,6 +1,19 @@
 """Client-side defences, as hooks; an experiment is an ordered chain of them."""
 
-from fl_privacy.defences import clip, clip_each, dp_sgd, noise, nopeek, outputs, prune, quantise, sign, soteria
+from fl_privacy.defences import (
+    adversarial_cut,
+    clip,
+    clip_each,
+    dp_sgd,
+    noise,
+    nopeek,
+    outputs,
+    prune,
+    quantise,
+    shredder,
+    sign,
+    soteria,
+)
 from fl_privacy.defences.base import DEFENCES, Chain, Defence, chain
 from fl_privacy.defences.text import chain_of
 
@@ -8,6 +21,7 @@ __all__ = [
     "DEFENCES",
     "Chain",
     "Defence",
+    "adversarial_cut",
     "chain",
     "chain_of",
     "clip",
@@ -18,6 +32,7 @@ __all__ = [
     "nopeek",
     "prune",
     "quantise",
+    "shredder",
     "sign",
     "soteria",
 ]

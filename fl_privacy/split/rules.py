@@ -21,8 +21,8 @@ class SplitRules:
     `cut`: the client's last stage; a second name gives the stages after it back to the client as its head, which is the
     U-shape and needs `labels='client'`. `penalise`: whether NoPeek's term sees the activations before the noise
     ('clean', the code of Titcombe et al.) or after it ('released', their algorithm 1). `train_client=False` trains the
-    server segment alone, on what the fixed client segment releases. Each party has an optimiser of its own; a client
-    keeps its own between rounds.
+    server segment alone, on what the fixed client segment releases; with `train_server=False` too, nothing is trained
+    but what the clients' defences learn. Each party has an optimiser of its own; a client keeps its own between rounds.
     """
 
     cut: tuple[str, ...]
@@ -31,6 +31,7 @@ class SplitRules:
     learning_rate: float = 1e-3
     penalise: Literal["clean", "released"] = "clean"
     train_client: bool = True
+    train_server: bool = True
 
     def __post_init__(self) -> None:
         if len(self.cut) not in (1, 2):
@@ -54,8 +55,9 @@ class SplitClientTask:
 
     `model()` builds the whole architecture; `batch(client, round, step)` gives inputs (B, C, H, W) in [0, 1] and labels
     (B,), `held_out(client)` the same for evaluation and inference; `steps(client)` mini-batches make one turn. `chain`
-    defends training, `serving` inference and evaluation. `seed` names the clients' random streams. They compute on
-    `device`, and draw on the CPU.
+    defends training, `serving` inference and evaluation; `tells_learnt` hands out what their defences learnt, which a
+    simulation's evaluator asks for. `seed` names the clients' random streams. They compute on `device`, and draw on the
+    CPU.
     """
 
     model: Callable[[], nn.Module]
@@ -65,6 +67,7 @@ class SplitClientTask:
     held_out: Callable[[int], tuple[Tensor, Tensor]]
     chain: Chain = field(default_factory=Chain)
     serving: Chain = field(default_factory=Chain)
+    tells_learnt: bool = False
     seed: int = 0
     device: str = "cpu"
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.defences.base import Chain
+from fl_privacy.defences.learning import Companion, learns
 from fl_privacy.observation import Tensors
 from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
 from fl_privacy.seeding import seeded
@@ -37,8 +38,8 @@ class ServerSegment:
     """The server's part of the model with its optimiser."""
 
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int = 0) -> None:
-        self.module, self.seed, self.served = module.train(), seed, 0
-        self.optimiser = rules.stepper(list(module.parameters()))
+        self.module, self.seed, self.served = module.train(rules.train_server), seed, 0
+        self.optimiser = rules.stepper(list(module.parameters()) if rules.train_server else [])
         self._pending: tuple[Tensor, Tensor] | None = None
 
     def step(self, activation: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -91,6 +92,19 @@ class ClientSegment:
         self.owned = rejoin(front, head).train(rules.train_client)
         parameters = list(self.owned.parameters()) if rules.train_client else []
         self.optimiser = rules.stepper(parameters)
+        self.companion: Companion | None = None
+
+    def accompanied(self, chain: Chain, x: Tensor, seed: int) -> Chain:
+        """The chain with what its members learn beside this segment, begun at images x (B, C, H, W) by `seed`.
+
+        The chain itself where no member learns.
+        """
+        if self.companion is None and learns(chain):
+            with torch.no_grad():
+                released = copy.deepcopy(self.front).eval()(x[:1])
+            self.companion = Companion(chain, x.shape[1:], released.shape[1:], seed)
+            self.companion.modules.to(x.device)
+        return chain if self.companion is None else self.companion.chain
 
     def release(self, x: Tensor, chain: Chain, seed: int) -> tuple[Tensor, Tensor]:
         """The activations (B, ...) of x (B, C, H, W) before and after the chain, both differentiable."""
@@ -110,9 +124,9 @@ class ClientSegment:
     def descend(self, x: Tensor, clean: Tensor, released: Tensor, gradient: Tensor, chain: Chain) -> None:
         """Step on the server's gradient of the released activations plus the chain's own terms.
 
-        A front whose weights are all frozen has nothing to learn from either.
+        A front whose weights are all frozen has nothing to learn from either, unless defences learn beside it.
         """
-        if self.optimiser is None:
+        if self.optimiser is None and self.companion is None:
             return
         values, gradients = [released], [gradient]
         extra = chain.extra_loss(x, clean if self.rules.penalise == "clean" else released)
@@ -120,19 +134,29 @@ class ClientSegment:
             values, gradients = [released, extra], [gradient, torch.ones_like(extra)]
         if released.requires_grad:
             torch.autograd.backward(values, gradients)
-        self.optimiser.step()
+        if self.optimiser is not None:
+            self.optimiser.step()
+        if self.companion is not None:
+            self.companion.step()
 
     @torch.no_grad()
     def serve(self, x: Tensor, chain: Chain, seed: int) -> Tensor:
         """What a trained client releases for x (N, C, H, W): activations (N, ...) of eval mode through the chain."""
         self.owned.eval()
+        if self.companion is not None:
+            self.companion.modules.eval()
         clean = torch.cat([self.front(part) for part in torch.split(x, SERVED_AT_ONCE)])
+        released = chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
         self.owned.train(self.rules.train_client)
-        return chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
+        if self.companion is not None:
+            self.companion.modules.train()
+        return released
 
     def forget(self) -> None:
         """Drop the gradients of the last step."""
         self.owned.zero_grad()
+        if self.companion is not None:
+            self.companion.modules.zero_grad()
 
 
 class BlackBox:
@@ -164,6 +188,7 @@ def client_step(client: ClientSegment, x: Tensor, y: Tensor, chain: Chain, link:
     Source: Gupta and Raskar 2018, algorithms 1 and 3; Titcombe et al. 2021, algorithm 1.
     """
     client.forget()
+    chain = client.accompanied(chain, x, seed)
     clean, released = client.release(x, chain, seed)
     if client.rules.labels == "server":
         gradient, loss = link.step(released.detach(), y)

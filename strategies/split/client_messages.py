@@ -8,6 +8,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
+from fl_privacy.defences.base import Chain
+from fl_privacy.defences.learning import learns
 from fl_privacy.observation import Tensors
 from fl_privacy.optimiser_state import load_optimiser_state, optimiser_state
 from fl_privacy.split.loop import mean_loss, state_of, step_seed
@@ -18,7 +20,20 @@ from fl_privacy.strategies.split.transport import connect
 
 LABELS, GRADIENT, OUTPUTS = "labels", "gradient", "outputs"
 # where a client's state lies between messages
-SEGMENT, OPTIMISER, CONDITION = "split.segment", "split.optimiser", "split.arm"
+SEGMENT, OPTIMISER, CONDITION, LEARNT = "split.segment", "split.optimiser", "split.arm", "split.learnt"
+
+
+def learnt_by(chain: Chain) -> str:
+    """Where a client keeps what the defences of a chain learn beside its segment."""
+    return f"{LEARNT} {chain.label}"
+
+
+def accompanied(segment: ClientSegment, chain: Chain, context: Context, x: Tensor, seed: int) -> Chain:
+    """The chain with what its defences have learnt on this client so far; the chain itself where none learns."""
+    bound = segment.accompanied(chain, x, seed)
+    if segment.companion is not None and learnt_by(chain) in context.state:
+        segment.companion.go_on(unpack(context.state.array_records[learnt_by(chain)]))
+    return bound
 
 
 class ClientMessages:
@@ -31,6 +46,10 @@ class ClientMessages:
         self.step: int = self.config["step"]
         self.place = torch.device(client_task.device)
         self.segment = self._resume()
+        self.chain = client_task.chain
+        if learns(self.chain):
+            x, _, seed = self._batch(self.step)
+            self.chain = accompanied(self.segment, self.chain, context, x, seed)
 
     def _resume(self) -> ClientSegment:
         kept = self.context.state
@@ -47,6 +66,8 @@ class ClientMessages:
     def _keep(self) -> None:
         self.context.state[SEGMENT] = pack(state_of(self.segment.owned))
         self.context.state[OPTIMISER] = pack(optimiser_state(self.segment.optimiser))
+        if self.segment.companion is not None:
+            self.context.state[learnt_by(self.client_task.chain)] = pack(self.segment.companion.kept())
 
     def _reply(self, examples: int, loss: float, arrays: Tensors | None = None) -> Message:
         metrics = {"client": self.client, "num-examples": examples, "train_loss": loss}
@@ -66,7 +87,7 @@ class ClientMessages:
         losses: list[tuple[int, float]] = []
         for step in range(self.step, end):
             x, y, seed = self._batch(step)
-            loss = client_step(self.segment, x, y, self.client_task.chain, visit((self.client, step)), seed)
+            loss = client_step(self.segment, x, y, self.chain, visit((self.client, step)), seed)
             losses.append((len(y), loss))
         return self._finish(sum(count for count, _ in losses), mean_loss(losses), end)
 
@@ -79,7 +100,7 @@ class ClientMessages:
         if self.step == 0:
             self._keep()
         x, y, seed = self._batch(self.step)
-        _, released = self.segment.release(x, self.client_task.chain, seed)
+        _, released = self.segment.release(x, self.chain, seed)
         arrays = {ACTIVATION: released.detach()}
         if self.client_task.rules.labels == "server":
             arrays[LABELS] = y
@@ -98,11 +119,11 @@ class ClientMessages:
         x, y, seed = self._batch(self.step)
         loss = float(self.config.get("loss", 0.0))
         self.segment.forget()
-        clean, released = self.segment.release(x, self.client_task.chain, seed)
+        clean, released = self.segment.release(x, self.chain, seed)
         if self.client_task.rules.labels == "client":
             outputs = unpack(self.context.state.array_records[OUTPUTS])[OUTPUTS].to(self.place)
             _, loss = self.segment.respond(outputs, y, seed)
             del self.context.state[OUTPUTS]
         gradient = unpack(self.message.content.array_records[ARRAYS])[GRADIENT].to(self.place)
-        self.segment.descend(x, clean, released, gradient, self.client_task.chain)
+        self.segment.descend(x, clean, released, gradient, self.chain)
         return self._finish(len(y), loss, self.step + 1)

@@ -40,5 +40,6 @@ class SplitSettings:
 def split_schemas() -> Mapping[str, Schema]:
     """What the guard should expect of the replies, by message type; segments are checked where they are used."""
     loose = Schema(arrays=None, metrics=None)
-    kinds = ("train.split", "train.split_forward", "train.split_respond", "train.split_backward", "query.activation")
+    trained = ("train.split", "train.split_forward", "train.split_respond", "train.split_backward")
+    kinds = (*trained, "query.activation", "query.learnt")
     return {kind: loose for kind in kinds} | {"evaluate.split_outputs": Schema(metrics=EVALUATE_METRICS)}

@@ -190,6 +190,12 @@ class SplitLearning(Strategy):
             self.sink(observation)  # type: ignore[misc]
         return seen
 
+    def learnt(self, grid: Grid, server_round: int, config: ConfigRecord) -> dict[int, Tensors]:
+        """What the serving defences of this round's clients have learnt, by client, of those that tell."""
+        asker, chosen = self._asker(server_round, config, grid)
+        replies = asker.ask("query.learnt", {client: {} for client in chosen})
+        return {client: unpack(content.array_records[ARRAYS]) for client, content in replies.items()}
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fl_privacy.attacks.activation.augmentation import warped
-from fl_privacy.attacks.activation.decoder_networks import AffineDecoder, ConvolutionalDecoder, Ensemble
 from fl_privacy.attacks.activation.noise_estimate import overheard
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.unfinished import Training, steps
+from fl_privacy.models.activation_decoders import AffineDecoder, ConvolutionalDecoder, Ensemble
 from fl_privacy.observation import ChannelName, KnownDefence, Observation, Reconstruction
 from fl_privacy.seeding import seeded
 from fl_privacy.split.segments import ACTIVATION, SERVED_AT_ONCE

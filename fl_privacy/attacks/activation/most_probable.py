@@ -227,6 +227,10 @@ def measured(chain: KnownDefence, released: Tensor) -> Noise:
 
 def _tied(seen: Observation) -> bool:
     """Whether the images of one release change each other's activations, as by batch statistics or a clip of all."""
-    value = seen.payload[ACTIVATION]
-    certain = seen.defence.without_noise({ACTIVATION: value})[ACTIVATION] if seen.defence else value
-    return seen.spec.training_mode or not torch.equal(certain, value)
+    if seen.spec.training_mode or not seen.defence:
+        return seen.spec.training_mode
+    together, alone = (
+        seen.defence.without_noise({ACTIVATION: part})[ACTIVATION][:1]
+        for part in (seen.payload[ACTIVATION], seen.payload[ACTIVATION][:1])
+    )
+    return not torch.equal(together, alone)

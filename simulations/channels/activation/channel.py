@@ -12,11 +12,14 @@ from flwr.clientapp import ClientApp
 
 from fl_privacy.attacks import Attack
 from fl_privacy.attacks.activation.decoder import DecoderAsPublished, LearnedDecoder, check_count
+from fl_privacy.checkpoints import under
+from fl_privacy.defences import Chain
+from fl_privacy.defences.learning import learns, with_learnt
 from fl_privacy.evaluation import Truth
 from fl_privacy.metrics import MatchedSet
-from fl_privacy.observation import ChannelName, Observation
+from fl_privacy.observation import ChannelName, KnownDefence, Observation
 from fl_privacy.settings import PlainTable, ReadTable
-from fl_privacy.simulations.channels.activation.collection import collect, weights_file
+from fl_privacy.simulations.channels.activation.collection import collect, learnt_file, weights_file
 from fl_privacy.simulations.channels.activation.federation import (
     check_images,
     client_task,
@@ -39,6 +42,7 @@ from fl_privacy.simulations.channels.base import (
 from fl_privacy.simulations.channels.instances import INSTANCE, instances
 from fl_privacy.simulations.experiment.spec import Experiment
 from fl_privacy.simulations.federation import Federation
+from fl_privacy.simulations.results import files
 from fl_privacy.simulations.results.records import Key, Scored
 from fl_privacy.simulations.results.storage import load_own_weights
 from fl_privacy.split.rules import SplitClientTask
@@ -116,7 +120,7 @@ class Wire(Adversary):
                 held[training] = _segment(federation, folder, training)
             adversary_knowledge = experiment.conditions[key.condition].settings(SplitProtocol).adversary_knowledge
             own = {name: value for name, value in held[training].items() if name in adversary_knowledge}
-            known = each.defence if "defence" in adversary_knowledge else None
+            known = _known(folder, key, each) if "defence" in adversary_knowledge else None
             equipped[key] = replace(each, **own, public=public, defence=known)
         return equipped
 
@@ -193,6 +197,16 @@ ACTIVATION = Channel(ChannelName.ACTIVATION, SplitProtocol, SplitRounds(), Wire(
 def _client_task(message: Message, context: Context, federation_of: FederationOf) -> SplitClientTask:
     fixed = bool(message.content.config_records[CONFIG].get("fixed", False))
     return client_task(federation_of(message, context), condition_of(message), fixed)
+
+
+def _known(folder: Path, key: Key, seen: Observation) -> KnownDefence | None:
+    """The defence as it runs on the observed client: with what it has learnt there, where it learns."""
+    path = learnt_file(folder, key.condition)
+    if not isinstance(seen.defence, Chain) or not learns(seen.defence) or not path.exists():
+        return seen.defence
+    learnt = under(f"{key.client}/", files.read_tensors(path))
+    (released,) = seen.payload.values()
+    return with_learnt(seen.defence, learnt, seen.spec.image_shape, released.shape[1:])
 
 
 def _segment(federation: Federation, folder: Path, training: int) -> PlainTable:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fl_privacy.data import class_sample
 from fl_privacy.defences import Chain
+from fl_privacy.defences.learning import learns, with_learnt
 from fl_privacy.metrics.correlations import correlations
 from fl_privacy.observation import Tensors
 from fl_privacy.seeding import one_thread, stream, subseed
@@ -23,7 +24,7 @@ from fl_privacy.settings import PlainTable
 from fl_privacy.simulations.backends.local import LocalGrid
 from fl_privacy.simulations.channels.activation.cache import entry, identity, keep, recall
 from fl_privacy.simulations.channels.activation.federation import evaluated
-from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, trainings
+from fl_privacy.simulations.channels.activation.protocol import SplitProtocol, fixed_epochs, trainings
 from fl_privacy.simulations.channels.base import Row, RunContext, Sink
 from fl_privacy.simulations.channels.round_log import round_rows, summarise_reasons, summed
 from fl_privacy.simulations.channels.training_cache import alone
@@ -46,6 +47,11 @@ MEASURED = 2048
 def weights_file(folder: Path, training: int | str) -> Path:
     """Where a run folder keeps the model of a training, named by its first condition; N_retrained: a server's."""
     return folder / "models" / f"{training}.safetensors"
+
+
+def learnt_file(folder: Path, condition: int) -> Path:
+    """Where a run folder keeps what clients' serving defences have learnt under a condition, if they learn anything."""
+    return weights_file(folder, f"{condition}_learnt")
 
 
 def link_of(rules: SplitProtocol, grid: ValidatingGrid) -> LinkKind:
@@ -105,17 +111,18 @@ class Collection:
 
     def _serve(self, condition: int, trained: ArrayRecord, rows: list[Row], clean: Tensor) -> Row:
         chosen = self.experiment.conditions[condition]
-        if epochs := chosen.settings(SplitProtocol).server_epochs:
+        if epochs := fixed_epochs(chosen):
             trained, more = self._learn(condition, epochs, trained, fixed=True)
             files.write_tensors(weights_file(self.run_context.folder, f"{condition}_retrained"), unpack(trained))
             rows = [*rows, *({**row, "round": row["round"] + self.experiment.rounds} for row in more[1:])]
-        last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
         strategy = self._strategy(condition, self.experiment.clients)
+        chains = self._chains(strategy, condition, clean.shape[1:])
+        last, start = rows[-1]["round"] + 1, len(self.grid.rounds)
         for query in range(1, chosen.settings(SplitProtocol).queries + 1):
             config = ConfigRecord({"condition": condition})
             for seen in strategy.infer(self.grid, trained, last + query, config):
                 self.sink(condition, replace(seen, round=query))
-        released = self._released(clean, chosen.released, condition, last)
+        released = self._released(clean, chains, condition, last)
         scores = self._scores(unpack(trained), released) | self._correlations(clean, released)
         self.run_context.note(f"defence {chosen.label}: served with accuracy {scores['accuracy']:.1%}")
         row = {"defence": chosen.label, "rounds": [*rows, _inference_row(last, scores, self.grid.rounds[start:])]}
@@ -138,7 +145,7 @@ class Collection:
                 num_rounds=rounds,
                 timeout=self.experiment.timeout,
                 train_config=ConfigRecord({"condition": condition, "fixed": fixed}),
-                evaluate_fn=partial(self._evaluate, condition, fixed),
+                evaluate_fn=partial(self._evaluate, strategy, condition, fixed),
             )
         if not result.train_metrics_clientapp:
             raise RuntimeError(
@@ -159,22 +166,45 @@ class Collection:
             adversary_knowledge=frozenset(),
             device=self.experiment.device,
         )
-        shared = rules.rules(self.experiment.learning_rate, train_client=not fixed)
+        shared = rules.rules(self.experiment.learning_rate, fixed)
         return SplitLearning(self.federation.model, shared, settings, self.federation.spec)
 
-    def _evaluate(self, condition: int, fixed: bool, round: int, arrays: ArrayRecord) -> MetricRecord:
+    def _chains(self, strategy: SplitLearning, condition: int, shape: torch.Size) -> list[Chain]:
+        """The serving chains of all clients, each with what it has learnt there; of defences that learn nothing, one.
+
+        What they have learnt is written down beside the models.
+        """
+        chain = self.experiment.conditions[condition].released
+        if not learns(chain):
+            return [chain]
+        told = strategy.learnt(self.grid, 0, ConfigRecord({"condition": condition}))
+        named = {f"{client}/{name}": value for client, learnt in told.items() for name, value in learnt.items()}
+        if not named:
+            return [chain]
+        files.write_tensors(learnt_file(self.run_context.folder, condition), named)
+        images = self.images.shape[1:]
+        return [with_learnt(chain, learnt, images, shape) for learnt in told.values() if learnt]
+
+    def _evaluate(
+        self, strategy: SplitLearning, condition: int, fixed: bool, round: int, arrays: ArrayRecord
+    ) -> MetricRecord:
         """Accuracy under the chain of this training; Flower calls it after every round."""
         chosen = self.experiment.conditions[condition]
         state = unpack(arrays)
-        released = self._released(self._clean(state), chosen.released if fixed else chosen.trained, condition, round)
+        clean, chains = self._clean(state), [chosen.trained]
+        if fixed:
+            begun = round > 0 or not learns(chosen.released)  # else nothing is learnt yet
+            chains = self._chains(strategy, condition, clean.shape[1:]) if begun else [Chain()]
+        released = self._released(clean, chains, condition, round)
         scores = self._scores(state, released)
         self._tell(condition, fixed, round, scores)
         return MetricRecord({**scores})
 
     def _tell(self, condition: int, fixed: bool, round: int, scores: dict[str, float]) -> None:
         chosen = self.experiment.conditions[condition]
-        rounds = chosen.settings(SplitProtocol).server_epochs if fixed else self.experiment.rounds
-        which = "the server alone" if fixed else "training"
+        rules = chosen.settings(SplitProtocol)
+        rounds = fixed_epochs(chosen) if fixed else self.experiment.rounds
+        which = "training" if not fixed else "the server alone" if rules.server_epochs else "the defences alone"
         words = f"accuracy {scores['accuracy']:.1%}, loss {scores['loss']:.3f}"
         step(
             self.run_context.note,
@@ -200,9 +230,11 @@ class Collection:
             hits = float((logits.argmax(1) == self.labels).float().mean())
             return {"accuracy": hits, "loss": float(F.cross_entropy(logits, self.labels))}
 
-    def _released(self, clean: Tensor, chain: Chain, condition: int, round: int) -> Tensor:
+    def _released(self, clean: Tensor, chains: Sequence[Chain], condition: int, round: int) -> Tensor:
+        """What is released of the evaluated images' activations (N, ...): by each client's chain an equal share."""
         seed = subseed(self.experiment.seed, "evaluate", condition, round)
-        return chain.on_release({ACTIVATION: clean}, seed)[ACTIVATION]
+        shares = zip(chains, torch.tensor_split(clean, len(chains)), strict=True)
+        return torch.cat([chain.on_release({ACTIVATION: share}, seed)[ACTIVATION] for chain, share in shares])
 
     def _segments(self, state: Tensors) -> tuple[nn.Sequential, ...]:
         model = self.federation.model()

@@ -139,12 +139,13 @@ def client_task(federation: Federation, condition: int, fixed: bool = False) -> 
     chosen = experiment.conditions[condition]
     return SplitClientTask(
         model=federation.model,
-        rules=chosen.settings(SplitProtocol).rules(experiment.learning_rate, train_client=not fixed),
+        rules=chosen.settings(SplitProtocol).rules(experiment.learning_rate, fixed),
         batch=partial(mini_batch, federation, condition),
         steps=partial(steps, federation, condition),
         held_out=partial(targets, federation),
         chain=chosen.released if fixed else chosen.trained,
         serving=chosen.released,
+        tells_learnt=True,
         # not the condition's number, so that a training has the same bits in every experiment that has it
         seed=subseed(experiment.seed, "party", *(["fixed", chosen.label] if fixed else [chosen.trained.label])),
         device=experiment.device,

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fl_privacy.defences.base import Chain
 from fl_privacy.defences.nopeek import NoPeek
+from fl_privacy.defences.shredder import Shredder
 from fl_privacy.metrics.distance_correlation import LEAST_ROWS
 from fl_privacy.simulations.experiment.spec import Condition, Experiment
 from fl_privacy.split.rules import TITCOMBE, SplitRules
@@ -20,9 +22,9 @@ GRANTS: Mapping[Adversary, frozenset[str]] = {
 }
 """What each of the three parties holds beside the activations and its public images.
 
-Server and data owner together: the owner's segment answers queries, and the owner's software says what the noise is.
-The server alone: a stolen segment, so that it has the weights, but nobody tells it the law of the noise. A data owner
-alone: as the first, on activations that it intercepts on their way from other owners.
+Server and data owner together: the owner's segment answers queries, and the owner's software says what the noise is and
+what its defences have learnt. The server alone: a stolen segment, so that it has the weights, but nobody tells it the
+law of the noise. A data owner alone: as the first, on activations that it intercepts on their way from other owners.
 Source: Titcombe et al. 2021, appendix A.
 """
 
@@ -32,9 +34,9 @@ class SplitProtocol:
     """Split learning for `rounds` rounds: in each, every client of the round trains one epoch over its images.
 
     Afterwards the server segment may train on for `server_epochs` on what the fixed client segment releases under the
-    serving chain. Then every client releases its slice of the training images `targets`, `queries` times, each with
-    fresh noise. What is not named is drawn within every class, the same for every seed. The step is the experiment's
-    `learning_rate`.
+    serving chain, or, for `defence_epochs`, both are fixed and a serving chain that has something to learn learns it.
+    Then every client releases its slice of the training images `targets`, `queries` times, each with fresh noise. What
+    is not named is drawn within every class, the same for every seed. The step is the experiment's `learning_rate`.
     """
 
     cut: tuple[str, ...] = ("fc1",)
@@ -57,6 +59,8 @@ class SplitProtocol:
     """What carries mini-batches; auto is a Ray actor on Ray, a local object in one process, else messages."""
     server_epochs: int = 0
     """Epochs in which the server segment alone trains on."""
+    defence_epochs: int = 0
+    """Epochs in which nothing is trained but what serving defences learn (shredder), instead of `server_epochs`."""
     targets: tuple[int, ...] = ()
     """The attacked training images (first, end); by default 32 a client, never the adversary's."""
     evaluated: tuple[int, ...] = ()
@@ -84,26 +88,30 @@ class SplitProtocol:
             "dcor_rows": LEAST_ROWS["unbiased"],
             "together": 1,
             "server_epochs": 0,
+            "defence_epochs": 0,
             "batch_nopeek": 0,
         }
         for key, least in least_of.items():
             if getattr(self, key) < least:
                 raise ValueError(f"'{key}' must be at least {least}, not {getattr(self, key)}")
+        if self.server_epochs and self.defence_epochs:
+            raise ValueError("'server_epochs' train the server segment and 'defence_epochs' fix it: name one of them")
 
     @property
     def adversary_knowledge(self) -> frozenset[str]:
         """What this adversary holds beside the activations and its public images."""
         return GRANTS[self.adversary] | ({"model"} if self.white_box else set())
 
-    def rules(self, learning_rate: float, train_client: bool = True) -> SplitRules:
-        """What every party of the training knows."""
+    def rules(self, learning_rate: float, fixed: bool = False) -> SplitRules:
+        """What every party of the training knows, or of the epochs in which the client segment is `fixed`."""
         return SplitRules(
             cut=self.cut,
             labels=self.labels,
             optimiser=self.optimiser,
             learning_rate=learning_rate,
             penalise=self.penalise,
-            train_client=train_client,
+            train_client=not fixed,
+            train_server=not (fixed and self.defence_epochs),
         )
 
 
@@ -131,6 +139,12 @@ def batch_size(experiment: Experiment, condition: Condition) -> int:
     """The mini-batch of a condition's training."""
     nopeek = any(isinstance(defence, NoPeek) for defence in condition.trained.defences)
     return (nopeek and condition.settings(SplitProtocol).batch_nopeek) or experiment.batch_size
+
+
+def fixed_epochs(condition: Condition) -> int:
+    """Epochs after the training of a condition, in which its client segment is fixed."""
+    rules = condition.settings(SplitProtocol)
+    return rules.server_epochs or (rules.defence_epochs if _shreds(condition.released) else 0)
 
 
 def check_protocol(experiment: Experiment) -> None:
@@ -161,6 +175,23 @@ def check_protocol(experiment: Experiment) -> None:
     for each in rules:
         if each.preset:
             _check_preset(experiment, each)
+    _check_shredder(experiment)
+
+
+def _check_shredder(experiment: Experiment) -> None:
+    for condition in experiment.conditions:
+        trained, served = (_shreds(chain) for chain in (condition.trained, condition.released))
+        if trained:
+            raise ValueError(
+                "'shredder' learns its noise on a trained model: name it in 'inference_defences', not in "
+                "'training_defences'"
+            )
+        if served and not fixed_epochs(condition):
+            raise ValueError("'shredder' would add no noise: set 'protocol.defence_epochs', in which it is learnt")
+
+
+def _shreds(chain: Chain) -> bool:
+    return any(isinstance(defence, Shredder) and defence.scale for defence in chain.defences)
 
 
 def _check_preset(experiment: Experiment, protocol: SplitProtocol) -> None:
