@@ -27,11 +27,25 @@ class NoiseTensors(nn.Module):
     def fitted(self, count: int, rng: torch.Generator) -> Tensor:
         """Draws (count, *shape) of a Laplace law fitted to the elements of a drawn tensor, in their order."""
         chosen = self.drawn(count, rng).flatten(1)
-        centre = chosen.median(1, keepdim=True).values
-        scale = (chosen - centre).abs().mean(1, keepdim=True)
         first, second = (torch.empty(chosen.shape).exponential_(generator=rng).to(chosen) for _ in range(2))
-        draws = (centre + scale * (first - second)).sort(1).values
-        return draws.gather(1, chosen.argsort(1).argsort(1)).view(count, *self.tensors.shape[1:])
+        return _in_order_of(chosen, (first - second).sort(1).values).view(count, *self.tensors.shape[1:])
+
+    @torch.no_grad()
+    def expected(self, fitted: bool) -> Tensor:
+        """What is added where a tensor is chosen (members, *shape): itself, or what its fitted draws come to."""
+        if not fitted:
+            return self.tensors.detach()
+        flat = self.tensors.flatten(1)
+        away = (torch.arange(flat.shape[1], device=flat.device) + 0.5) / flat.shape[1] - 0.5
+        quantiles = -away.sign() * (-2 * away.abs()).log1p()
+        return _in_order_of(flat, quantiles.expand_as(flat)).view_as(self.tensors)
+
+
+def _in_order_of(rows: Tensor, ascending: Tensor) -> Tensor:
+    """Ascending values (N, D) of the standard Laplace law in the order of `rows`, at their centre and spread."""
+    centre = rows.median(1, keepdim=True).values
+    scale = (rows - centre).abs().mean(1, keepdim=True)
+    return centre + scale * ascending.gather(1, rows.argsort(1).argsort(1))
 
 
 @DEFENCES.register("shredder")
@@ -75,8 +89,17 @@ class Shredder(LearningDefence):
         """With the mean of the tensors, which every release has: to whoever knows them it hides nothing."""
         if self.scale == 0 or self.learnt is None:
             return payload
-        mean = self._noise().tensors.detach().mean(0)
+        mean = self._noise().expected(self.fitted).mean(0)
         return {name: value + mean.to(value.device) for name, value in payload.items()}
+
+    def as_seen(self, payload: Tensors, released: Tensors) -> Tensors:
+        """With the tensor that explains each image's release best: tensors lie further apart than activations do."""
+        if self.scale == 0 or self.learnt is None:
+            return payload
+        tensors = self._noise().expected(self.fitted)
+        return {
+            name: value + nearest(tensors.to(value.device), released[name] - value) for name, value in payload.items()
+        }
 
     def on_release(self, payload: Tensors, rng: torch.Generator) -> Tensors:
         if self.scale == 0:
@@ -92,3 +115,9 @@ class Shredder(LearningDefence):
                 "inference_defences, where protocol.defence_epochs trains it on the trained model"
             )
         return self.learnt
+
+
+@torch.no_grad()
+def nearest(tensors: Tensor, added: Tensor) -> Tensor:
+    """Of `tensors` (members, ...) the one that lies nearest to each of `added` (N, ...)."""
+    return tensors[torch.cdist(added.flatten(1), tensors.flatten(1)).argmin(1)]

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -144,14 +145,16 @@ class MostProbable(Attack):
         target = torch.cat([each.payload[ACTIVATION] for each in seen])
         segment, chain, tied = frozen_segment(first, target.device), first.defence, _tied(first)
 
-        def released(images: Tensor) -> Tensor:
+        def released(part: Tensor, images: Tensor) -> Tensor:
             clean: Tensor = segment(images)
-            return chain.without_noise({ACTIVATION: clean})[ACTIVATION] if chain else clean
+            return chain.as_seen({ACTIVATION: clean}, {ACTIVATION: part})[ACTIVATION] if chain else clean
 
         off = noise.deviation or float(target.square().mean().sqrt().clamp_min(1e-12))
         answers = self._answers(first)
         return [
-            Problem(released, part, self._prior(first, answers, part), 1 if tied else len(part), off, noise)
+            Problem(
+                partial(released, part), part, self._prior(first, answers, part), 1 if tied else len(part), off, noise
+            )
             for part in torch.split(target, len(target) if tied else TOGETHER)
         ]
 
@@ -216,9 +219,9 @@ class Problem:
 
 def measured(chain: KnownDefence, released: Tensor) -> Noise:
     """The noise that a known chain adds to what it releases (N, ...), on draws of one's own."""
-    certain = chain.without_noise({ACTIVATION: released})[ACTIVATION]
-    draws = max(1, DRAWS // released.numel())
-    noise = torch.cat([chain.on_release({ACTIVATION: released}, seed)[ACTIVATION] - certain for seed in range(draws)])
+    payload = {ACTIVATION: released}
+    draws = [chain.on_release(payload, seed) for seed in range(max(1, DRAWS // released.numel()))]
+    noise = torch.cat([draw[ACTIVATION] - chain.as_seen(payload, draw)[ACTIVATION] for draw in draws])
     variance = float(noise.square().mean())
     if variance == 0:
         return Noise()
