@@ -21,6 +21,7 @@ from benchmarks import (
     tables_own,
     tables_scaling,
     tables_settings,
+    tables_split_rivals,
     tables_split_training,
 )
 from benchmarks.table_parts import ROOT
@@ -61,6 +62,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "noise_scales": tables_activation.noise_scales,
     "split_labels": tables_split_training.split_labels,
     "split_hijack": tables_split_training.split_hijack,
+    "split_rivals": tables_split_rivals.split_rivals,
+    "split_rounds": tables_split_rivals.split_rounds,
+    "nopeek_noise": tables_activation.nopeek_noise,
     "local_dp": tables_activation.local_dp,
     "split_budget": tables_activation.split_budget,
     "split_untold": tables_activation.split_untold,

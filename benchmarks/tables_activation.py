@@ -158,6 +158,11 @@ def nopeek_weights() -> str:
     return experiments(["nopeek_weights"], NOPEEK)
 
 
+def nopeek_noise() -> str:
+    """NoPeek with Laplace noise on the same faces."""
+    return experiments(["nopeek_noise"], UNTOLD)
+
+
 def attributes() -> str:
     """What releases tell of each attribute: balanced accuracy, one line a condition, beside chance."""
     found: dict[tuple[str, str], list[Row]] = {}

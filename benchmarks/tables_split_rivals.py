@@ -1,0 +1,46 @@
+"""The tables of split learning's rivals, and of activations that were stored in early rounds."""
+
+from benchmarks.table_parts import Row, cells, markdown, rows
+
+RIVALS = {
+    "accuracy": ("model_accuracy", "{:.1%}"),
+    "PSNR": ("psnr", "{:.1f}"),
+    "SSIM": ("ssim", "{:.3f}"),
+    "class read": ("class_recognised", "{:.1%}"),
+}
+ROUNDS = {"accuracy": ("accuracy", "{:.1%}"), "PSNR": ("psnr", "{:.1f}")}
+
+
+def split_rivals() -> str:
+    """Shredder and attacker-aware training beside plain noise: one line a data set, condition and attack."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows("split_rivals"):
+        data, rival = row["cell"].split("/")
+        blind = row["attack"].startswith("control")
+        if not blind or rival == "noise":  # both cells have the same controls
+            condition = "" if blind else "adversarial_cut(weight=10.0)" if rival == "adversarial" else row["defence"]
+            found.setdefault((data, condition.removeprefix("serving "), row["attack"]), []).append(row)
+    body = [[*key, str(len(mine)), *cells(mine, RIVALS)] for key, mine in sorted(found.items(), key=_order)]
+    originals = {
+        (row["cell"].split("/")[0], row["seed"]): row.get("class_recognised_originals") for row in rows("split_rivals")
+    }
+    for data in dict.fromkeys(data for data, _ in originals):
+        read: list[Row] = [{"class_recognised": value} for (name, _), value in originals.items() if name == data]
+        body.append([data, "", "the private images themselves", str(len(read)), *cells(read, RIVALS)])
+    return markdown(["data", "condition", "attack", "seeds", *RIVALS], body)
+
+
+def _order(item: tuple[tuple[str, ...], list[Row]]) -> tuple[object, ...]:
+    """By data set, then as measured, the controls last."""
+    (data, condition, _), _ = item
+    return data, not condition
+
+
+def split_rounds() -> str:
+    """What the activations of each stored round give away, by defence and attack."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows("split_rounds"):
+        found.setdefault((row["defence"], row["attack"], row["round"]), []).append(row)
+    ordered = sorted(found.items(), key=lambda item: (not item[0][0], item[0][0], item[0][1]))
+    body = [[*key, str(len(mine)), *cells(mine, ROUNDS)] for key, mine in ordered]
+    return markdown(["defence in training", "attack", "round", "seeds", *ROUNDS], body)
