@@ -14,7 +14,8 @@ ROUNDS = {"accuracy": ("accuracy", "{:.1%}"), "PSNR": ("psnr", "{:.1f}")}
 def split_rivals() -> str:
     """Shredder and attacker-aware training beside plain noise: one line a data set, condition and attack."""
     found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows("split_rivals"):
+    measured = [*rows("split_rivals"), *rows("split_rivals_mnist")]
+    for row in measured:
         data, rival = row["cell"].split("/")
         blind = row["attack"].startswith("control")
         if not blind or rival == "noise":  # both cells have the same controls
@@ -22,7 +23,7 @@ def split_rivals() -> str:
             found.setdefault((data, condition.removeprefix("serving "), row["attack"]), []).append(row)
     body = [[*key, str(len(mine)), *cells(mine, RIVALS)] for key, mine in sorted(found.items(), key=_order)]
     originals = {
-        (row["cell"].split("/")[0], row["seed"]): row.get("class_recognised_originals") for row in rows("split_rivals")
+        (row["cell"].split("/")[0], row["seed"]): row.get("class_recognised_originals") for row in measured
     }
     for data in dict.fromkeys(data for data, _ in originals):
         read: list[Row] = [{"class_recognised": value} for (name, _), value in originals.items() if name == data]
