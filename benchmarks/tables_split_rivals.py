@@ -14,17 +14,15 @@ ROUNDS = {"accuracy": ("accuracy", "{:.1%}"), "PSNR": ("psnr", "{:.1f}")}
 def split_rivals() -> str:
     """Shredder and attacker-aware training beside plain noise: one line a data set, condition and attack."""
     found: dict[tuple[str, ...], list[Row]] = {}
-    measured = [*rows("split_rivals"), *rows("split_rivals_mnist")]
+    measured = [row for name in ("split_rivals", "split_rivals_stronger", "split_rivals_mnist") for row in rows(name)]
     for row in measured:
         data, rival = row["cell"].split("/")
         blind = row["attack"].startswith("control")
-        if not blind or rival == "noise":  # both cells have the same controls
-            condition = "" if blind else "adversarial_cut(weight=10.0)" if rival == "adversarial" else row["defence"]
+        if not blind or rival == "noise":  # all cells have the same controls
+            condition = "" if blind else row["defence"]
             found.setdefault((data, condition.removeprefix("serving "), row["attack"]), []).append(row)
     body = [[*key, str(len(mine)), *cells(mine, RIVALS)] for key, mine in sorted(found.items(), key=_order)]
-    originals = {
-        (row["cell"].split("/")[0], row["seed"]): row.get("class_recognised_originals") for row in measured
-    }
+    originals = {(row["cell"].split("/")[0], row["seed"]): row.get("class_recognised_originals") for row in measured}
     for data in dict.fromkeys(data for data, _ in originals):
         read: list[Row] = [{"class_recognised": value} for (name, _), value in originals.items() if name == data]
         body.append([data, "", "the private images themselves", str(len(read)), *cells(read, RIVALS)])
