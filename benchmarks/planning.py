@@ -145,11 +145,11 @@ def attacks(device: str, iterations: int, repeats: int) -> dict[str, list[float]
 
 
 def runs(device: str, workers: int, rounds: int, repeats: int, step_s: float) -> dict[str, list[float]]:
-    """Whole runs on Ray, of this model and of a small one: what is theirs beside the steps."""
+    """Whole runs on Ray, of this model and of a small one on the same images: what is theirs beside the steps."""
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         how = ("--one", str(TAKING_PART), "--device", device, "--workers", str(workers), "--rounds", str(rounds))
-        large, small = one(*how, "--victim", "resnet18"), one(*how, "--victim", "lenet")
+        large, small = one(*how, "--victim", "resnet18"), one(*how, "--victim", "digits")
         each = {
             "start_s": large["ready_s"],
             "message_s": max(0.0, large["round_s"] - TAKING_PART * step_s / workers) / TAKING_PART,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 VICTIMS = {
     "lenet": {"dataset": {"name": "mnist"}, "model": {"name": "lenet_dlg", "init": "wide"}, "batch_size": 4},
+    "digits": {"dataset": {"name": "digits", "size": 32}, "model": {"name": "lenet_dlg"}, "batch_size": 32},
     "resnet18": {"dataset": {"name": "digits", "size": 32}, "model": {"name": "resnet18"}, "batch_size": 32},
 }
 """What the clients hold and train: the digits are embedded, and as large as CIFAR-10's images."""

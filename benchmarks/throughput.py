@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.record import options, write
-from benchmarks.scale import TAKING_PART, VICTIMS, one, scaled
+from benchmarks.scale import TAKING_PART, one, scaled
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure
@@ -146,8 +146,7 @@ def main() -> None:
     parser.add_argument("--data-root")
     chosen = parser.parse_args()
     rows = attacks(chosen.calls, chosen.iterations, chosen.repeats)
-    for victim in VICTIMS:
-        rounds = chosen.rounds if victim == "lenet" else max(2, chosen.rounds // 3)
+    for victim, rounds in (("lenet", chosen.rounds), ("resnet18", max(2, chosen.rounds // 3))):
         rows += rounds_of(victim, rounds, chosen.repeats, chosen.data_root)
     write(chosen.out, rows, settings=options(chosen), seeds=[0])
 
