@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fl_privacy.attacks.gradient.batch_statistics import moments_apart, sent_statistics
+from fl_privacy.attacks.gradient.exposure import exposed, is_open
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.peeling import Peeling
@@ -121,3 +122,29 @@ def test_map_uses_them():
         (guess,) = quick([each], stream(0))
         errors.append(float((guess.inputs - x).square().mean()))
     assert errors[0] < errors[1]
+
+
+def test_where_the_gradient_leaves_the_brightness_open_it_is_that_of_images():
+    """Half as bright fits a gradient through batch normalisation as well; what tanh comes before is not touched."""
+    rng, prior = stream(0, "smooth"), power_law((2, 16, 16))
+    with seeded(0, "network"):
+        normal = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.Tanh(), nn.Flatten(), nn.Linear(1568, CLASSES))
+        plain = nn.Sequential(nn.Conv2d(2, 8, 3), nn.Tanh(), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(1568, CLASSES))
+    x, labels = prior.images(torch.randn(4, 1, 512, generator=rng)).clamp(0, 1), torch.zeros(4, 1, dtype=torch.long)
+    dark = prior.coordinates(0.5 * x)
+    for model, is_found in ((normal, True), (plain, False)):
+        spec = Spec(image_shape=(2, 16, 16), classes=CLASSES, batch_size=1)
+        blank = Observation(channel=ChannelName.GRADIENT, payload={}, spec=spec, round=1, client=0, model=model)
+        blank = dataclasses.replace(blank, payload={n: p.detach() for n, p in model.named_parameters()})
+        seen = [
+            dataclasses.replace(blank, payload=simulated_client(blank)(each, label, 0))
+            for each, label in zip(x, labels, strict=True)
+        ]
+        given = likelihood(seen)
+        assert is_open(seen, given)
+        start = dark if is_found else prior.coordinates(x)
+        found = exposed(given.residual(prior, labels), prior, start)
+        if is_found:
+            assert float((prior.images(found) - x).square().mean()) < 0.3 * float((0.5 * x).square().mean())
+        else:
+            assert torch.equal(found, start)

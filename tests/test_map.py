@@ -10,10 +10,10 @@ from torch import nn
 from fl_privacy.attacks.gradient.bound import bound_psnr, posterior_error
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
-from fl_privacy.attacks.gradient.learned_spectrum import relearned
+from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearned
 from fl_privacy.attacks.gradient.likelihood import likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
-from fl_privacy.attacks.gradient.map import MaximumAPosteriori, posterior_draw
+from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.inversion import priors
 from fl_privacy.attacks.inversion.gauss_newton import gauss_newton, linearise, posterior_solve
 from fl_privacy.data import load

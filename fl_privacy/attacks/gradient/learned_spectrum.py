@@ -7,8 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fl_privacy.attacks.gradient.likelihood import Likelihood
+from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, linearise, posterior_solve
 from fl_privacy.attacks.inversion.priors import Spectrum, frequencies
 
+DRAW_STEPS = 30
 PSEUDO = 2.0
 """Coefficients of the base prior that each ring of frequencies counts beside those of the victims."""
 
@@ -34,6 +37,20 @@ def relearned(base: Spectrum, now: Spectrum, best: Tensor, sample: Tensor) -> Sp
     weight = count * channels * torch.bincount(ring.flatten())[ring]
     factor = (weight * _pooled(spread, ring)[ring] + PSEUDO) / (weight + PSEUDO)
     return replace(base, mean=base.mean + base.pixels(mean), deviation=base.deviation * factor.sqrt())
+
+
+def posterior_draw(
+    residual: Residual, u: Tensor, given: Likelihood, rng: torch.Generator, linear_of: Linearise = linearise
+) -> Tensor:
+    """One draw (V, B, k) from the posterior, linearised at its mode u: the mode plus the answer to random errors.
+
+    Source: Papandreou and Yuille 2010 (NeurIPS), sampling by local perturbations.
+    """
+    linear = linear_of(residual, u)
+    variance = torch.ones(len(u)).to(u) if given.known else linear.residual.square().mean(1).clamp_min(given.floor)
+    errors = torch.randn(linear.residual.shape, generator=rng).to(u) / variance.sqrt()[:, None]
+    right = linear.backward(errors) + torch.randn(u.shape, generator=rng).to(u)
+    return u + posterior_solve(linear, variance, right, DRAW_STEPS, 1e-2)
 
 
 def _pooled(values: Tensor, group: Tensor) -> Tensor:

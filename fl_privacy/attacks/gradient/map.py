@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
+from fl_privacy.attacks.gradient.exposure import exposed, is_open
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
-from fl_privacy.attacks.gradient.learned_spectrum import relearned
+from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
@@ -25,7 +26,7 @@ from fl_privacy.attacks.gradient.optimise import of_one_model
 from fl_privacy.attacks.gradient.surrogate import between, is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
-from fl_privacy.attacks.inversion.gauss_newton import Linearise, Residual, gauss_newton, linearise, posterior_solve
+from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior, Spectrum, of_owner, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
@@ -35,7 +36,6 @@ LABEL_IMAGES = 16
 WHITENING_IMAGES = 384
 MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
-DRAW_STEPS = 30
 FAR = 0.3
 """Times a random u: where a descent starts. From nearer the images of one label part late, from u = 0 never."""
 LEAST_ALIKE = 4  # images from which a mean and a spectrum can be learned
@@ -148,7 +148,9 @@ class MaximumAPosteriori(Attack):
         own = prior.of(labels)
         if isinstance(own, Spectrum) and self.learn and not descending and labels.numel() >= LEAST_ALIKE:
             u, own = self._learn(given, own, labels, u, rng)
-        losses = _own_loss(given, given.residual(own, labels), u)
+        residual = given.residual(own, labels)
+        u = exposed(residual, own, u) if is_open(seen, given) else u
+        losses = _own_loss(given, residual, u)
         images = own.images(u).nan_to_num(0.5).clamp(0, 1)
         bound = None
         if self.bound_probes:
@@ -221,20 +223,6 @@ class MaximumAPosteriori(Attack):
             linear = given.linear(now, labels)
             u = gauss_newton(given.residual(now, labels), u, given.floor, REFINING, self.inner, linear_of=linear).u
         return u, now
-
-
-def posterior_draw(
-    residual: Residual, u: Tensor, given: Likelihood, rng: torch.Generator, linear_of: Linearise = linearise
-) -> Tensor:
-    """One draw (V, B, k) from the posterior, linearised at its mode u: the mode plus the answer to random errors.
-
-    Source: Papandreou and Yuille 2010 (NeurIPS), sampling by local perturbations.
-    """
-    linear = linear_of(residual, u)
-    variance = torch.ones(len(u)).to(u) if given.known else linear.residual.square().mean(1).clamp_min(given.floor)
-    errors = torch.randn(linear.residual.shape, generator=rng).to(u) / variance.sqrt()[:, None]
-    right = linear.backward(errors) + torch.randn(u.shape, generator=rng).to(u)
-    return u + posterior_solve(linear, variance, right, DRAW_STEPS, 1e-2)
 
 
 def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng: torch.Generator) -> Tensor:
