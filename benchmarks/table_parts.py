@@ -16,10 +16,9 @@ def record(name: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"rows": [], "published": []}
 
 
-def rows(name: str) -> list[Row]:
-    """The measured rows of results/NAME.json."""
-    measured: list[Row] = record(name)["rows"]
-    return measured
+def rows(*names: str) -> list[Row]:
+    """The measured rows of results/NAME.json, of all of them in turn."""
+    return [row for name in names for row in record(name)["rows"]]
 
 
 def with_missing(table: str, *names: str) -> str:

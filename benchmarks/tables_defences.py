@@ -47,20 +47,20 @@ def gradient_defences() -> str:
 
 def secure_sums() -> str:
     """What a sum over K clients of one image each shows: one line a data set and K, both attacks, the controls."""
-    return _by_cell("secure_sums", "images of, clients in the sum")
+    return _by_cell("images of, clients in the sum", "secure_sums")
 
 
 def size_as_defence() -> str:
     """The same for more images in a message (b) and more local steps on four (s)."""
-    return _by_cell("size_as_defence", "images of, images (b) or steps (s)")
+    return _by_cell("images of, images (b) or steps (s)", "size_as_defence", "size_as_defence_cifar10")
 
 
 CONTROLS = ("control: mean image", "control: class mean")
 
 
-def _by_cell(name: str, what: str) -> str:
+def _by_cell(what: str, *names: str) -> str:
     """One line a cell: the PSNR by seed of every attack, what came back of the strongest's, labels, the controls."""
-    found, body = rows(name), []
+    found, body = rows(*names), []
     attacks = [each for each in dict.fromkeys(row["attack"] for row in found) if not each.startswith("control")]
     for cell in dict.fromkeys(row["cell"] for row in found):
         by_attack: dict[str, list[Row]] = {}

@@ -24,12 +24,14 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "grnn_resolution": {"PSNR": ("psnr", "{:.1f}"), "SSIM": ("ssim", "{:.2f}")},
 }
+MORE = {"grnn_table3": ("grnn_table3_cifar100",)}
+"""Files with further cells of an experiment."""
 
 
 def grnn(name: str) -> str:
     """One line a cell, condition and attack: means over the images of all seeds, the lowest and highest seed behind."""
     columns, groups = COLUMNS[name], dict[tuple[str, str, str], list[Row]]()
-    for row in rows(name):
+    for row in rows(name, *MORE.get(name, ())):
         blind = row["attack"].startswith("control")
         where = row.get("cell", ""), "" if blind else row["defence"], row["attack"]
         groups.setdefault(where, []).append(row)
