@@ -274,6 +274,29 @@ def test_a_cell_that_fails_or_takes_its_process_along_costs_no_other(tmp_path, m
     assert "FAILED" in done.output
 
 
+def test_on_ray_one_session_has_all_cells_and_one_that_takes_its_worker_along_costs_no_other(tmp_path, monkeypatch):
+    from fl_privacy.simulations.backends import ray as backend
+
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    (tmp_path / "deadly.toml").write_text(
+        f'seeds = "0..1"\n[experiment]\n{BASE}\n'
+        '[grid]\ndefence = ["none", {name = "deadly:Deadly", how = {each = ["dies"]}}]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    begun, start = [], backend._start
+    monkeypatch.setattr(backend, "_start", lambda *given: begun.append(given) or start(*given))
+    done = CliRunner().invoke(app, ["sweep", "deadly.toml", "--out", "here", "--workers", "2", "--backend", "ray"])
+    assert done.exit_code == 1, done.output
+    assert begun == [(2, None)], "one session for the whole sweep"
+    found = SweepResult.read("here")
+    assert [each["cell"] for each in found.failed] == [f"defence=deadly:Deadly(how=dies), seed={n}" for n in (0, 1)]
+    assert "its worker died" in (found.folder / found.failed[0]["log"]).read_text()
+    here = sweep(make_sweep("same", tomllib.loads(BASE), seeds=(0, 1)), out=tmp_path / "local", note=lambda text: None)
+    cells = [each["samples"] for each in found.found["cells"]]
+    assert cells == [each["samples"] for each in here.found["cells"]], "the bits of one process"
+
+
 def test_where_every_cell_fails_the_traceback_is_named(file, tmp_path, monkeypatch):
     monkeypatch.setattr(Job, "compute", lambda job: 1 / 0)
     done = CliRunner().invoke(app, ["sweep", str(file), "--out", str(tmp_path / "out")])

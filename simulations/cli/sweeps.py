@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_privacy.simulations.cli.options import DataRoot, Device
+from fl_privacy.simulations.cli.options import DataRoot, Device, RayAddress
 from fl_privacy.simulations.cli.shell import FAILED, bad_input, failure, search_here
 from fl_privacy.simulations.progress import shown
 
@@ -21,7 +21,13 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder: a new one, or the one of this sweep, to go on with it.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that compute a cell each.")] = 1,
+    backend: Annotated[
+        str, typer.Option(help="local: processes; ray: the workers of one session, or a cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="How many compute a cell each: 1 by default, with ray one a core.")
+    ] = None,
+    ray_address: RayAddress = None,
     data_root: DataRoot = None,
     device: Device = None,
 ) -> None:
@@ -34,7 +40,7 @@ def sweep(
         from fl_privacy.simulations.sweeping.grid import read_sweep
 
         wanted = read_sweep(file)
-    conclude(wanted, out, data_root, "local", workers, device)
+    conclude(wanted, out, data_root, backend, workers, device, ray_address)
 
 
 def sweep_of_seeds(experiment: str, changes: Sequence[str], profile: str | None, seeds: str) -> Sweep:

@@ -11,6 +11,7 @@ from typing import Any
 from fl_privacy.atomic import write_atomic
 from fl_privacy.data import data_root as find_root
 from fl_privacy.settings import PlainTable
+from fl_privacy.simulations.backends.addresses import check_address, ray_address
 from fl_privacy.simulations.config.early import check_backend
 from fl_privacy.simulations.progress import Note, shown, step
 from fl_privacy.simulations.results import files, layout
@@ -21,7 +22,16 @@ from fl_privacy.simulations.sweeping.decide import Finished, decide
 from fl_privacy.simulations.sweeping.figure import draw_settings
 from fl_privacy.simulations.sweeping.grid import Sweep, read_sweep
 from fl_privacy.simulations.sweeping.result import KIND, TABLE, SweepResult
-from fl_privacy.simulations.sweeping.workers import compute_here, compute_in_processes
+from fl_privacy.simulations.sweeping.workers import compute_here, compute_in_pool, compute_in_processes
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """Of `ray_pool`: how many workers (None: one a CPU), of which cluster, and the share of a GPU of each."""
+
+    workers: int | None
+    address: str | None
+    gpus: float
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class SweepPlan:
     jobs: tuple[Job, ...]
     out: Path
     workers: int
+    pool: PoolOptions | None = None
+    """Where cells are calls on the workers of one Ray session; None: in this process, or in `workers` of their own."""
 
 
 def plan_sweep(
@@ -45,8 +57,9 @@ def plan_sweep(
 ) -> SweepPlan:
     """Check every cell as a run is checked before it starts, and make the sweep's folder or take it up again.
 
-    `workers` processes compute a cell each, this one alone by default; with the backend ray, where cells come one
-    after another, it is the number of Ray's own, one a core by default.
+    `workers` processes compute a cell each, this one alone by default; with the backend ray these are the workers of
+    one Ray session, one a core by default, or all of the cluster at `address`, where `out` must be a shared folder. A
+    single cell is spread over them itself, as a run is.
 
     Raises:
         UnknownName, ValueError, MissingData: a cell, or the folder holds something else.
@@ -55,11 +68,18 @@ def plan_sweep(
     sweep = sweep if isinstance(sweep, Sweep) else read_sweep(str(sweep))
     folder = (Path(out) if out else Path("outputs") / files.slug(sweep.name) / "sweep").absolute()
     root = find_root(data_root)
-    inside = workers if backend == "ray" else None
-    jobs = tuple(job_of(cell, folder, root, backend, inside, device, address) for cell in sweep.cells)
+    spread = backend == "ray" and len(sweep.cells) > 1
+    if spread and (address := ray_address(address)):
+        check_address(address)
+    alone = (backend, workers if backend == "ray" else None, device, address)
+    inside = ("local", None, device, None) if spread else alone
+    jobs = tuple(job_of(cell, folder, root, *inside) for cell in sweep.cells)
     if not (folder / KIND).is_file():
         files.write_json(files.new_folder(folder) / KIND, describe())
-    return SweepPlan(sweep, jobs, folder, 1 if backend == "ray" else workers or 1)
+    count = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [()])
+    cuda = any(job.experiment.device == "cuda" for job in jobs)
+    pool = PoolOptions(workers, address, 1 / count if cuda else 0.0) if spread else None
+    return SweepPlan(sweep, jobs, folder, 1 if backend == "ray" else workers or 1, pool)
 
 
 def execute_sweep(plan: SweepPlan, note: Note = print) -> SweepResult:
@@ -109,7 +129,13 @@ def _compute(plan: SweepPlan, todo: Sequence[Job], note: Note) -> dict[str, str]
         step(note, "cells", finished + done, len(plan.jobs), job.words)
 
     (plan.out / CELLS).mkdir(exist_ok=True)
-    if plan.workers == 1:
+    if plan.pool is not None and todo:
+        # Ray takes seconds to import
+        from fl_privacy.simulations.backends.ray import ray_pool
+
+        with ray_pool(plan.pool.workers, plan.pool.address, plan.pool.gpus) as pool:
+            compute_in_pool(todo, pool, told)
+    elif plan.workers == 1:
         compute_here(todo, told)
     else:
         with (plan.out / "workers.log").open("a") as log:

@@ -11,10 +11,16 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+import torch
 
 from fl_privacy.simulations.sweeping.cells import Job
 
+if TYPE_CHECKING:
+    from fl_privacy.simulations.backends.pool import Pool  # Ray takes seconds to import
+
+HEARTBEAT = 10  # seconds for which the pool is waited for at a time
 Told = Callable[[Job, str | None], None]
 """Takes a cell that was computed and the traceback of its failure; None where it went well."""
 START = (
@@ -61,6 +67,39 @@ def compute_in_processes(jobs: Sequence[Job], count: int, told: Told, log: TextI
     finally:
         for worker in workers:
             worker.kill()
+
+
+def compute_in_pool(jobs: Sequence[Job], pool: Pool, told: Told) -> None:
+    """Compute the cells as calls on the workers of a pool, each in one process, and tell of each as it comes.
+
+    A worker that dies costs the cell it was at, once another one has died of it too. One that runs out of a GPU's
+    memory is computed again with fewer beside it.
+    """
+    waiting = {pool.submit(_failure_on_worker, job.to_json()): job for job in jobs}
+    try:
+        while waiting:
+            for ticket, outcome in pool.take(waiting, HEARTBEAT).items():
+                job = waiting.pop(ticket)
+                told(
+                    job, outcome.value if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"
+                )
+    finally:
+        pool.cancel(list(waiting))
+
+
+def _failure_on_worker(text: str) -> str | None:
+    """As `_failure_of`; what the pool can help with is raised.
+
+    Raises:
+        torch.OutOfMemoryError: a GPU has no room for it beside the others.
+    """
+    try:
+        Job.from_json(text).compute()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of whatever kind: the other cells are not to be lost
+        return traceback.format_exc()
+    return None
 
 
 class _Worker:
