@@ -95,6 +95,19 @@ def test_the_decoder_goes_down_its_error_and_the_segment_up():
     )
 
 
+def test_the_decoder_beside_the_segment_gets_less_the_more_the_segment_works_against_it():
+    errors = []
+    for weight in (1e-6, 30.0):
+        client, module = segments(model(), client_task().rules)
+        server, defence = ServerSegment(module, client.rules), Chain((AdversarialCut(weight, width=8),))
+        for step in range(200):
+            x, y = batch(0, 1, step % 3)
+            client_step(client, x, y, defence, server, step)
+        with torch.no_grad():
+            errors.append(float(client.companion.chain.extra_loss(x, client.front(x))))
+    assert errors[1] > 1.2 * errors[0]
+
+
 def test_noise_is_learnt_while_both_segments_stay():
     whole = model()
     client, module = segments(whole, client_task(train_client=False, train_server=False).rules)
