@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from flwr.app import Message, RecordDict
 from ray.exceptions import RayActorError, RayTaskError
+from test_resume_channels import ACTIVATION
 
-from fl_privacy.simulations.backends import pool
+from fl_privacy.simulations.backends import gpu_share, pool
 from fl_privacy.simulations.backends.clients import answer, identify
+from fl_privacy.simulations.backends.gpu_share import check_share
 from fl_privacy.simulations.backends.pool import Outcome
 from fl_privacy.simulations.backends.ray_grid import STARVED
+from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
 from fl_privacy.simulations.run import pipeline
 from fl_privacy.simulations.run.attack import run_here, run_in
@@ -236,11 +239,52 @@ class Asked(Exception):
     """The pool was asked for; what it would have done is not of interest."""
 
 
-@pytest.mark.parametrize(("device", "share"), [("cuda", 0.25), ("cpu", 0.0)])
-def test_workers_have_their_share_of_the_gpu_and_the_start_says_what_goes_where(device, share, tmp_path, monkeypatch):
+class Memory:
+    """A stub of a GPU of so many MiB, on which a client's peak is `peak` MiB; everything stays on the CPU."""
+
+    def __init__(self, monkeypatch, peak, whole):
+        self.moved, to = [], torch.nn.Module.to
+        monkeypatch.setattr(torch.nn.Module, "to", lambda module, place: self.moved.append(place) or to(module, "cpu"))
+        move = torch.Tensor.to
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, place, *more: move(tensor, cpu_for(place), *more))
+        cuda = {
+            "is_available": lambda: True,
+            "reset_peak_memory_stats": lambda: self.moved.clear(),
+            "max_memory_allocated": lambda: peak * 2**20 if self.moved else 0,
+            "device_count": lambda: 1,
+            "empty_cache": lambda: None,
+            "get_device_properties": lambda place: SimpleNamespace(name="stub", total_memory=whole * 2**20),
+        }
+        for name, found in cuda.items():
+            monkeypatch.setattr(torch.cuda, name, found)
+
+
+def cpu_for(place):
+    return "cpu" if isinstance(place, torch.device) and place.type == "cuda" else place
+
+
+@pytest.mark.parametrize(
+    ("device", "peak", "asked_for", "share", "words"),
+    [
+        ("cuda", 100, None, 0.25, "a client took 100 MiB of its 8192 when it was tried"),
+        (
+            "cuda",
+            3000,
+            None,
+            (1.25 * 3000 + 512) / 8192,
+            "took 3000 MiB of its 8192 when it was tried, so that 1 share a GPU",
+        ),
+        ("cuda", 9000, None, 1.0, "took 9000 MiB of its 8192"),
+        ("cuda", 100, 0.5, 0.5, "each Ray worker has 0.5 of a GPU: as was asked for"),
+        ("cpu", 100, None, 0.0, ""),
+    ],
+)
+def test_workers_have_their_share_of_the_gpu_and_the_start_says_what_goes_where(
+    device, peak, asked_for, share, words, tmp_path, monkeypatch
+):
     from fl_privacy.simulations.backends import ray as backend
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    Memory(monkeypatch, peak, 8192)
     asked, lines = [], []
 
     @contextmanager
@@ -251,9 +295,38 @@ def test_workers_have_their_share_of_the_gpu_and_the_start_says_what_goes_where(
 
     monkeypatch.setattr(backend, "ray_pool", ray_pool)
     experiment = reconfigure(configure(name="tiny", dataset={"name": "digits", "size": 16}), device=device)
-    checked = pipeline.plan(experiment, out=tmp_path / "run", backend="ray", workers=4)
+    checked = pipeline.plan(experiment, out=tmp_path / "run", backend="ray", workers=4, gpu_per_client=asked_for)
     with pytest.raises(Asked):
         pipeline.execute(checked, lines.append)
-    assert asked == [(4, None, share)]
+    assert asked == [(4, None, pytest.approx(share))]
+    assert words in " ".join(lines)
+    assert ("of a GPU" in " ".join(lines)) == (device == "cuda")
     (told,) = [line for line in lines if line.startswith("clients, split servers and attacks: ")]
     assert f"4 Ray workers on this machine, on {device}; joint training: this process, on {device}" in told
+
+
+@pytest.mark.parametrize(
+    ("share", "backend", "device", "words"),
+    [
+        (0.0, "ray", "cuda", "above 0 and at most 1, not 0.0"),
+        (2.0, "ray", "cuda", "above 0 and at most 1, not 2.0"),
+        (0.5, "local", "cuda", "backend 'local'"),
+        (0.5, "ray", "cpu", "device 'cpu'"),
+    ],
+)
+def test_a_share_that_no_worker_can_have_is_refused_before_anything_starts(share, backend, device, words):
+    with pytest.raises(ValueError, match=words):
+        check_share(share, backend, device)
+    check_share(None, backend, device)
+
+
+def test_clients_that_take_turns_at_once_keep_a_worker_each(tmp_path, monkeypatch):
+    Memory(monkeypatch, 9000, 8192)
+    here = federation_of(ACTIVATION.to_json(), None)
+    there = replace(here, experiment=reconfigure(ACTIVATION, device="cuda"))
+    monkeypatch.setattr(pipeline, "check", lambda *_: pipeline.Ready(there, None, 2, (), None))
+    with pytest.raises(ValueError, match="each needs a Ray worker of its own, or is given up: there are 1"):
+        pipeline.plan(ACTIVATION, out=tmp_path / "run", workers=2, gpu_per_client=0.6)
+    share, words = gpu_share.probed_share(there, 2, 2)
+    assert share == 0.5
+    assert "took 9000 MiB" in words

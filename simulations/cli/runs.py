@@ -28,6 +28,9 @@ def run(
     ] = None,
     ray_address: RayAddress = None,
     device: Device = None,
+    gpu_per_client: Annotated[
+        float | None, typer.Option(help="Share of a GPU of each Ray worker; else one client is tried first.")
+    ] = None,
     keep_originals: Annotated[bool, typer.Option(help="Also write the private images.")] = False,
     resume: Resume = False,
     tracker: Annotated[str | None, typer.Option("--track", help="tensorboard: also write curves and scores.")] = None,
@@ -39,8 +42,9 @@ def run(
 
         check_early(experiment, changes or (), profile, seed=seed, device=device)
         check_backend(backend, workers)
-        if seeds is not None and (seed is not None or keep_originals or tracker):
-            raise ValueError("'--seeds' goes with none of --seed, --keep-originals, --track: run one seed for that")
+        if seeds is not None and (seed is not None or keep_originals or tracker or gpu_per_client):
+            beside = "--seed, --keep-originals, --track, --gpu-per-client"
+            raise ValueError(f"'--seeds' goes with none of {beside}: run one seed for that")
         several = None if seeds is None else sweep_of_seeds(experiment, changes or (), profile, seeds)
     if several is not None:
         conclude(several, out, data_root, backend, workers, device, ray_address)
@@ -54,7 +58,8 @@ def run(
             from fl_privacy.simulations.report.track import check_tracker
 
             check_tracker(tracker)
-        checked = plan(chosen, out, data_root, backend, workers, device, keep_originals, ray_address, resume)
+        where = (backend, workers, device, keep_originals, ray_address, resume)
+        checked = plan(chosen, out, data_root, *where, gpu_per_client=gpu_per_client)
     with failure(checked.out), shown() as note:
         result = execute(checked, note)
     result.show()

@@ -16,6 +16,7 @@ from flwr.serverapp import ServerApp
 from fl_privacy.data import data_root as find_root
 from fl_privacy.simulations.backends.addresses import check_address, ray_address
 from fl_privacy.simulations.backends.flower_version import check_flower
+from fl_privacy.simulations.backends.gpu_share import check_share, probed_share
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import Over, nobody
@@ -52,6 +53,7 @@ class Plan:
     begun: bool = False
     """Whether an earlier process left something of this run in its folder."""
     figures: bool = True
+    gpu_per_client: float | None = None
 
 
 def plan(
@@ -65,12 +67,14 @@ def plan(
     address: str | None = None,
     resume: bool = False,
     figures: bool = True,
+    gpu_per_client: float | None = None,
 ) -> Plan:
     """Check everything that can be checked before anything starts, load the data, and make the run folder.
 
     `address`: a running Ray cluster, else that of RAY_ADDRESS; without either Ray starts on this machine. `resume`: go
     on with the run in `out` where it was killed, with the bits of one that was not; where there is none, begin. Without
-    `figures` none is drawn: `reopen` can do that later.
+    `figures` none is drawn: `reopen` can do that later. `gpu_per_client`: the share of a GPU that each
+    Ray worker has; by default what one client takes that is tried first.
 
     Raises:
         UnknownName, ValueError: a setting, or a Ray address that nobody serves. MissingData: the data set is not there.
@@ -80,6 +84,10 @@ def plan(
         raise ValueError("'resume' goes on with the run in a folder: name it (--out)")
     ready = check(experiment, data_root, backend, workers, device, address)
     experiment = ready.federation.experiment
+    check_share(gpu_per_client, backend, experiment.device)
+    if gpu_per_client and not ready.address:
+        room = torch.cuda.device_count() * int(1 / gpu_per_client + 1e-9)
+        channel_of(experiment).rounds.check_workers(experiment, min(ready.workers, room))
     path = Path(out) if out else files.default_folder(experiment.name, experiment.seed)
     folder, begun = run_folder(path, ready.federation, resume)
     return Plan(
@@ -93,6 +101,7 @@ def plan(
         ready.address,
         begun,
         figures,
+        gpu_per_client,
     )
 
 
@@ -180,7 +189,7 @@ def execute(checked: Plan, note: Note = print) -> Result:
         from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
 
         experiment = checked.federation.experiment
-        gpus = 1 / checked.workers if experiment.device == "cuda" else 0.0
+        gpus = _gpu_share(checked, note) if experiment.device == "cuda" else 0.0
         needs = partial(federation_of, experiment.to_json(), checked.root)
         with ray_pool(checked.workers, checked.address, gpus, needs) as pool:
             attacking = Streaming(checked.federation, checked.out, pool)
@@ -188,6 +197,17 @@ def execute(checked: Plan, note: Note = print) -> Result:
                 served = _apps(checked, note, attacking.over)
                 run_in_pool(pool, *served, experiment.clients, client_seconds=experiment.timeout)
             return _finish(checked, run_in(pool, attacking.ended()), note)
+
+
+def _gpu_share(checked: Plan, note: Note) -> float:
+    """The share of a GPU that each worker has, as was asked for or measured; said aloud."""
+    share, why = checked.gpu_per_client, "as was asked for"
+    if share is None:
+        experiment = checked.federation.experiment
+        least = channel_of(experiment).rounds.workers_at_once(experiment)
+        share, why = probed_share(checked.federation, checked.workers, least)
+    note(f"each Ray worker has {share:.3g} of a GPU: {why}")
+    return share
 
 
 def _begin(checked: Plan, note: Note) -> None:
