@@ -14,15 +14,15 @@ from flwr.app import Message, RecordDict
 from ray.exceptions import RayActorError, RayTaskError
 from test_resume_channels import ACTIVATION
 
-from fl_privacy.simulations.backends import gpu_share, pool
+from fl_privacy.simulations.backends import pool
 from fl_privacy.simulations.backends.clients import answer, identify
-from fl_privacy.simulations.backends.gpu_share import check_share
 from fl_privacy.simulations.backends.pool import Outcome
 from fl_privacy.simulations.backends.ray_grid import STARVED
 from fl_privacy.simulations.config.build import federation_of
 from fl_privacy.simulations.config.load import configure, reconfigure
-from fl_privacy.simulations.run import pipeline
+from fl_privacy.simulations.run import gpu_share, pipeline
 from fl_privacy.simulations.run.attack import run_here, run_in
+from fl_privacy.simulations.run.gpu_share import check_share
 
 
 class Raised(RayTaskError, torch.OutOfMemoryError):

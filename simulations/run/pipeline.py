@@ -16,7 +16,6 @@ from flwr.serverapp import ServerApp
 from fl_privacy.data import data_root as find_root
 from fl_privacy.simulations.backends.addresses import check_address, ray_address
 from fl_privacy.simulations.backends.flower_version import check_flower
-from fl_privacy.simulations.backends.gpu_share import check_share, probed_share
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.process import prepare_process
 from fl_privacy.simulations.channels.base import Over, nobody
@@ -32,6 +31,7 @@ from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files, layout
 from fl_privacy.simulations.run.attack import Runner, run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
+from fl_privacy.simulations.run.gpu_share import check_share, probed_share
 from fl_privacy.simulations.run.resume import alone, run_folder, tidy
 from fl_privacy.simulations.run.stages import finish, write_config
 from fl_privacy.simulations.run.streaming import Streaming
