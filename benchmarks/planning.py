@@ -17,7 +17,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from benchmarks.attack_speed import victims
 from benchmarks.record import options, write
 from benchmarks.scale import one
+from fl_privacy.attacks import Attack
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.inverting_gradients import InvertingGradients
 from fl_privacy.federated.client import gradient
@@ -127,21 +129,26 @@ def messages() -> dict[str, list[float]]:
 
 
 def attacks(device: str, iterations: int, repeats: int) -> dict[str, list[float]]:
-    """One iteration on a message of one image."""
+    """One iteration on a message of one image whose label is known: what more of them take longer."""
     model = build_model("resnet18", SHAPE, CLASSES, 0, {})
-    seen = [each.to(torch.device(device)) for each in victims(model, 1, 1)]
-    tried = {
-        "grnn_iteration_s": GRNN(iterations=iterations, restarts=1, patience=0),
-        "inverting_iteration_s": InvertingGradients(iterations=iterations, restarts=1),
+    (victim,) = victims(model, 1, 1)
+    seen = [replace(victim, labels=torch.zeros(1, dtype=torch.long)).to(torch.device(device))]
+    tried: dict[str, Callable[[int], Attack]] = {
+        "grnn_iteration_s": lambda count: GRNN(iterations=count, restarts=1, patience=0),
+        "inverting_iteration_s": lambda count: InvertingGradients(iterations=count, restarts=1),
     }
 
-    def once(name: str) -> float:
+    def seconds(attack: Attack) -> float:
         start = time.perf_counter()
-        tried[name](seen, stream(0, "attack"))
+        attack(seen, stream(0, "attack"))
         wait(device)
-        return (time.perf_counter() - start) / iterations
+        return time.perf_counter() - start
 
-    return {name: several(lambda name=name: once(name), repeats) for name in tried}  # type: ignore[misc]
+    def once(make: Callable[[int], Attack]) -> float:
+        few, many = (seconds(make(count)) for count in (iterations, 3 * iterations))
+        return max(0.0, many - few) / (2 * iterations)
+
+    return {name: several(partial(once, make), repeats) for name, make in tried.items()}
 
 
 def runs(device: str, workers: int, rounds: int, repeats: int, step_s: float) -> dict[str, list[float]]:
@@ -172,8 +179,9 @@ def measured(device: str, workers: int, repeats: int, rounds: int, iterations: i
     """One row a unit: the median of its measurements, and their range."""
     torch.set_num_threads(1)
     found = steps(device, repeats)
-    found |= messages() | attacks(device, iterations, repeats)
-    found |= runs(device, workers, rounds, max(1, repeats // 3), statistics.median(found["step_s"]))
+    few = max(1, repeats // 3)
+    found |= messages() | attacks(device, iterations, few)
+    found |= runs(device, workers, rounds, few, statistics.median(found["step_s"]))
     return [
         {
             "unit": name,
@@ -195,7 +203,7 @@ def main() -> None:
     parser.add_argument("--ray-workers", type=int, default=2, help="Workers of the runs that are measured.")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--measured-rounds", type=int, default=6)
-    parser.add_argument("--measured-iterations", type=int, default=10)
+    parser.add_argument("--measured-iterations", type=int, default=5)
     for field in fields(Size):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)
     chosen = parser.parse_args()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import statistics
 import tempfile
 import time
@@ -115,6 +116,7 @@ def _calls(folder: Path, calls: int, iterations: int) -> list[Job]:
         attacked_rounds=tuple(range(1, calls + 1)),
         attacked_clients=1,
     )
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     checked = plan(experiment, out=folder, backend="local")
     run_local(*apps(experiment, checked.root, folder, _quiet), experiment.clients)
     return ready_jobs(checked.federation, folder, lambda key: True)
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=12, help="Of the small victim; the large one plays a third.")
     parser.add_argument("--calls", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--data-root")
     chosen = parser.parse_args()
     rows = attacks(chosen.calls, chosen.iterations, chosen.repeats)
