@@ -153,7 +153,7 @@ def epsilon(folder: Path) -> dict[int, Outcome]:
 
 
 def audited(folder: Path) -> dict[int, Outcome]:
-    """1,500 releases of LocalDpMod, of two updates as far apart as its sensitivity says, at a claim of epsilon = 1."""
+    """3,000 releases of LocalDpMod, of two updates as far apart as its sensitivity says, at a claim of epsilon = 1."""
     np.random.seed(5)  # noqa: NPY002 -- the generator that Flower draws from
     delta = 0.1
     mod = LocalDpMod(clipping_norm=1.0, sensitivity=1.0, epsilon=1.0, delta=delta)
@@ -165,7 +165,7 @@ def audited(folder: Path) -> dict[int, Outcome]:
         out = mod(asked, server_context(), lambda message, context: Message(made, reply_to=message))
         return float(out.content.array_records["arrays"]["w"].numpy()[0])
 
-    made, other = (torch.tensor([released(update) for _ in range(1500)]) for update in (1.0, 0.0))
+    made, other = (torch.tensor([released(update) for _ in range(3000)]) for update in (1.0, 0.0))
     found = epsilon_found(made, other, delta)
     return {
         17: judged(found <= 1.0, f"LocalDpMod claims epsilon 1 at delta {delta}; the audit finds at least {found:.2f}")
