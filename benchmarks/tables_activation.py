@@ -188,10 +188,12 @@ def split_speed() -> str:
         ratios = {
             "times_faster": "{times_faster:.0f} times the pairwise loop's speed",
             "ratio": "{ratio:.2f} times the plain step's time",
+            "overhead_ms": "{overhead_ms:.2f} ms a mini-batch more than the bare loop, "
+            "from {overhead_least_ms:.2f} to {overhead_greatest_ms:.2f}",
             "share_of_bare": "{share_of_bare:.2f} of the bare loop, "
             "from {share_least:.2f} to {share_greatest:.2f} in {rounds} rounds",
             "ray_times_faster": "the Ray link is {ray_times_faster:.0f} times faster",
         }
         ratio = [form.format(**row) for key, form in ratios.items() if key in row]
-        body.append([row["what"], unit, *(ratio or [""]), row.get("target", "")])
+        body.append([row["what"], unit, "; ".join(ratio), row.get("target", "")])
     return markdown(["what", "measured", "ratio", "wanted"], body)

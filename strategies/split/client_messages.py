@@ -83,12 +83,13 @@ class ClientMessages:
 
     def over_the_link(self) -> Message:
         """Mini-batches 'step' to 'end' (excluded), each over the link that the config gives the address of."""
-        visit, end = connect(self.config), int(self.config["end"])
+        end = int(self.config["end"])
         losses: list[tuple[int, float]] = []
-        for step in range(self.step, end):
-            x, y, seed = self._batch(step)
-            loss = client_step(self.segment, x, y, self.chain, visit((self.client, step)), seed)
-            losses.append((len(y), loss))
+        with connect(self.config) as visit:
+            for step in range(self.step, end):
+                x, y, seed = self._batch(step)
+                loss = client_step(self.segment, x, y, self.chain, visit((self.client, step)), seed)
+                losses.append((len(y), loss))
         return self._finish(sum(count for count, _ in losses), mean_loss(losses), end)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fl_privacy.seeding import one_thread
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ServerSegment
+from fl_privacy.strategies.guard import NonFinite
 
 ClientStep = tuple[int, int]  # client, step
 
@@ -66,9 +67,15 @@ class SplitServer:
         self._to_come = set(self._order)
 
     def serve(self, turn: ClientStep, call: str, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Run one call of the Link protocol ('step', 'forward' or 'backward') for the client whose turn it is."""
+        """Run one call of the Link protocol ('step', 'forward' or 'backward') for the client whose turn it is.
+
+        Raises:
+            OutOfTurn: it is another's. NonFinite: NaN or infinity, which would be every client's from then on.
+        """
         if not self.expects(turn):
             raise OutOfTurn(f"step {turn[1]} of client {turn[0]} came before that of client {self._order[0][0]}")
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise NonFinite(f"step {turn[1]} of client {turn[0]} has NaN or infinite values")
         if call != "backward" and turn[1] == self._tapped_step:
             labels = tensors[1].clone().cpu() if call == "step" else None
             self.tapped.append(Tapped(*turn, tensors[0].detach().clone().cpu(), labels))

@@ -7,7 +7,8 @@ client's end of the first two is a Visit; with messages the strategy itself brin
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from torch import nn
@@ -81,8 +82,9 @@ def open_transport(
     raise ValueError(f"link takes 'ray', 'messages' or 'local', not {kind!r}")
 
 
-def connect(address: Mapping[str, str]) -> Callable[[ClientStep], ClientTransport]:
-    """The client's end of the link at `address`: a function from (client, step) to the Link of that mini-batch.
+@contextmanager
+def connect(address: Mapping[str, str]) -> Iterator[Callable[[ClientStep], ClientTransport]]:
+    """Inside, the client's end of the link at `address`: a function from (client, step) to the Link of that mini-batch.
 
     Raises:
         RuntimeError: no server of that name can be reached from this process.
@@ -90,11 +92,13 @@ def connect(address: Mapping[str, str]) -> Callable[[ClientStep], ClientTranspor
     if address["link"] == "ray":
         from fl_privacy.strategies.split.transport_ray import ray_client_transports
 
-        return ray_client_transports(address["server"])
+        with ray_client_transports(address) as transports:
+            yield transports
+        return
     server = _SERVERS.get(address["server"])
     if server is None:
         raise RuntimeError(
             "the local link reaches only clients in the server's own process: choose link = 'ray' in a simulation on "
             "Ray, or 'messages', which works everywhere and is slow"
         )
-    return lambda turn: ClientTransport(lambda call, tensors: server.serve(turn, call, tensors))
+    yield lambda turn: ClientTransport(lambda call, tensors: server.serve(turn, call, tensors))

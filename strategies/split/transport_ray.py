@@ -1,7 +1,8 @@
 """The Ray link: a named actor holds the server segment, and the clients, Ray actors themselves, call it directly.
 
-Flower's transport has a floor of 100 ms a message; a call from actor to actor takes about 2 ms. Flower's mods do not
-see this traffic and it exists in Flower's simulation only, which is why the chain of defences runs on the link.
+Flower's transport has a floor of 100 ms a message; a call from actor to actor takes a few, and a client on the server's
+machine goes past Ray, over a socket. Flower's mods do not see this traffic and it exists in Flower's simulation only,
+which is why the chain of defences runs on the link.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from fl_privacy.split.loop import state_of
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.strategies.split.link import ClientTransport
 from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
+from fl_privacy.strategies.split.transport_socket import dial, listen
 
 NAMESPACE = "fl-privacy"
 CALL_SECONDS = 600.0
@@ -45,19 +48,26 @@ class RaySplitServer:
         with self.moved:
             self.server.begin(order, tapped_step)
 
+    def listen(self) -> str | None:
+        """The name of a socket for clients on this machine, None where there can be none."""
+        return listen(self.answer)
+
     def serve(self, turn: ClientStep, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        # copied into torch's own memory: Ray's buffers are read-only
+        answer = self.answer(turn, call, (torch.tensor(array) for array in arrays))
+        return [tensor.cpu().numpy() for tensor in answer]
+
+    def answer(self, turn: ClientStep, call: str, tensors: Iterable[Tensor]) -> list[Tensor]:
         with self.moved:
             while not self.server.expects(turn):
                 self._wait()
             try:
-                # copied into torch's own memory: Ray's buffers are read-only
-                answer = self.server.serve(turn, call, [torch.tensor(array) for array in arrays])
+                return self.server.serve(turn, call, list(tensors))
             except Exception:
                 self.server.drop(turn[0])  # or the others would wait for it
                 raise
             finally:
                 self.moved.notify_all()
-        return [tensor.cpu().numpy() for tensor in answer]
 
     def _wait(self) -> None:
         awaited = self.server.next()
@@ -92,7 +102,6 @@ class RayServerTransport:
         self, module: nn.Sequential, rules: SplitRules, seed: int, patience: float, visitors: int, device: str
     ) -> None:
         name = uuid.uuid4().hex
-        self.address: Mapping[str, str] = {"link": "ray", "server": name}
         # num_cpus=0: the clients' workers take every CPU that Ray has, and an actor that needs one would wait for ever
         threads = 2 * visitors + SPARE_THREADS
         # beside the driver, so that no other node's death is the training's
@@ -102,6 +111,8 @@ class RayServerTransport:
             options["runtime_env"] = {"env_vars": visible_gpu()}
         made: Any = ray.remote(RaySplitServer).options(**options, scheduling_strategy=here)
         self._actor: Any = made.remote(module, rules, seed, patience, device)
+        socket: str | None = ray.get(self._actor.listen.remote(), timeout=CALL_SECONDS)
+        self.address: Mapping[str, str] = {"link": "ray", "server": name, **({"socket": socket} if socket else {})}
 
     def begin(self, order: Sequence[ClientStep], tapped_step: int | None) -> None:
         ray.get(self._actor.begin.remote(list(order), tapped_step), timeout=CALL_SECONDS)
@@ -134,8 +145,14 @@ def visible_gpu() -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": first, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-def ray_client_transports(name: str) -> Callable[[ClientStep], ClientTransport]:
-    """The client's end: calls on the actor of this name."""
+@contextmanager
+def ray_client_transports(address: Mapping[str, str]) -> Iterator[Callable[[ClientStep], ClientTransport]]:
+    """The client's end: the socket, if it is of this machine, and else calls on the actor."""
+    with dial(address.get("socket"), CALL_SECONDS) as near:
+        yield near or _by_calls(address["server"])
+
+
+def _by_calls(name: str) -> Callable[[ClientStep], ClientTransport]:
     actor: Any = ray.get_actor(name, namespace=NAMESPACE)
 
     def visit(turn: ClientStep) -> ClientTransport:
