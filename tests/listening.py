@@ -18,6 +18,12 @@ def places(pids: Iterable[int]) -> set[str]:
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 
+def split_sockets() -> set[str]:
+    """The names of the sockets at which split servers of this machine wait for clients."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {line.rpartition("@")[2] for line in lines if "@fl-privacy-" in line}
+
+
 def _links(pid: int) -> list[str]:
     found = []
     try:

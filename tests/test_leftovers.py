@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from listening import LOOPBACK, places
+from listening import LOOPBACK, places, split_sockets
 
 from fl_privacy.simulations.backends import leftovers
 from fl_privacy.simulations.backends.leftovers import session_folder, sweep
@@ -23,6 +23,20 @@ clients_per_round = 2
 rounds = 100000
 dataset = {name = "digits", size = 16}
 model = {name = "lenet_dlg", init = "wide"}
+"""
+
+SPLIT = """
+channel = "activation"
+clients = 2
+clients_per_round = 2
+rounds = 100000
+batch_size = 8
+train_images = [0, 64]
+dataset = {name = "digits", size = 16}
+model = {name = "convnet"}
+public = {name = "digits", size = 16, first = 1000, count = 100}
+attack = {name = "decoder"}
+protocol = {cut = ["conv2"], targets = [1373, 1437]}
 """
 
 
@@ -115,19 +129,25 @@ def of_runs() -> list[int]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
-    toml, out = tmp_path / "long.toml", tmp_path / "out"
-    toml.write_text(TOML)
-    words = [sys.executable, "-m", "fl_privacy.simulations.cli", "run", str(toml), "--out", str(out), "--workers", "1"]
+@pytest.mark.parametrize("toml", [TOML, SPLIT], ids=["gradients", "split"])
+def test_after_a_signal_nothing_of_a_run_on_ray_is_left(toml, how, tmp_path):
+    file, out, others = tmp_path / "long.toml", tmp_path / "out", split_sockets()
+    file.write_text(toml)
+    words = [sys.executable, "-m", "fl_privacy.simulations.cli", "run", str(file), "--out", str(out), "--workers", "1"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so
     try:  # would what they start
         started = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finally:
         signal.signal(signal.SIGINT, before)
+
+    def begun():
+        return split_sockets() - others if toml == SPLIT else list(out.glob("observations/*.json"))
+
     end = time.monotonic() + 240
-    while not list(out.glob("observations/*.json")) and time.monotonic() < end:
+    while not begun() and time.monotonic() < end:
         time.sleep(0.1)
-    assert list(out.glob("observations/*.json")), "the run had started"
+    sockets = begun()
+    assert sockets, "the run had started"
     assert started.poll() is None, "and was not over"
     assert places(of_runs()) <= LOOPBACK, "its own Ray is for this machine alone"
     assert of_runs()
@@ -139,7 +159,8 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(how, tmp_path):
     if how == signal.SIGKILL:
         sweep()  # as the next start does
     end = time.monotonic() + 10
-    while of_runs() and time.monotonic() < end:
+    while (of_runs() or split_sockets() & set(sockets)) and time.monotonic() < end:
         time.sleep(0.2)
     assert of_runs() == []
+    assert not split_sockets() & set(sockets)
     assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-*-{started.pid}-*"))

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from listening import split_sockets
 from split_apps import client_task, learn, model
 
 from fl_privacy.simulations.backends.local import run_local
@@ -36,12 +36,6 @@ from fl_privacy.strategies.split.transport_socket import (
 
 SECONDS = 60.0
 STEP = {"turn": [0, 0], "call": "step"}
-
-
-def named() -> set[str]:
-    """The sockets of this kind that processes of this machine have, from the kernel's own table."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return {line.rpartition("@")[2] for line in lines if "@fl-privacy-" in line}
 
 
 def until(there, seconds=20.0) -> bool:
@@ -118,7 +112,7 @@ def test_both_ways_to_the_ray_server_give_the_bits_of_one_process(way, monkeypat
     for a, b in zip(seen_there, seen_here, strict=True):
         assert torch.equal(a.payload["activation"], b.payload["activation"])
     assert all(counts.received == counts.expected for counts in grid.rounds)
-    assert until(lambda: not named() & set(told)), "a socket ends with its run"
+    assert until(lambda: not split_sockets() & set(told)), "a socket ends with its run"
 
 
 def dying(whose):
@@ -156,7 +150,7 @@ def test_a_client_that_is_killed_in_its_turn_is_given_up_and_the_others_go_on(mo
     assert result.train_metrics_clientapp[1]["clients"] == 2
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert any("OutOfTurn" in reason for counts in grid.rounds for reason in counts.reasons)
-    assert until(lambda: not named() & set(told))
+    assert until(lambda: not split_sockets() & set(told))
 
 
 @pytest.mark.ray
@@ -167,7 +161,7 @@ def test_a_server_that_is_killed_in_a_turn_ends_the_run(monkeypatch):
     told = use_only("socket", monkeypatch)
     with pytest.raises(RayActorError):
         learn(functools.partial(run_ray, workers=1), "ray", dying("server's"), rounds=1)
-    assert until(lambda: not named() & set(told))
+    assert until(lambda: not split_sockets() & set(told))
 
 
 def half_a_frame(name):
@@ -214,7 +208,7 @@ def test_a_client_hears_at_once_that_the_server_is_dead_and_in_time_that_it_is_d
                 connection.step(*release())
     finally:
         process.kill()
-    assert name not in named()
+    assert name not in split_sockets()
     with dial(name, SECONDS) as transport:
         assert transport is None, "so that the client calls by Ray"
 
