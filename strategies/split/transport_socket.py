@@ -153,9 +153,12 @@ def send(connection: socket.socket, header: Mapping[str, object], tensors: Seque
     """Write one frame."""
     here = [tensor.detach().cpu().contiguous() for tensor in tensors]
     described = [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in here]
-    connection.sendall(json.dumps({**header, "tensors": described}).encode() + b"\n")
-    for tensor in here:
-        connection.sendall(_bytes(tensor))
+    parts = [memoryview(json.dumps({**header, "tensors": described}).encode() + b"\n"), *map(_bytes, here)]
+    sent = connection.sendmsg(parts)  # all at once: the other end wakes once
+    for part in parts:
+        if sent < len(part):
+            connection.sendall(part[sent:])
+        sent = max(0, sent - len(part))
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], list[Tensor]] | None:
@@ -184,7 +187,8 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], list[Tensor]] | None:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    found: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return found
 
 
 def _check(claimed: Sequence[tuple[str, tuple[object, ...]]]) -> None:
