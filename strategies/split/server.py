@@ -93,5 +93,5 @@ class SplitServer:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite: then their sum is finite, which is 20 times quicker to see, or too large."""
+    """Whether no element is NaN or infinite: then their sum, which is quicker to see, is finite or too large."""
     return math.isfinite(tensor.sum()) or bool(tensor.isfinite().all())
