@@ -114,15 +114,15 @@ def test_ones_own_session_goes_when_it_is_over(temporary):
     assert not folder.exists()
 
 
-def of_runs() -> list[int]:
-    """The processes that name a session folder of this user."""
+def of_run(pid: int) -> list[int]:
+    """The processes that name the session folder of the run that this process has started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if re.search(rf"/flp-{os.getuid()}-[0-9a-f]+-\d+-\d+", words):
+        if re.search(rf"/flp-{os.getuid()}-[0-9a-f]+-{pid}-\d+", words):
             found.append(int(path.parent.name))
     return found
 
@@ -149,8 +149,8 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(toml, how, tmp_path):
     sockets = begun()
     assert sockets, "the run had started"
     assert started.poll() is None, "and was not over"
-    assert places(of_runs()) <= LOOPBACK, "its own Ray is for this machine alone"
-    assert of_runs()
+    assert places(of_run(started.pid)) <= LOOPBACK, "its own Ray is for this machine alone"
+    assert of_run(started.pid)
     started.send_signal(how)
     try:
         started.wait(60)
@@ -159,8 +159,8 @@ def test_after_a_signal_nothing_of_a_run_on_ray_is_left(toml, how, tmp_path):
     if how == signal.SIGKILL:
         sweep()  # as the next start does
     end = time.monotonic() + 10
-    while (of_runs() or split_sockets() & set(sockets)) and time.monotonic() < end:
+    while (of_run(started.pid) or split_sockets() & set(sockets)) and time.monotonic() < end:
         time.sleep(0.2)
-    assert of_runs() == []
+    assert of_run(started.pid) == []
     assert not split_sockets() & set(sockets)
     assert not list(Path(tempfile.gettempdir()).glob(f"flp-{os.getuid()}-*-{started.pid}-*"))
