@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fl_privacy.strategies.federated.fedsgd import GradientSharing as FedSGD
+    from fl_privacy.strategies.guarded import Guarded as Guarded
     from fl_privacy.strategies.inference import PrivateInference as PrivateInference
     from fl_privacy.strategies.mods import defence_mod as defence_mod
     from fl_privacy.strategies.observer import HonestButCurious as HonestButCurious
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
 _DOOR = {
     "FedSGD": ("federated.fedsgd", "GradientSharing"),
+    "Guarded": ("guarded", "Guarded"),
     "HonestButCurious": ("observer", "HonestButCurious"),
     "PrivateInference": ("inference", "PrivateInference"),
     "SplitLearning": ("split.strategy", "SplitLearning"),
     "defence_mod": ("mods", "defence_mod"),
 }
 
-__all__ = ["FedSGD", "HonestButCurious", "PrivateInference", "SplitLearning", "defence_mod"]
+__all__ = ["FedSGD", "Guarded", "HonestButCurious", "PrivateInference", "SplitLearning", "defence_mod"]
 
 
 def __getattr__(name: str) -> object:

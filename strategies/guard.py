@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -118,6 +118,32 @@ def check_reply(message: Message, schema: Schema) -> None:
     _check_metrics(metrics, schema)
 
 
+def check_alike(message: Message, record: str, schema: Schema, weight: str) -> None:
+    """Check a reply of any app against what it was sent: a `record` of arrays with the names and shapes of `schema`.
+
+    Element types may differ, and there may be other records beside it; every number must be finite. `weight` is the
+    metric by which an average weighs the reply, where it has one.
+
+    Raises:
+        Rejected: the subclass names the fault.
+    """
+    content = message.content
+    if record not in content.array_records:
+        raise KeysMismatch(f"there is no record of arrays '{record[:80]}', which was sent")
+    for name, arrays in content.array_records.items():
+        found = {each: header(array) for each, array in arrays.items()}
+        shapes = found
+        if name == record and schema.arrays is not None:
+            _check_keys("arrays", arrays, schema.arrays)
+            shapes = {each: (schema.arrays[each][0], dtype) for each, (_, dtype) in found.items()}
+        _check_arrays(arrays, replace(schema, arrays=shapes))
+    for metrics in content.metric_records.values():
+        _check_finite(metrics)
+        value = metrics.get(weight, 1)
+        if isinstance(value, list) or not 0 < value <= schema.max_examples:
+            raise BadWeight(f"'{weight}' is {str(value)[:40]}, no number above 0 and at most {schema.max_examples}")
+
+
 def _check_release(release: object) -> None:
     if not isinstance(release, ConfigRecord):
         raise KeysMismatch(f"'{RELEASE}' must be a ConfigRecord")
@@ -153,9 +179,13 @@ def _check_arrays(arrays: ArrayRecord, schema: Schema) -> None:
 def _check_metrics(metrics: MetricRecord, schema: Schema) -> None:
     if schema.metrics is not None:
         _check_keys("metrics", metrics, schema.metrics)
-    for name, value in metrics.items():
-        if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
-            raise NonFinite(f"metric '{name[:80]}' is NaN or infinite")
+    _check_finite(metrics)
     weight = metrics.get("num-examples", 1)
     if type(weight) is not int or not 1 <= weight <= schema.max_examples:
         raise BadWeight(f"'num-examples' is {str(weight)[:40]}, not a whole number from 1 to {schema.max_examples}")
+
+
+def _check_finite(metrics: MetricRecord) -> None:
+    for name, value in metrics.items():
+        if not np.isfinite(np.asarray(value, dtype=np.float64)).all():
+            raise NonFinite(f"metric '{name[:80]}' is NaN or infinite")
