@@ -21,7 +21,7 @@ LAYERS = {
         ("guard", "grid", "records"),
         ("recorder",),
         ("state",),
-        ("resumable", "mods", "observer", "inference", "federated", "split"),
+        ("resumable", "mods", "observer", "guarded", "inference", "federated", "split"),
     ),
     "fl_privacy.simulations": (
         ("progress", "results", "experiment", "backends"),
