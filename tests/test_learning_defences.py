@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from fl_privacy.defences.noise import LaplaceNoise
 from fl_privacy.defences.shredder import NoiseTensors, Shredder
 from fl_privacy.seeding import one_thread, stream
 from fl_privacy.simulations.backends.local import run_local
+from fl_privacy.simulations.backends.ray import run_ray
 from fl_privacy.simulations.config.load import reconfigure
 from fl_privacy.simulations.run.stages import observed
 from fl_privacy.split.loop import SplitLoop
@@ -61,6 +63,15 @@ def test_what_clients_learn_gives_the_bits_of_the_plain_loop_by_every_link(link,
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     other = looped(client_task())
     assert any(not torch.equal(other[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.ray
+def test_what_clients_learn_gives_the_same_bits_on_ray(learning):
+    task = learning()
+    app = split_app(lambda message, context: task)
+    found = learn(functools.partial(run_ray, workers=1), "ray", app=app)[0]
+    wanted = looped(task)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
