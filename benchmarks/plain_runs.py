@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.plain_app import NODES, Played, all_raise, die_once, hang, play, raise_and_exit, session
 from benchmarks.plain_outcome import Outcome, judged, not_offered
+from fl_privacy.simulations.backends.leftovers import processes
 
 DEADLINE, HANGS, GRACE = 10.0, 30.0, 10.0
 
@@ -86,15 +87,16 @@ def leftovers(folder: Path) -> dict[int, Outcome]:
     end = time.monotonic() + 35
     while not all(mark.exists() for mark in marks) and time.monotonic() < end:
         time.sleep(0.1)
-    began = all(mark.exists() for mark in marks)
     for run, how in zip(runs, ways, strict=True):
         run.send_signal(how)
     time.sleep(GRACE)
-    left = {how.name: _of_session(mark) for how, mark in zip(ways, marks, strict=True)}
-    for run, pids in zip(runs, left.values(), strict=True):
-        for pid in (run.pid, *pids):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    began = all(mark.exists() for mark in marks)
+    sessions = [Path(mark.read_text()) for mark in marks] if began else []
+    left = {how.name: list(processes(each)) for how, each in zip(ways, sessions, strict=False)}
+    for pid in (*(run.pid for run in runs), *(pid for pids in left.values() for pid in pids)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for run in runs:
         run.wait()
     if not began:
         raise TimeoutError("the runs had not begun in time")
@@ -119,17 +121,6 @@ def without_network(folder: Path) -> dict[int, Outcome]:
 
 def _whole(played: Played, rounds: int) -> bool:
     return len(played.rounds) == rounds and not played.raised
-
-
-def _of_session(mark: Path) -> list[int]:
-    """The processes whose command line names the Ray session that a mark names."""
-    session = mark.read_text() if mark.exists() else "?"
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if session.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
 
 
 def _mark(mark: Path, round: int) -> None:

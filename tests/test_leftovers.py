@@ -76,6 +76,19 @@ def test_a_dead_runs_processes_and_folder_go_and_a_living_ones_stay(temporary):
             each.wait()
 
 
+def test_a_process_that_hides_its_command_line_is_found_by_its_files(temporary):
+    folder = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{os.getppid()}-1"
+    folder.mkdir()
+    with (folder / "agent.log").open("w") as log:
+        hidden = subprocess.Popen(["sleep", "600"], stdout=log)
+    try:
+        assert sweep() == [folder]
+        assert hidden.wait(10) < 0
+    finally:
+        hidden.kill()
+        hidden.wait()
+
+
 def test_a_number_that_another_process_has_by_now_is_told(temporary):
     reused = temporary / f"flp-{os.getuid()}-{leftovers._here()}-{os.getppid()}-1"
     reused.mkdir()
@@ -101,7 +114,7 @@ def test_a_folder_that_another_sweep_removes_meanwhile_is_no_error(gone, tempora
     if gone == "lstat":
         monkeypatch.setattr(Path, "glob", lambda place, pattern: iter([temporary / f"{folder.name}0", folder]))
     else:
-        monkeypatch.setattr(leftovers, "_processes", lambda found: found.rmdir() or [])
+        monkeypatch.setattr(leftovers, "processes", lambda found: found.rmdir() or [])
     assert sweep() == [folder]
     assert not folder.exists()
 
@@ -114,16 +127,17 @@ def test_ones_own_session_goes_when_it_is_over(temporary):
     assert not folder.exists()
 
 
-def of_run(pid: int) -> list[int]:
-    """The processes that name the session folder of the run that this process has started."""
+def of_run(driver: int) -> list[int]:
+    """The processes that name the session folder of a run, or have files open there: some hide their command line."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for place in Path("/proc").glob("[0-9]*"):
         try:
-            words = path.read_bytes().decode(errors="replace")
+            words = (place / "cmdline").read_bytes().decode(errors="replace")
+            words += " ".join(os.readlink(each) for each in (place / "fd").iterdir())
         except OSError:
             continue
-        if re.search(rf"/flp-{os.getuid()}-[0-9a-f]+-{pid}-\d+", words):
-            found.append(int(path.parent.name))
+        if re.search(rf"/flp-{os.getuid()}-[0-9a-f]+-{driver}-\d+", words):
+            found.append(int(place.name))
     return found
 
 

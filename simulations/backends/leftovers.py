@@ -46,7 +46,7 @@ def sweep() -> list[Path]:
         pid, born = int(found[1]), found[2]
         if pid == os.getpid() or _born(pid) != born:
             over.append(folder)
-            _end(list(_processes(folder)))
+            _end(list(processes(folder)))
             shutil.rmtree(folder, ignore_errors=True)
     return over
 
@@ -79,15 +79,27 @@ def _born(pid: int) -> str:
         return ""
 
 
-def _processes(folder: Path) -> Iterator[int]:
-    """This user's processes whose command line or environment names the folder."""
+def processes(folder: Path) -> Iterator[int]:
+    """This user's processes whose command line names the folder, or that have a file open there.
+
+    Ray's agents write their title over their command line, and outlive a driver that is killed.
+    """
     name = f"{folder}/".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
             if entry.stat().st_uid == os.getuid() and int(entry.name) != os.getpid():
                 words = (entry / "cmdline").read_bytes()
-                if name in words or f"{folder}\0".encode() in words:
+                if name in words or f"{folder}\0".encode() in words or _has_open(entry, folder):
                     yield int(entry.name)
+
+
+def _has_open(process: Path, folder: Path) -> bool:
+    """Whether a process has a file of the folder open, even one that is gone."""
+    for handle in (process / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if os.readlink(handle).startswith(f"{folder}/"):
+                return True
+    return False
 
 
 def _end(pids: list[int]) -> None:
