@@ -17,7 +17,7 @@ from fl_privacy.weights import moving_statistics
 DRAWN = 384
 LEAST = 1e-3
 MARGIN = 1.0
-"""By how much of itself the mean squared residual may grow: dark images lean on the constant under the root, a little."""
+"""The share by which the mean squared residual may grow: dark images also fit the small constant under the root."""
 
 
 def is_open(seen: Sequence[Observation], given: Likelihood) -> bool:
