@@ -61,8 +61,8 @@ class Size:
     taking_part: int = 100
     steps: int = 1
     rounds: int = 100
-    attacked_rounds: int = 1
-    attacked: int = 16
+    attacked_rounds: int = 16
+    attacked: int = 1
     iterations: int = 8000
     workers: int = 8
     nodes: int = 1
@@ -76,8 +76,9 @@ def plan(units: Mapping[str, float], size: Size) -> dict[str, float]:
     `clients` enters nowhere: who does not take part costs nothing (docs/scaling.md), but for the data.
     """
     round_s = size.taking_part * (size.steps * units["step_s"] / size.workers + units["message_s"])
-    attack_s = size.conditions * size.attacked_rounds * size.attacked * size.iterations / size.workers
-    messages = size.conditions * size.attacked_rounds * (size.taking_part + 1)  # and the model, once a round
+    calls = size.conditions * size.attacked_rounds  # the messages of a round go through one call, on one worker
+    attack_s = calls * size.attacked * size.iterations / min(size.workers, calls)
+    messages = calls * (size.taking_part + 1)  # and the model, once a round
     return {
         "start_s": units["start_s"],
         "round_s": round_s,

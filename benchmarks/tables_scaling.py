@@ -5,7 +5,7 @@ from benchmarks.table_parts import markdown, rows
 
 ON_A_GPU = {"step_s": 50.0, "grnn_iteration_s": 50.0, "inverting_iteration_s": 50.0}
 SCENARIOS: dict[str, tuple[dict[str, float], Size]] = {
-    "2 cores, as measured": ({}, Size(workers=2, nodes=1, attacked=1)),
+    "2 cores, as measured": ({}, Size(workers=2)),
     "4 nodes of 32 such cores": ({}, Size(workers=128, nodes=4)),
     "8 GPUs, 4 workers each": (ON_A_GPU, Size(workers=32)),
 }
@@ -60,7 +60,7 @@ def planning() -> str:
         "attack_inverting_s": "`inverting_gradients`, as many, hours",
         "driver_gb": "memory of the server's process, GB",
         "node_gb": "memory of a node's workers, GB",
-        "disk_gb": "disk of an attacked round, GB",
+        "disk_gb": "disk of the attacked rounds, GB",
     }
     hours = {"rounds_s", "attack_grnn_s", "attack_inverting_s"}
     body = []

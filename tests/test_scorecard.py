@@ -71,16 +71,16 @@ def test_what_is_not_offered_needs_no_run():
 
 def test_a_plan_is_arithmetic_on_its_units():
     units = {name: 1.0 for name in UNIT_COSTS}
-    found = plan(units, Size(taking_part=10, steps=4, workers=8, nodes=2, rounds=3, attacked=2, iterations=40))
+    found = plan(units, Size(taking_part=10, steps=4, workers=8, nodes=2, rounds=3, attacked_rounds=2, iterations=40))
     assert found == {
         "start_s": 1.0,
         "round_s": 10 * (4 / 8 + 1),
         "rounds_s": 45.0,
-        "attack_grnn_s": 10.0,
-        "attack_inverting_s": 10.0,
+        "attack_grnn_s": 40.0,
+        "attack_inverting_s": 40.0,
         "driver_gb": 0.011,
         "node_gb": 0.004,
-        "disk_gb": 0.011,
+        "disk_gb": 0.022,
     }
     many = plan(units, Size(clients=10**6, taking_part=10, steps=4, workers=8, nodes=2, rounds=3))
     assert many["round_s"] == found["round_s"], "who does not take part costs nothing"
