@@ -18,10 +18,13 @@ def places(pids: Iterable[int]) -> set[str]:
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 
-def split_sockets() -> set[str]:
-    """The names of the sockets at which split servers of this machine wait for clients."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return {line.rpartition("@")[2] for line in lines if "@fl-privacy-" in line}
+def split_sockets(pids: Iterable[int] | None = None) -> set[str]:
+    """The names of the sockets at which split servers of this machine, or these processes, wait for clients."""
+    lines = [line for line in Path("/proc/net/unix").read_text().splitlines() if "@fl-privacy-" in line]
+    if pids is not None:
+        inodes = {link for pid in pids for link in _links(pid)}
+        lines = [line for line in lines if f"socket:[{line.split()[6]}]" in inodes]
+    return {line.rpartition("@")[2] for line in lines}
 
 
 def _links(pid: int) -> list[str]:
