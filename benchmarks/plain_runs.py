@@ -91,8 +91,7 @@ def leftovers(folder: Path) -> dict[int, Outcome]:
         run.send_signal(how)
     time.sleep(GRACE)
     began = all(mark.exists() for mark in marks)
-    sessions = [Path(mark.read_text()) for mark in marks] if began else []
-    left = {how.name: list(processes(each)) for how, each in zip(ways, sessions, strict=False)}
+    left = {how.name: _of(run.pid) for how, run in zip(ways, runs, strict=True)}
     for pid in (*(run.pid for run in runs), *(pid for pids in left.values() for pid in pids)):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -121,6 +120,11 @@ def without_network(folder: Path) -> dict[int, Outcome]:
 
 def _whole(played: Played, rounds: int) -> bool:
     return len(played.rounds) == rounds and not played.raised
+
+
+def _of(driver: int) -> list[int]:
+    """The processes of the Ray sessions that this process has started."""
+    return [pid for folder in Path("/tmp/ray").glob(f"session_*_{driver}") for pid in processes(folder)]
 
 
 def _mark(mark: Path, round: int) -> None:
