@@ -27,7 +27,6 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, display
 
 from fl_privacy import joint_training
-from fl_privacy.joint_training.own_decoder import decodability
 from fl_privacy.simulations import load_experiment, open_run, pair_of, reconfigure, server_images, simulate
 
 runs = Path(tempfile.mkdtemp())
@@ -134,7 +133,7 @@ moved["vicious, polished"] = joint_training.viciousness(polished.classifier, lab
 for name, model in models.items():
     answers = joint_training.outputs(model, test)
     verdict = "vicious" if moved[name] > limit else "passes"
-    bits, leak = joint_training.output_entropy(answers), decodability(answers, test, seed=0)
+    bits, leak = joint_training.output_entropy(answers), joint_training.decodability(answers, test, seed=0)
     print(f"{name:18} entropy {bits:.3f} bits   1 - S {moved[name]:.4f}   {verdict}   own decoder {leak:.2f}")
 
 # %% [markdown]
