@@ -84,7 +84,7 @@ CHECKS = (
             f"{RESUME}test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing",
             "test_resume_channels.py",
         ),
-        "all four channels; an attack call begins anew, in which many messages are attacked at once",
+        "all four channels; attacks without a long loop of their own begin a call anew, as an audit does",
     ),
     Check(
         9,
