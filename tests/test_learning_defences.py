@@ -106,9 +106,10 @@ def test_the_decoder_goes_down_its_error_and_the_segment_up():
     )
 
 
+@one_thread()
 def test_the_decoder_beside_the_segment_gets_less_the_more_the_segment_works_against_it():
     errors = []
-    for weight in (1e-6, 30.0):
+    for weight in (1e-6, 300.0):  # at 30 another order of summing alone moves the ratio between 1.2 and 1.7
         client, module = segments(model(), client_task().rules)
         server, defence = ServerSegment(module, client.rules), Chain((AdversarialCut(weight, width=8),))
         for step in range(200):

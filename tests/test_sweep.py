@@ -274,6 +274,7 @@ def test_a_cell_that_fails_or_takes_its_process_along_costs_no_other(tmp_path, m
     assert "FAILED" in done.output
 
 
+@pytest.mark.ray
 def test_on_ray_one_session_has_all_cells_and_one_that_takes_its_worker_along_costs_no_other(tmp_path, monkeypatch):
     from fl_privacy.simulations.backends import ray as backend
 
