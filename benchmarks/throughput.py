@@ -148,9 +148,10 @@ def main() -> None:
     parser.add_argument("--data-root")
     chosen = parser.parse_args()
     rows = attacks(chosen.calls, chosen.iterations, chosen.repeats)
+    write(chosen.out, rows, settings=options(chosen), seeds=[0])
     for victim, rounds in (("lenet", chosen.rounds), ("resnet18", max(2, chosen.rounds // 3))):
         rows += rounds_of(victim, rounds, chosen.repeats, chosen.data_root)
-    write(chosen.out, rows, settings=options(chosen), seeds=[0])
+        write(chosen.out, rows, settings=options(chosen), seeds=[0])
 
 
 if __name__ == "__main__":
