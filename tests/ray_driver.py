@@ -1,5 +1,6 @@
 """The command `fl-privacy`, as on the node of a cluster that is not its head."""
 
+import os
 import sys
 
 from ray._private import services
@@ -10,9 +11,8 @@ if __name__ == "__main__":
     connect = services.get_node_to_connect_for_driver
 
     def beside_the_head(gcs_client, *choices, **named):
-        """The node whose temporary folder is not the head's."""
-        nodes = gcs_client.get_all_node_info().values()
-        (folder,) = [node.temp_dir for node in nodes if not node.is_head_node and node.state == 0]
+        """The node of this temporary folder: one that an earlier test has ended may not be known as dead yet."""
+        folder = os.environ["FL_PRIVACY_TESTED_NODE"]
         print(f"attached to {folder}", flush=True)
         return connect(gcs_client, *choices, **{**named, "temp_dir": folder})
 

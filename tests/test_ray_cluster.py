@@ -208,6 +208,7 @@ def test_where_the_drivers_own_node_dies_the_run_ends_in_time_and_loses_nothing(
     toml, expected = wanted
     node, out = cluster.second(), tmp_path / "out"
     environment = {**cluster.environment, "RAY_max_direct_call_object_size": inline}
+    environment["FL_PRIVACY_TESTED_NODE"] = str(cluster.folder / str(len(cluster.nodes) - 1))
     try:
         started = cluster.run(toml, out, program=str(TESTS / "ray_driver.py"), environment=environment)
         wait_until(lambda: list(out.glob("observations/0_r2_*.json")), started, 180)
