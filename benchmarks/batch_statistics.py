@@ -17,9 +17,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.batches import in_order
+from benchmarks.batches import in_order, same_labels
 from benchmarks.record import options, write
 from benchmarks.table_parts import Row
 from benchmarks.what_leaks import CASES, CLASSES, SHAPE, SIDE, trained
@@ -82,17 +82,13 @@ def measure(seen: list[Observation], truths: list[Truth], seed: int) -> Row:
     attack = Best(members=("label_counts", "peeling", "map"), grnn_iterations=0).prepare(seen, stream(seed, "prepare"))
     guesses = attack(seen, stream(seed, "attack"))
     spent = (time.process_time() - start) / len(seen)
-    right = [_same(guess.labels, truth.labels) for guess, truth in zip(guesses, truths, strict=True)]
+    right = [same_labels(guess, truth) for guess, truth in zip(guesses, truths, strict=True)]
     return {
         **row_of(guesses, truths, seed),
         "winners": sorted({guess.winner for guess in guesses}),
         "labels_right": statistics.fmean(right),
         "cpu_seconds_a_message": spent,
     }
-
-
-def _same(guess: Tensor | None, truth: Tensor) -> bool:
-    return guess is not None and torch.equal(guess.sort().values, truth.sort().values)
 
 
 def main() -> None:

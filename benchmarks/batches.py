@@ -61,7 +61,7 @@ def measure(attack: Attack, seen: Sequence[Observation], truths: Sequence[Truth]
     shared = [(t.labels[:, None] == t.labels).sum(1) > 1 for t in truths]
     pooled = [value for batch in values for value in batch]
     alone = [v for batch, those in zip(values, shared, strict=True) for v, s in zip(batch, those, strict=True) if not s]
-    right = [_equal(guess, truth) for guess, truth in zip(guesses, truths, strict=True)]
+    right = [same_labels(guess, truth) for guess, truth in zip(guesses, truths, strict=True)]
     return {
         "images": len(pooled),
         "psnr_median": statistics.median(pooled),
@@ -97,7 +97,8 @@ def in_order(guess: Reconstruction, truth: Truth) -> torch.Tensor:
     return inputs
 
 
-def _equal(guess: Reconstruction, truth: Truth) -> bool:
+def same_labels(guess: Reconstruction, truth: Truth) -> bool:
+    """Whether the labels of a batch were read, in any order."""
     return guess.labels is not None and torch.equal(guess.labels.sort().values, truth.labels.sort().values)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy.strategies.guard import Rejected, Schema, check_alike, schema_of
+from fl_privacy.strategies.wrapping import Wrapping
 
 WEIGHT = "num-examples"
 LOG = logging.getLogger("flwr")  # the app's own log, whose lines its user reads
 
 
-class Guarded(Strategy):
+class Guarded(Wrapping):
     """Wraps `inner`, which gets no train reply whose arrays are not like those that its client was sent.
 
         strategy = Guarded(FedAvg())
@@ -40,11 +40,6 @@ class Guarded(Strategy):
         self.rejected: list[tuple[int, int, str]] = []
         self._sent: dict[int, tuple[str, Schema]] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # while it is unpickled or copied
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -61,17 +56,6 @@ class Guarded(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         return self.inner.aggregate_train(server_round, [each for each in replies if self._passes(server_round, each)])
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
 
     def _passes(self, server_round: int, reply: Message) -> bool:
         node = reply.metadata.src_node_id

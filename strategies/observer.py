@@ -17,10 +17,11 @@ from fl_privacy.federated.aggregation import weighted_mean
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
 from fl_privacy.strategies.recorder import Numbered, Recorder
 from fl_privacy.strategies.records import METRICS, applied_in, unpack
+from fl_privacy.strategies.wrapping import Wrapping
 from fl_privacy.weights import load_weights
 
 
-class HonestButCurious(Strategy):
+class HonestButCurious(Wrapping):
     """Wraps `inner`, writes down what its clients release, and changes nothing.
 
         strategy = HonestButCurious(FedAvg(), out="observations")
@@ -95,11 +96,6 @@ class HonestButCurious(Strategy):
                 del inner[name]
                 inner.update({name: own[name]} if name in own else {})
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # while it is unpickled or copied
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -117,17 +113,6 @@ class HonestButCurious(Strategy):
         replies = list(replies)
         self._watch.received(server_round, [(self._number(r.metadata.src_node_id), r) for r in replies])
         return self._aggregate(server_round, replies)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
 
     def _number(self, node: int) -> int:
         return self._nodes.setdefault(node, len(self._nodes))

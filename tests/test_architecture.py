@@ -18,7 +18,7 @@ LAYERS = {
         ("evaluation", "identification", "protocol_check", "sanity", "testing"),
     ),
     "fl_privacy.strategies": (
-        ("guard", "grid", "records"),
+        ("guard", "grid", "records", "wrapping"),
         ("recorder",),
         ("state",),
         ("resumable", "mods", "observer", "guarded", "inference", "federated", "split"),
