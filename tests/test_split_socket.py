@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from split_apps import client_task, learn, model
 
 from fl_privacy.simulations.backends.local import run_local
 from fl_privacy.simulations.backends.ray import run_ray
-from fl_privacy.split.segments import segments
+from fl_privacy.split.loop import state_of
+from fl_privacy.split.segments import ServerSegment, segments
 from fl_privacy.strategies.records import client_of
 from fl_privacy.strategies.split import strategy, transport_socket
+from fl_privacy.strategies.split.server import SplitServer
 from fl_privacy.strategies.split.strategy import split_app
 from fl_privacy.strategies.split.transport_ray import RaySplitServer
 from fl_privacy.strategies.split.transport_socket import (
@@ -82,6 +85,33 @@ def test_tensors_come_back_bit_for_bit_with_dtype_and_shape():
     for a, b in zip(sent, back, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         assert a.contiguous().reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8))
+
+
+def test_a_client_has_its_answer_before_the_server_has_settled():
+    settled = threading.Event()
+    name = listen(lambda turn, call, tensors: tensors, functools.partial(settled.wait, SECONDS))
+    with dial(name, SECONDS) as transport:
+        assert transport((0, 0)).carry("step", [torch.ones(3)])[0].equal(torch.ones(3))
+        assert not settled.is_set()
+        settled.set()
+        assert transport((0, 1)).carry("step", [torch.zeros(3)])[0].equal(torch.zeros(3))
+
+
+def test_the_server_descends_before_it_shows_its_weights_and_before_the_next_pass():
+    rules = client_task().rules
+    (_, own), (_, other) = segments(model(), rules), segments(model(), rules)
+    at_once, server = ServerSegment(own, rules), SplitServer(other, rules, 0)
+    turns = [(0, step) for step in range(3)]
+    server.begin(turns, None)
+    before = state_of(other)
+    for turn in turns:
+        gradient, loss = at_once.step(*release())
+        answer = server.serve(turn, "step", release())
+        assert answer[0].equal(gradient)
+        assert answer[1].item() == loss
+    after = server.state()
+    assert all(value.equal(after[key]) and not value.equal(before[key]) for key, value in state_of(own).items())
+    assert all(value.equal(server.kept()[0][key]) for key, value in at_once.kept()[0].items())
 
 
 def use_only(way, monkeypatch) -> list[str]:

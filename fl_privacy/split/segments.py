@@ -35,11 +35,15 @@ class Link(Protocol):
 
 
 class ServerSegment:
-    """The server's part of the model with its optimiser."""
+    """The server's part of the model with its optimiser.
 
-    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int = 0) -> None:
+    With `at_once` False it descends when `settle` is called, or at the next pass: so the client has its gradient sooner.
+    """
+
+    def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int = 0, at_once: bool = True) -> None:
         self.module, self.seed, self.served = module.train(rules.train_server), seed, 0
         self.optimiser = rules.stepper(list(module.parameters()) if rules.train_server else [])
+        self.at_once, self._due = at_once, False
         self._pending: tuple[Tensor, Tensor] | None = None
 
     def step(self, activation: Tensor, labels: Tensor) -> tuple[Tensor, float]:
@@ -59,8 +63,15 @@ class ServerSegment:
         (activation, outputs), self._pending = self._pending, None
         return self._descend(activation, outputs, gradient)
 
+    def settle(self) -> None:
+        """Descend by the gradients of the last pass, unless that is done."""
+        if self._due and self.optimiser is not None:
+            self.optimiser.step()
+        self._due = False
+
     def kept(self) -> tuple[Tensors, int]:
         """What it has beside its weights: the optimiser's state, and how many passes it has served."""
+        self.settle()
         return optimiser_state(self.optimiser), self.served
 
     def go_on(self, optimiser: Tensors, served: int) -> None:
@@ -69,6 +80,7 @@ class ServerSegment:
         self.served = served
 
     def _run(self, activation: Tensor) -> Tensor:
+        self.settle()
         self.served += 1
         with seeded(self.seed, "server", self.served):
             outputs: Tensor = self.module(activation.clone())  # a first stage may work in place
@@ -78,8 +90,9 @@ class ServerSegment:
         if self.optimiser is not None:
             self.optimiser.zero_grad()
         torch.autograd.backward(value, gradient)
-        if self.optimiser is not None:
-            self.optimiser.step()
+        self._due = True
+        if self.at_once:
+            self.settle()
         assert activation.grad is not None
         return activation.grad
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fl_privacy.observation import Tensors
 from fl_privacy.seeding import one_thread
+from fl_privacy.split.loop import state_of
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.split.segments import ServerSegment
 from fl_privacy.strategies.guard import NonFinite
@@ -37,7 +39,7 @@ class SplitServer:
 
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int, device: str = "cpu") -> None:
         self.place = torch.device(device)
-        self.segment = ServerSegment(module.to(self.place), rules, seed)
+        self.segment = ServerSegment(module.to(self.place), rules, seed, at_once=False)
         self._order: deque[ClientStep] = deque()
         self._to_come: set[ClientStep] = set()
         self._tapped_step: int | None = None
@@ -66,6 +68,21 @@ class SplitServer:
         """Expect nothing more of `client`."""
         self._order = deque(turn for turn in self._order if turn[0] != client)
         self._to_come = set(self._order)
+
+    def settle(self) -> None:
+        """What is left of the last call, once its answer is on the way; the next call would do it first."""
+        with one_thread():
+            self.segment.settle()
+
+    def state(self) -> Tensors:
+        """The server segment's weights, on the CPU."""
+        self.settle()
+        return {name: value.cpu() for name, value in state_of(self.segment.module).items()}
+
+    def kept(self) -> tuple[Tensors, int]:
+        """What the segment has beside its weights, on the CPU."""
+        optimiser, served = self.segment.kept()
+        return {name: value.cpu() for name, value in optimiser.items()}, served
 
     def serve(self, turn: ClientStep, call: str, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run one call of the Link protocol ('step', 'forward' or 'backward') for the client whose turn it is.

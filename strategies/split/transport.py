@@ -14,7 +14,6 @@ from typing import Literal
 from torch import nn
 
 from fl_privacy.observation import Tensors
-from fl_privacy.split.loop import state_of
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.strategies.split.link import ClientTransport, ServerTransport
 from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
@@ -43,10 +42,10 @@ class LocalServerTransport:
         return self.server.tapped
 
     def state(self) -> Tensors:
-        return state_of(self.server.segment.module)
+        return self.server.state()
 
     def kept(self) -> tuple[Tensors, int]:
-        return self.server.segment.kept()
+        return self.server.kept()
 
     def go_on(self, optimiser: Tensors, served: int) -> None:
         self.server.segment.go_on(optimiser, served)

@@ -21,7 +21,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from fl_privacy.observation import Tensors
-from fl_privacy.split.loop import state_of
 from fl_privacy.split.rules import SplitRules
 from fl_privacy.strategies.split.link import ClientTransport
 from fl_privacy.strategies.split.server import ClientStep, SplitServer, Tapped
@@ -50,7 +49,7 @@ class RaySplitServer:
 
     def listen(self) -> str | None:
         """The name of a socket for clients on this machine, None where there can be none."""
-        return listen(self.answer)
+        return listen(self.answer, self.settle)
 
     def serve(self, turn: ClientStep, call: str, *arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         # copied into torch's own memory: Ray's buffers are read-only
@@ -69,6 +68,10 @@ class RaySplitServer:
             finally:
                 self.moved.notify_all()
 
+    def settle(self) -> None:
+        with self.moved:
+            self.server.settle()
+
     def _wait(self) -> None:
         awaited = self.server.next()
         if not self.moved.wait(self.patience) and awaited is not None and self.server.next() == awaited:
@@ -84,11 +87,10 @@ class RaySplitServer:
         return self.server.tapped
 
     def state(self) -> Tensors:
-        return {name: value.cpu() for name, value in state_of(self.server.segment.module).items()}
+        return self.server.state()
 
     def kept(self) -> tuple[Tensors, int]:
-        optimiser, served = self.server.segment.kept()
-        return {name: value.cpu() for name, value in optimiser.items()}, served
+        return self.server.kept()
 
     def go_on(self, optimiser: Tensors, served: int) -> None:
         # copied into torch's own memory: Ray's buffers are read-only

@@ -42,10 +42,10 @@ class RefusedByServer(RuntimeError):
     """The split server raised an error at this call; its name and words."""
 
 
-def listen(serve: Serve) -> str | None:
+def listen(serve: Serve, settle: Callable[[], None] = lambda: None) -> str | None:
     """Answer calls by `serve(turn, call, tensors)`, on threads of their own, until this process ends.
 
-    Returns the name by which `dial` reaches it, None on a system that has no such sockets.
+    `settle` is called when an answer is on its way: what the client need not wait for. Returns the name by which `dial` reaches it, None on a system that has no such sockets.
     """
     name = f"fl-privacy-{uuid.uuid4().hex}"
     if not hasattr(socket, "SO_PEERCRED"):
@@ -57,18 +57,18 @@ def listen(serve: Serve) -> str | None:
     except OSError:  # forbidden here
         listener.close()
         return None
-    threading.Thread(target=_accept, args=(listener, serve), daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, serve, settle), daemon=True).start()
     return name
 
 
-def _accept(listener: socket.socket, serve: Serve) -> None:
+def _accept(listener: socket.socket, serve: Serve, settle: Callable[[], None]) -> None:
     with listener:  # closed if this fails, so that no client waits for it
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=_attend, args=(connection, serve), daemon=True).start()
+            threading.Thread(target=_attend, args=(connection, serve, settle), daemon=True).start()
 
 
-def _attend(connection: socket.socket, serve: Serve) -> None:
+def _attend(connection: socket.socket, serve: Serve, settle: Callable[[], None]) -> None:
     """Answer one client until it goes, or sends what is no frame."""
     with suppress(OSError), connection, connection.makefile("rb") as stream:
         if not _is_own(connection):
@@ -89,6 +89,7 @@ def _attend(connection: socket.socket, serve: Serve) -> None:
                 send(connection, _reason(error))
             else:
                 send(connection, {}, answer)
+                settle()
 
 
 def _reason(error: Exception) -> dict[str, str]:
