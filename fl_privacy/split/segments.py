@@ -37,7 +37,7 @@ class Link(Protocol):
 class ServerSegment:
     """The server's part of the model with its optimiser.
 
-    With `at_once` False it descends when `settle` is called, or at the next pass: so the client has its gradient sooner.
+    With `at_once` False it descends when `settle` is called, or at the next pass: the client has its gradient sooner.
     """
 
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int = 0, at_once: bool = True) -> None:

@@ -45,7 +45,8 @@ class RefusedByServer(RuntimeError):
 def listen(serve: Serve, settle: Callable[[], None] = lambda: None) -> str | None:
     """Answer calls by `serve(turn, call, tensors)`, on threads of their own, until this process ends.
 
-    `settle` is called when an answer is on its way: what the client need not wait for. Returns the name by which `dial` reaches it, None on a system that has no such sockets.
+    `settle` is called when an answer is on its way: what the client need not wait for. Returns the name by which `dial`
+    reaches it, None on a system that has no such sockets.
     """
     name = f"fl-privacy-{uuid.uuid4().hex}"
     if not hasattr(socket, "SO_PEERCRED"):
