@@ -43,6 +43,7 @@ class ServerSegment:
     def __init__(self, module: nn.Sequential, rules: SplitRules, seed: int = 0, at_once: bool = True) -> None:
         self.module, self.seed, self.served = module.train(rules.train_server), seed, 0
         self.optimiser = rules.stepper(list(module.parameters()) if rules.train_server else [])
+        module.zero_grad()
         self.at_once, self._due = at_once, False
         self._pending: tuple[Tensor, Tensor] | None = None
 
@@ -67,6 +68,7 @@ class ServerSegment:
         """Descend by the gradients of the last pass, unless that is done."""
         if self._due and self.optimiser is not None:
             self.optimiser.step()
+            self.optimiser.zero_grad()
         self._due = False
 
     def kept(self) -> tuple[Tensors, int]:
@@ -87,8 +89,6 @@ class ServerSegment:
         return outputs
 
     def _descend(self, activation: Tensor, value: Tensor, gradient: Tensor | None) -> Tensor:
-        if self.optimiser is not None:
-            self.optimiser.zero_grad()
         torch.autograd.backward(value, gradient)
         self._due = True
         if self.at_once:
