@@ -92,6 +92,7 @@ class Gpu:
 class Job:
     label: str
     seen: tuple[int, ...]
+    order: int = 0
 
     @property
     def name(self):

@@ -35,7 +35,7 @@ class Workers:
     def __init__(self):
         self.calls, self.starved, self.reserved, self.submitted = {}, 0, 0, []
 
-    def submit(self, job):
+    def submit(self, job, order):
         self.submitted.append(job.name)
         self.calls[len(self.submitted)] = job
         return len(self.submitted)
@@ -104,6 +104,13 @@ def test_killed_beside_the_rounds_nothing_that_was_attacked_is_attacked_again(tm
         result, _, _ = streamed(GRADIENT, tmp_path / "run", resume=True)
     assert told(result.folder) == wanted
     assert {path for path in first if path.startswith("grnn/")}.isdisjoint(second)
+
+
+def test_calls_of_a_lower_order_go_first_and_others_in_turn(monkeypatch):
+    monkeypatch.setattr(pool, "ray", Gpu(100, workers=1))
+    workers = pool.Pool(lambda: None)
+    first, second, *rest = [workers.submit(SimpleNamespace(seen=()), order=order) for order in (1, 0, 2, 0, 1)]
+    assert [call.ticket for call in workers._queue] == [second, rest[1], first, rest[2], rest[0]]
 
 
 def test_reserved_workers_are_left_to_urgent_calls(monkeypatch):

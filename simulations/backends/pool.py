@@ -10,9 +10,11 @@ import itertools
 import math
 import re
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import ray
@@ -43,6 +45,7 @@ class Call:
     arguments: tuple[object, ...]
     seconds: float
     urgent: bool
+    order: int
     tries: int = 0
     started: float = 0.0
     beside: float = 0
@@ -107,11 +110,19 @@ class Pool:
         return len(self._idle) + len(self._starting) + len(self._running)
 
     def submit(
-        self, function: Callable[..., object], *arguments: object, seconds: float = math.inf, urgent: bool = False
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        seconds: float = math.inf,
+        urgent: bool = False,
+        order: int = 0,
     ) -> int:
-        """Queue a call, in front of all that are not `urgent`; its ticket. It is given up after `seconds` of work."""
-        call = Call(next(self._tickets), function, arguments, seconds, urgent)
-        (self._urgent if urgent else self._queue).append(call)
+        """Queue a call, in front of all that are not `urgent` or have a higher `order`; its ticket.
+
+        It is given up after `seconds` of work.
+        """
+        call = Call(next(self._tickets), function, arguments, seconds, urgent, order)
+        insort(self._urgent if urgent else self._queue, call, key=attrgetter("order"))
         self._dispatch()
         return call.ticket
 

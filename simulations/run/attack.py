@@ -36,6 +36,8 @@ class Job:
     seen: tuple[Observation, ...]
     seed: int
     device: str
+    order: int
+    """The attack's place among those of the run: those of the first begin first, in whatever round and condition."""
     unfinished: Path | None = None
     """Where its long loops write down how far they are; None: nowhere."""
 
@@ -76,7 +78,7 @@ def jobs(
     rounds = groupby(sorted(seen), key=lambda key: (key.condition, key.round))
     attacked = [key for _, keys in rounds for key in list(keys)[: experiment.attacked_clients]]
     todo = []
-    for label, attack in experiment.resolved.attacks.items():
+    for order, (label, attack) in enumerate(experiment.resolved.attacks.items()):
         groups: dict[tuple[int, ...], list[Key]] = {}
         for key in attacked:
             if experiment.concerns(label, key.condition) and channel.grouping.selects(attack, key):
@@ -85,7 +87,7 @@ def jobs(
             if (ready := bind_artifacts(attack, keys[0].condition)) is not None:
                 own = tuple(experiment.held_by(label, seen[key]) for key in keys)
                 place = folder and files.unfinished_folder(folder, label) / keys[0].stem
-                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device, place))
+                todo.append(Job(label, ready, tuple(keys), own, experiment.seed, experiment.device, order, place))
     return todo
 
 
@@ -106,7 +108,7 @@ def run_in(pool: Pool, begun: Mapping[int, Job] | None = None) -> Runner:
     def run(todo: Sequence[Job], note: Note) -> Iterator[Done]:
         step(note, "attacks", 0, len(todo))
         tickets, starved = {job.name: ticket for ticket, job in (begun or {}).items()}, pool.starved
-        waiting = {tickets[job.name] if job.name in tickets else pool.submit(job): job for job in todo}
+        waiting = {tickets[job.name] if job.name in tickets else pool.submit(job, order=job.order): job for job in todo}
         try:
             while waiting:
                 for ticket, outcome in pool.take(waiting, HEARTBEAT).items():

@@ -38,7 +38,7 @@ class Streaming:
                 self._federation, self._folder, lambda key: key.condition == condition and before < key.round <= round
             ):
                 if self._is_of_one_condition(job.attack):
-                    self.begun[self._pool.submit(job)] = job
+                    self.begun[self._pool.submit(job, order=job.order)] = job
         self._write()
 
     def ended(self) -> dict[int, Job]:
