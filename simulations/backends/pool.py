@@ -117,10 +117,7 @@ class Pool:
         urgent: bool = False,
         order: int = 0,
     ) -> int:
-        """Queue a call, in front of all that are not `urgent` or have a higher `order`; its ticket.
-
-        It is given up after `seconds` of work.
-        """
+        """Queue a call, before those not `urgent` or of higher `order`; its ticket. It is given up after `seconds`."""
         call = Call(next(self._tickets), function, arguments, seconds, urgent, order)
         insort(self._urgent if urgent else self._queue, call, key=attrgetter("order"))
         self._dispatch()
