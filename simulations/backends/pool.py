@@ -89,7 +89,7 @@ class Pool:
     """
 
     def __init__(self, prepare: Callable[[], object], most: int | None = None, gpus: float = 0.0) -> None:
-        self._prepare, self._most, self._share = prepare, most, {"CPU": 1.0, "GPU": gpus}
+        self._prepare, self._most, self._share, self._unprepared = prepare, most, {"CPU": 1.0, "GPU": gpus}, False
         self._tickets = itertools.count()
         self._urgent: deque[Call] = deque()
         self._queue: deque[Call] = deque()
@@ -101,7 +101,6 @@ class Pool:
         self._room, self._counted = 0, -math.inf
         self._node = ray.get_runtime_context().get_node_id()
         self._failed_starts, self._cause, self._waits_since = 0, "no reason is known", math.inf
-        self._unprepared = False
         self._fill()
 
     @property
@@ -297,8 +296,5 @@ def _raised(text: str) -> str:
 
 def capacity(nodes: Iterable[Mapping[str, Any]], share: Mapping[str, float]) -> int:
     """How many workers with this share of a node's resources fit into those of `ray.nodes()` that are alive."""
-    total = 0
-    for node in nodes:
-        has = node["Resources"] if node["Alive"] else {}
-        total += min(int(has.get(name, 0) / amount + 1e-9) for name, amount in share.items() if amount)
-    return total
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    return sum(min(int(has.get(name, 0) / amount + 1e-9) for name, amount in share.items() if amount) for has in alive)
