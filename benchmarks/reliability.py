@@ -82,6 +82,7 @@ CHECKS = (
             f"{RESUME}test_what_is_done_is_not_done_again",
             f"{RESUME}test_an_attack_on_a_saved_run_goes_on_too",
             f"{RESUME}test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing",
+            "test_sweep.py::test_killed_and_started_again_it_gives_the_same_bits",
             "test_resume_channels.py",
         ),
         "all four channels; attacks without a long loop of their own begin a call anew, as an audit does",

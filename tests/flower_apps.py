@@ -105,12 +105,14 @@ def train_config() -> ConfigRecord:
 
 
 def die_once(flag: Path) -> Callable[[int, int], None]:
-    """Client 1 takes its whole process down in round 2, the first time."""
+    """Client 1 takes its whole process down in round 2, the first time; the second time it says when that was."""
 
     def fault(client: int, round: int) -> None:
         if (client, round) == (1, 2) and not flag.exists():
             flag.touch()
             os._exit(1)
+        if (client, round) == (1, 2):
+            flag.with_suffix(".again").touch()
 
     return fault
 

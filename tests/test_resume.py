@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -444,12 +445,16 @@ ROUNDS, ATTACK = "observations/0_r2_*.json", "reconstructions/grnn/*.json"
 def test_a_process_that_is_killed_in_the_rounds_or_in_the_attack_loses_nothing(backend, moments, tmp_path):
     toml, out = tmp_path / "tiny.toml", tmp_path / "out"
     toml.write_text(TOML)
-    for moment in moments:
+    for before, moment in pairwise([None, *moments]):
+        begun = time.monotonic()
         kill_when(starting(toml, out, *backend, "--resume"), lambda moment=moment: list(out.glob(moment)))
+        if before is ROUNDS:
+            took = time.monotonic() - begun
+            print(f"\nrecovery: driver in the rounds, {' '.join(backend)}, until a guess was there: {took:.1f} s")
         assert not (out / "results.json").exists()
     begun = time.monotonic()
     ended = subprocess.run(command(toml, out, *backend, "--resume"), capture_output=True, text=True, timeout=500)
-    print(f"\nrecovery: driver, {' '.join(backend)}: {time.monotonic() - begun:.1f} s")
+    print(f"\nrecovery: driver in the attack, {' '.join(backend)}, to the end: {time.monotonic() - begun:.1f} s")
     assert ended.returncode == 0, ended.stderr
     assert "groups were done before" in ended.stdout
     from fl_privacy.simulations.config.load import load_experiment

@@ -223,7 +223,9 @@ def test_killed_and_started_again_it_gives_the_same_bits(whole, file):
     finished = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("defence*/results.json")}
     assert 0 < len(finished) < 4, (file.parent / "log.txt").read_text()
     wait_for(lambda: not drafting(out))
+    begun = time.monotonic()
     again = sweep(file, out=out, note=lambda text: None)
+    print(f"\nrecovery: driver of a sweep, to its end: {time.monotonic() - begun:.1f} s")
     assert (again.folder / "sweep.json").read_bytes() == (whole.folder / "sweep.json").read_bytes()
     assert not list((out / "cells").glob(".draft*"))
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "what was finished was left as it was"
