@@ -6,14 +6,17 @@ import pytest
 import torch
 from intercepted import IMAGES, PRIVATE, PUBLIC, observe, quality
 
+from fl_privacy.attacks.activation import most_probable
 from fl_privacy.attacks.activation.most_probable import MostProbable, measured
+from fl_privacy.attacks.activation.noise_estimate import NoiseEstimate
 from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.attacks.inversion.neighbours import near
 from fl_privacy.attacks.inversion.priors import corrected, public
+from fl_privacy.data import load
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.clip import Clip
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise, UniformNoise
-from fl_privacy.observation import LocalTraining
+from fl_privacy.observation import Images, LocalTraining
 from fl_privacy.seeding import stream
 
 QUICK = MostProbable(outer=6, inner=10)
@@ -53,6 +56,24 @@ def test_behind_deafening_noise_neighbours_are_chance():
         quality(replace(QUICK, prior=name)(seen, stream(1)), MANY) for name in ("neighbours", "public")
     )
     assert everyone > near_by
+
+
+def test_images_of_another_kind_are_found_out_and_do_no_harm():
+    letters = load("glyphs", None, {"size": 8}).train
+    own = Images(letters.images(torch.randperm(len(letters), generator=stream(2))[: len(PUBLIC)]))
+    seen = observe(MANY, None, known=False)
+    strange = replace(seen, public=own)
+    with_none = quality(replace(QUICK, prior="power_law", estimate_noise=False)([seen], stream(1)), MANY)
+    assert quality(QUICK([strange], stream(1)), MANY) == pytest.approx(with_none, abs=0.1)
+    assert quality(QUICK([seen], stream(1)), MANY) > with_none + 1, "and those of its kind help"
+
+
+def test_noise_that_images_without_it_refute_is_not_believed(monkeypatch):
+    wrong = NoiseEstimate("gaussian", 0.3, 0.01, 0.0)
+    monkeypatch.setattr(most_probable, "overheard", lambda seen: wrong)
+    assert QUICK._noise([observe(MANY, None, known=False)]).deviation is None
+    quiet = Chain((GaussianNoise(0.3),))
+    assert QUICK._noise([observe(MANY, quiet, known=False)]).deviation == 0.3
 
 
 def test_every_image_has_the_prior_of_its_own_neighbours():

@@ -41,6 +41,14 @@ def test_coordinates_and_back(name, prior):
     assert torch.allclose(prior.images(u), images, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "prior"), list(all_priors()))
+def test_the_volume_is_that_of_the_whole_map(name, prior):
+    count = 4 if name == "by class" else 1
+    columns = [prior.linear(unit.expand(count, -1)).flatten(1) for unit in torch.eye(SIZE)]
+    wanted = torch.linalg.slogdet(torch.stack(columns, 1).double())[1]
+    assert torch.allclose(prior.volume().double().expand(count), wanted, rtol=1e-3)
+
+
 def test_the_power_law_has_its_total_variance_its_fall_and_its_correlation():
     prior = priors.power_law(SHAPE)
     cov = covariance(prior)

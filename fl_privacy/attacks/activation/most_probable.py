@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from fl_privacy.attacks.activation.noise_estimate import overheard
+from fl_privacy.attacks.activation.noise_estimate import AUDIBLE, overheard
 from fl_privacy.attacks.activation.rmle import alike, frozen_segment
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
 from fl_privacy.attacks.inversion.descent import descend
@@ -29,6 +29,10 @@ UNHEARD = 1e-6
 """The mean squared relative error to which activations without known noise are fitted."""
 CORNER = 0.1
 """Deviations within which the corner of Laplace's law is rounded off: descent needs a slope."""
+REFUTED = 0.5
+"""Below this share of what the estimated noise would leave unexplained, it was overestimated."""
+PROBED = 8
+"""Releases on which it is seen whether the attacker's own images are of their kind."""
 TOGETHER = 64  # images: their own directions in memory
 
 
@@ -47,13 +51,16 @@ class MostProbable(Attack):
 
     Minimises |f(x) - z|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u and f is the client segment ('model') with
     whatever else is certain of a known defence. s is the deviation of the noise where its law is known or, with
-    `estimate_noise` and images of one's own, estimated (`noise_estimate`); without any, s is annealed. At most `outer`
+    `estimate_noise` and images of one's own, estimated (`noise_estimate`), and corrected where images without noise
+    explain the releases far better than it allows; without any, s is annealed. At most `outer`
     steps of `inner` products with J and its transpose. Behind noise as heavy as Laplace's, `refine` iterations of Adam
     then put in its own law, |f(x) - z|_1 / b.
 
     `prior`: 'neighbours' gives every image the mean and covariance of those `neighbours` of the attacker's own images
     whose activations are nearest to its own, shrunk towards all of them; 'public' those of all, the better one where
     the noise is so loud that the nearest are no longer alike; 'power_law' the spectrum of natural images, and no data.
+    Where the first few releases, without noise, are less probable under a prior of the attacker's images than under the
+    spectrum, those are of another kind, and the spectrum serves: what is compared is the density of each one's guesses.
 
     The loss is minus the log posterior in nats an image, up to a constant, before pixels are cut to [0, 1].
 
@@ -65,6 +72,7 @@ class MostProbable(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"model", "public"})
     # set on the copy that `prepare` returns; not a field, because it is no setting
     heard: ClassVar[Noise | None] = None
+    of_a_kind: ClassVar[bool] = True
 
     prior: Literal["neighbours", "public", "power_law"] = "neighbours"
     neighbours: int = 100
@@ -79,7 +87,7 @@ class MostProbable(Attack):
             object.__setattr__(self, "needs", frozenset({"model"}))
 
     def prepare(self, seen: Sequence[Observation], rng: torch.Generator) -> Self:
-        """Measure or estimate the noise, once for all observations.
+        """Measure or estimate the noise, and see what the own images are worth, once for all observations.
 
         Raises:
             ValueError: noise is to be estimated, and the attacker owns fewer than 8 images.
@@ -87,16 +95,18 @@ class MostProbable(Attack):
         if not seen:
             return self
         self._check(seen[0])
-        ready = copy.copy(self)
-        object.__setattr__(ready, "heard", self._noise(seen))
+        ready, noise = copy.copy(self), self._noise(seen)
+        object.__setattr__(ready, "heard", noise)
+        object.__setattr__(ready, "of_a_kind", self._are_of_a_kind(seen[0], noise))
         return ready
 
     def reconstruct(self, seen: Sequence[Observation], rng: torch.Generator) -> list[Reconstruction]:
-        noise = self.heard or self._noise(seen)
+        if self.heard is None:
+            return self.prepare(seen, rng).reconstruct(seen, rng)
         guesses: dict[int, Reconstruction] = {}
         for group in alike(seen):
             for together in [[i] for i in group] if _tied(seen[group[0]]) else [group]:
-                guesses |= dict(zip(together, self._invert([seen[i] for i in together], noise), strict=True))
+                guesses |= dict(zip(together, self._invert([seen[i] for i in together], self.heard), strict=True))
         return [guesses[i] for i in range(len(seen))]
 
     def loss(self, seen: Observation, inputs: Tensor, labels: Tensor) -> float:
@@ -107,6 +117,43 @@ class MostProbable(Attack):
             float(part.nats_of(images).sum()) for part, images in zip(parts, torch.split(inputs, sizes), strict=True)
         ) / len(inputs)
 
+    def _are_of_a_kind(self, first: Observation, noise: Noise) -> bool:
+        """Whether the own images say more of the first few releases than the spectrum of natural images does.
+
+        Only without noise: behind it both leave much open, and the densities of two guesses no longer tell.
+        """
+        if self.prior == "power_law" or noise.deviation is not None or _tied(first):
+            return True
+        rarity = []
+        for attack in (self, replace(self, prior="power_law")):
+            problem = attack._few(first, first.payload[ACTIVATION], noise)
+            rarity.append(float((problem.nats_of(attack._solved(problem)) + problem.prior.volume()).sum()))
+        return rarity[0] <= rarity[1]
+
+    def _few(self, first: Observation, released: Tensor, noise: Noise) -> Problem:
+        """The images behind the first few of these activations."""
+        part = released[:PROBED]
+        few = replace(first, payload={ACTIVATION: part}, spec=replace(first.spec, batch_size=len(part)), defence=None)
+        (problem,) = self._problems([few], noise)
+        return problem
+
+    def _left(self, first: Observation, released: Tensor) -> float:
+        """The mean square of activations (N, ...) that no images explain, of whatever kind the own ones are."""
+        attack = replace(self, prior="power_law")
+        problem = attack._few(first, released, Noise())
+        u = problem.prior.coordinates(attack._solved(problem))
+        return float((problem.residual(u.view(problem.victims, -1, u.shape[-1])) * problem.off).square().mean())
+
+    @torch.no_grad()
+    def _share(self, first: Observation, chain: KnownDefence) -> float:
+        """What images leave of the releases, over what they leave of own activations with noise of this law."""
+        assert first.public is not None
+        released = first.payload[ACTIVATION]
+        own = frozen_segment(first, released.device)(first.public.inputs[:PROBED].to(released.device))
+        simulated = chain.on_release({ACTIVATION: own}, 0)[ACTIVATION]
+        with torch.enable_grad():
+            return self._left(first, released) / self._left(first, simulated)
+
     def _noise(self, seen: Sequence[Observation]) -> Noise:
         first = seen[0]
         if first.defence:
@@ -114,7 +161,13 @@ class MostProbable(Attack):
         if not self.estimate_noise or first.public is None:
             return Noise()
         heard = overheard(seen)
-        return Noise(heard.deviation or None, heard.law == "laplace")
+        if heard.chain is None:
+            return Noise()
+        deviation, power = heard.deviation, float(first.payload[ACTIVATION].square().mean())
+        share = 1.0 if _tied(first) else self._share(first, heard.chain)
+        if share < REFUTED:
+            deviation *= share**0.5
+        return Noise(deviation, heard.law == "laplace") if deviation**2 > AUDIBLE * power else Noise()
 
     def _invert(self, seen: list[Observation], noise: Noise) -> list[Reconstruction]:
         start = time.perf_counter()
@@ -161,7 +214,7 @@ class MostProbable(Attack):
     @torch.no_grad()
     def _answers(self, first: Observation) -> Tensor | None:
         """The activations (M, D) of the attacker's own images, where its prior wants them."""
-        if self.prior != "neighbours":
+        if self.prior != "neighbours" or not self.of_a_kind:
             return None
         assert first.public is not None
         device = first.payload[ACTIVATION].device
@@ -170,7 +223,7 @@ class MostProbable(Attack):
         return torch.cat([ask(part.to(device)).flatten(1).to(device) for part in parts])
 
     def _prior(self, first: Observation, answers: Tensor | None, target: Tensor) -> Prior:
-        if self.prior == "power_law":
+        if self.prior == "power_law" or not self.of_a_kind:
             return power_law(first.spec.image_shape, target.device)
         assert first.public is not None
         own = first.public.inputs.to(target.device)

@@ -33,6 +33,10 @@ class Neighbours(Prior):
         v = self.base.inverse(difference)
         return v / self.rest + self._along(v, 1 / self.scales - 1 / self.rest)
 
+    def volume(self) -> Tensor:
+        left = self.directions.shape[1] - self.directions.shape[2]
+        return self.base.volume() + self.scales.log().sum(1) + left * self.rest[:, 0].log()
+
     def _along(self, u: Tensor, factor: Tensor) -> Tensor:
         """D (factor D^T u) for every image's own directions D."""
         along = torch.einsum("nk,nkr->nr", u, self.directions) * factor

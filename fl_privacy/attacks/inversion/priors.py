@@ -38,6 +38,10 @@ class Prior(ABC):
     def inverse(self, difference: Tensor) -> Tensor:
         """T^-1 d: (..., C, H, W) to (..., k)."""
 
+    @abstractmethod
+    def volume(self) -> Tensor:
+        """log |det T|, the smaller the surer the prior is: one number, or one an image where these have their own."""
+
     def images(self, u: Tensor) -> Tensor:
         """Coordinates (..., k) to images (..., C, H, W), which may leave [0, 1]."""
         return self.mean + self.linear(u)
@@ -69,6 +73,10 @@ class Spectrum(Prior):
 
     def inverse(self, difference: Tensor) -> Tensor:
         return (self.coefficients(difference) / self.deviation).flatten(-3)
+
+    def volume(self) -> Tensor:
+        channels, height, width = self.mean.shape
+        return channels * self.deviation.log().sum() + height * width * self.channels.diagonal().log().sum()
 
     def pixels(self, coefficients: Tensor) -> Tensor:
         """Uncorrelated channels' DCT coefficients to pixels, (..., C, H, W) both."""
@@ -105,6 +113,10 @@ class Corrected(Prior):
         along = (v @ self.directions) * (1 / self.scales - 1 / self.rest)
         return v / self.rest + along @ self.directions.T
 
+    def volume(self) -> Tensor:
+        left = self.directions.shape[0] - self.directions.shape[1]
+        return self.base.volume() + self.scales.log().sum() + left * math.log(self.rest)
+
 
 @dataclass(frozen=True)
 class ByClass(Prior):
@@ -122,6 +134,9 @@ class ByClass(Prior):
 
     def inverse(self, difference: Tensor) -> Tensor:
         return self.everyone.inverse(difference)
+
+    def volume(self) -> Tensor:
+        return self.everyone.volume()
 
     def of(self, labels: Tensor) -> Prior:
         return _Labelled(self, labels)
@@ -141,6 +156,9 @@ class _Labelled(Prior):
 
     def inverse(self, difference: Tensor) -> Tensor:
         return self._scatter([own.inverse(difference[where]) for where, own in self._members])
+
+    def volume(self) -> Tensor:
+        return self._scatter([own.volume().expand(int(where.sum())) for where, own in self._members])
 
     def _scatter(self, parts: list[Tensor]) -> Tensor:
         place = torch.cat([where.flatten().nonzero().flatten() for where, _ in self._members])
