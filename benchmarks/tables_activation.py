@@ -63,17 +63,27 @@ def titcombe_n128() -> str:
 
 def titcombe_attacks() -> str:
     """The attack table that Titcombe et al. did not print."""
-    return experiments(["titcombe_attacks"], ATTACKED)
+    return experiments(["titcombe_attacks", "titcombe_attacks_short"], ATTACKED)
 
 
 def titcombe_foreign() -> str:
     """Figures 1 and 3 of Titcombe et al.: attackers with images of another kind, or with few."""
-    return experiments(["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"], ATTACKED)
+    return experiments(
+        [
+            "titcombe_figure1",
+            "titcombe_public_glyphs_short",
+            "titcombe_figure1_fashion",
+            "titcombe_public_fashion_short",
+            "titcombe_figure3",
+            "titcombe_public_count_short",
+        ],
+        ATTACKED,
+    )
 
 
 def titcombe_parties() -> str:
     """The three adversaries of Titcombe et al., appendix A."""
-    return experiments(["titcombe_parties"], ATTACKED)
+    return experiments(["titcombe_parties", "titcombe_parties_short"], ATTACKED)
 
 
 def local_dp() -> str:
@@ -105,6 +115,11 @@ def titcombe_retrained() -> str:
     return experiments(["titcombe_retrained"], ATTACKED)
 
 
+def titcombe_figures_short() -> str:
+    """Figures 2 and 4 of Titcombe et al. in the short profile: three seeds."""
+    return experiments(["titcombe_figure2_short", "titcombe_figure4_short"], ATTACKED)
+
+
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
     found, blind, number = [], [], seeds("titcombe_figure2")
@@ -133,7 +148,9 @@ def noise_scales() -> str:
 
 
 def averaging() -> str:
-    return experiments(["titcombe_averaging", "titcombe_averaging_undefended"], ATTACKED)
+    return experiments(
+        ["titcombe_averaging", "titcombe_averaging_undefended", "titcombe_averaging_short"], ATTACKED
+    )
 
 
 def averaging_short() -> str:

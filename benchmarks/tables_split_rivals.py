@@ -43,3 +43,16 @@ def split_rounds() -> str:
     ordered = sorted(found.items(), key=lambda item: (not item[0][0], item[0][0], item[0][1]))
     body = [[*key, str(len(mine)), *cells(mine, ROUNDS)] for key, mine in ordered]
     return markdown(["defence in training", "attack", "round", "seeds", *ROUNDS], body)
+
+
+def split_ablation() -> str:
+    """What each thing that an attacker knows is worth, by what is served; the controls last."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows("split_ablation"):
+        known = "yes" if row.get("labels") else ""
+        told = (row["attack"], row.get("prior", ""), row.get("own", ""), known, row.get("noise", ""))
+        told = told if row["served"] != "none" else (*told[:-1], "")
+        found.setdefault((row["served"], *told), []).append(row)
+    ordered = sorted(found.items(), key=lambda item: (not item[0][0], item[0][0] != "none"))
+    body = [[*key, str(len(mine)), *cells(mine, {"PSNR": ROUNDS["PSNR"]})] for key, mine in ordered]
+    return markdown(["served", "attack", "prior", "own images", "labels told", "noise", "seeds", "PSNR"], body)
