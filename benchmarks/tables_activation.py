@@ -148,9 +148,7 @@ def noise_scales() -> str:
 
 
 def averaging() -> str:
-    return experiments(
-        ["titcombe_averaging", "titcombe_averaging_undefended", "titcombe_averaging_short"], ATTACKED
-    )
+    return experiments(["titcombe_averaging", "titcombe_averaging_undefended", "titcombe_averaging_short"], ATTACKED)
 
 
 def averaging_short() -> str:
