@@ -117,10 +117,11 @@ for name, model in models.items():
 #
 # Both tests look for traces of the training, and a server can wipe them away. This one *polishes*: after the joint
 # training it goes on for 15 epochs with the honest loss alone, and then fits its decoder anew to what the classifier
-# says by then. On MNIST neither test saw any of four polished models (`docs/results/output.md`); on these few digits
-# the fine-tuning still moves it further than the honest ones, while its entropy is below theirs. What does not depend
-# on traces is the leak itself: the user asks the classifier about images of its own, fits a small decoder to the
-# answers, and sees how much of what the class leaves open it tells (`own decoder`: 0 nothing, 1 all).
+# says by then. On MNIST fine-tuning saw one of twenty polished models and the entropy none (`docs/results/output.md`);
+# on these few digits the fine-tuning still moves it further than the honest ones, while its entropy has come down to
+# theirs. What does not depend on traces is the leak itself: the user asks the classifier about images of its own, fits
+# a small decoder to the answers, and sees how much of what the class leaves open it tells (`own decoder`: 0 nothing,
+# 1 all).
 
 # %%
 vicious_rules = experiment.conditions[0].protocol

@@ -113,7 +113,8 @@ def test_the_vicious_notebook_shows_what_its_texts_claim(vicious):
     honest = [leak for name, leak in leaks.items() if name.startswith("honest")]
     assert min(leaks["vicious"], leaks["vicious, polished"]) > max(honest) + 0.1
     bits = dict(re.findall(r"^(\S.*?) +entropy ([\d.]+) bits .* own decoder", plain, re.M))
-    assert float(bits["vicious, polished"]) < min(float(bits[name]) for name in bits if name.startswith("honest"))
+    honest = [float(bits[name]) for name in bits if name.startswith("honest")]
+    assert float(bits["vicious, polished"]) <= max(honest) < float(bits["vicious"])
 
 
 def test_the_split_notebook_shows_what_its_texts_claim(split):
