@@ -115,11 +115,6 @@ def titcombe_retrained() -> str:
     return experiments(["titcombe_retrained"], ATTACKED)
 
 
-def titcombe_figures_short() -> str:
-    """Figures 2 and 4 of Titcombe et al. in the short profile: three seeds."""
-    return experiments(["titcombe_figure2_short", "titcombe_figure4_short"], ATTACKED)
-
-
 def titcombe_grid() -> str:
     """Figure 2 of Titcombe et al. with numbers: one column a scale of the noise, one line an attack and a weight."""
     found, blind, number = [], [], seeds("titcombe_figure2")
