@@ -63,27 +63,17 @@ def titcombe_n128() -> str:
 
 def titcombe_attacks() -> str:
     """The attack table that Titcombe et al. did not print."""
-    return experiments(["titcombe_attacks", "titcombe_attacks_short"], ATTACKED)
+    return experiments(["titcombe_attacks"], ATTACKED)
 
 
 def titcombe_foreign() -> str:
     """Figures 1 and 3 of Titcombe et al.: attackers with images of another kind, or with few."""
-    return experiments(
-        [
-            "titcombe_figure1",
-            "titcombe_public_glyphs_short",
-            "titcombe_figure1_fashion",
-            "titcombe_public_fashion_short",
-            "titcombe_figure3",
-            "titcombe_public_count_short",
-        ],
-        ATTACKED,
-    )
+    return experiments(["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"], ATTACKED)
 
 
 def titcombe_parties() -> str:
     """The three adversaries of Titcombe et al., appendix A."""
-    return experiments(["titcombe_parties", "titcombe_parties_short"], ATTACKED)
+    return experiments(["titcombe_parties"], ATTACKED)
 
 
 def local_dp() -> str:

@@ -103,8 +103,9 @@ def record():
     """Add this machine, or record it anew: where its bits are others than before, those of other machines go."""
     with tempfile.TemporaryDirectory() as folder:
         made = {case: digests(Path(folder) / str(index), case) for index, case in enumerate(CASES)}
-    others = [each for each in json.loads(RECORDED.read_text()) if each["machine"] != machine()]
-    before = [each["digests"] for each in json.loads(RECORDED.read_text()) if each["machine"] == machine()]
+    recorded = json.loads(RECORDED.read_text())
+    others = [each for each in recorded if each["machine"] != machine()]
+    before = [each["digests"] for each in recorded if each["machine"] == machine()]
     kept = others if before in ([], [made]) else []
     RECORDED.write_text(json.dumps([*kept, {"machine": machine(), "digests": made}], indent=2) + "\n")
 

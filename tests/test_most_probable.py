@@ -7,14 +7,14 @@ import torch
 from intercepted import IMAGES, PRIVATE, PUBLIC, observe, quality
 
 from fl_privacy.attacks.activation import most_probable
-from fl_privacy.attacks.activation.most_probable import MostProbable, measured
+from fl_privacy.attacks.activation.most_probable import MostProbable, Noise, measured
 from fl_privacy.attacks.activation.noise_estimate import NoiseEstimate
 from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.attacks.inversion.neighbours import near
 from fl_privacy.attacks.inversion.priors import corrected, public
 from fl_privacy.data import load
 from fl_privacy.defences.base import Chain
-from fl_privacy.defences.clip import Clip
+from fl_privacy.defences.clip import Clip, ClipEach
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise, UniformNoise
 from fl_privacy.observation import Images, LocalTraining
 from fl_privacy.seeding import stream
@@ -66,6 +66,14 @@ def test_images_of_another_kind_are_found_out_and_do_no_harm():
     with_none = quality(replace(QUICK, prior="power_law", estimate_noise=False)([seen], stream(1)), MANY)
     assert quality(QUICK([strange], stream(1)), MANY) == pytest.approx(with_none, abs=0.1)
     assert quality(QUICK([seen], stream(1)), MANY) > with_none + 1, "and those of its kind help"
+
+
+def test_what_is_certain_of_a_defence_counts_when_the_own_images_are_judged():
+    chain = Chain((ClipEach(norm=0.5),))
+    seen = observe(MANY, chain)
+    problem = QUICK._few(seen, seen.payload["activation"], Noise())
+    u = problem.prior.coordinates(MANY[: most_probable.PROBED])
+    assert float(problem.residual(u[:, None]).abs().max()) < 1e-3
 
 
 def test_noise_that_images_without_it_refute_is_not_believed(monkeypatch):

@@ -133,7 +133,7 @@ class MostProbable(Attack):
     def _few(self, first: Observation, released: Tensor, noise: Noise) -> Problem:
         """The images behind the first few of these activations."""
         part = released[:PROBED]
-        few = replace(first, payload={ACTIVATION: part}, spec=replace(first.spec, batch_size=len(part)), defence=None)
+        few = replace(first, payload={ACTIVATION: part}, spec=replace(first.spec, batch_size=len(part)))
         (problem,) = self._problems([few], noise)
         return problem
 
@@ -144,15 +144,14 @@ class MostProbable(Attack):
         u = problem.prior.coordinates(attack._solved(problem))
         return float((problem.residual(u.view(problem.victims, -1, u.shape[-1])) * problem.off).square().mean())
 
-    @torch.no_grad()
     def _share(self, first: Observation, chain: KnownDefence) -> float:
         """What images leave of the releases, over what they leave of own activations with noise of this law."""
         assert first.public is not None
         released = first.payload[ACTIVATION]
-        own = frozen_segment(first, released.device)(first.public.inputs[:PROBED].to(released.device))
+        with torch.no_grad():
+            own = frozen_segment(first, released.device)(first.public.inputs[:PROBED].to(released.device))
         simulated = chain.on_release({ACTIVATION: own}, 0)[ACTIVATION]
-        with torch.enable_grad():
-            return self._left(first, released) / self._left(first, simulated)
+        return self._left(first, released) / self._left(first, simulated)
 
     def _noise(self, seen: Sequence[Observation]) -> Noise:
         first = seen[0]
