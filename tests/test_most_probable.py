@@ -14,7 +14,8 @@ from fl_privacy.attacks.inversion.neighbours import near
 from fl_privacy.attacks.inversion.priors import corrected, public
 from fl_privacy.data import load
 from fl_privacy.defences.base import Chain
-from fl_privacy.defences.clip import Clip, ClipEach
+from fl_privacy.defences.clip import Clip
+from fl_privacy.defences.clip_each import ClipEach
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise, UniformNoise
 from fl_privacy.observation import Images, LocalTraining
 from fl_privacy.seeding import stream
