@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from fl_privacy.observation import Tensors
 from fl_privacy.settings import PlainTable
 from fl_privacy.strategies.records import Counts, ValidatingGrid, pack, unpack
 
-EVERY_SECONDS = 2.0  # at most so much work is done again
+EVERY_SECONDS = 2.0  # at most so much work is done again, and what the first round released is there at once
 MODEL, STATE = "model/", "state/"
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 Kept = tuple[Tensors, PlainTable]
@@ -42,7 +43,7 @@ class Resumable(Strategy):
         self.counts = counted(self._facts)
         self._done: int = self._facts["round"]
         self._history = history(self._facts)
-        self._saved = time.monotonic()
+        self._saved = -math.inf
 
     def start(  # type: ignore[override]
         self,
@@ -67,7 +68,8 @@ class Resumable(Strategy):
             measured = evaluate_fn(round, arrays) if evaluate_fn else None
             if measured is not None:
                 self._history.evaluate_metrics_serverapp[round] = measured
-            if self.state and (round == num_rounds or time.monotonic() - self._saved >= EVERY_SECONDS):
+            due = round == num_rounds or time.monotonic() - self._saved >= EVERY_SECONDS
+            if self.state and round and due:
                 self.save(*self._reached(round, arrays, self.state))
                 self._saved = time.monotonic()
             return measured

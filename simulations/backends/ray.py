@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from flwr.clientapp import ClientApp
@@ -36,10 +36,12 @@ def ray_pool(
     address: str | None = None,
     gpus_per_worker: float = 0.0,
     needs: Callable[[], object] = dict,
+    ending: ExitStack | None = None,
 ) -> Iterator[Pool]:
     """Inside, Ray is up, with a pool of workers: those of the cluster at `address` (or RAY_ADDRESS), else `workers` of
     this machine (None: one a CPU). A Ray that was up before is used, and left up. Every worker calls `needs` first,
-    which raises where its node lacks code or data: the pool then says which node lacks what.
+    which raises where its node lacks code or data: the pool then says which node lacks what. With `ending` nobody waits
+    here until Ray is down, which takes a second or two: that stack does, when it is closed.
 
     Raises:
         ValueError: nobody serves the address. RuntimeError: Ray could not start.
@@ -61,8 +63,8 @@ def ray_pool(
             if pool is not None:
                 pool.close()
             if own:
-                _end_within(SHUTDOWN_SECONDS, ray.shutdown)
-                sweep()
+                down = _ending(ray.shutdown)
+                ending.callback(down) if ending else down()
 
 
 def run_ray(
@@ -140,11 +142,19 @@ def _start(workers: int | None, address: str | None) -> None:
         raise RuntimeError(f"{what}: {error}") from error
 
 
-def _end_within(seconds: float, end: Callable[[], object]) -> None:
-    """Call it, and wait for it no longer than that: Ray waits for ever for a node that is dead."""
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
-    ending.join(seconds)
+def _ending(end: Callable[[], object]) -> Callable[[], None]:
+    """Call it, beside whatever follows; what waits for it, for so long and no longer, and tidies up.
+
+    Ray waits for ever for a node that is dead.
+    """
+    beside = threading.Thread(target=end, daemon=True)
+    beside.start()
+
+    def wait() -> None:
+        beside.join(SHUTDOWN_SECONDS)
+        sweep()
+
+    return wait
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,11 @@ from fl_privacy.simulations.federation import Federation
 from fl_privacy.simulations.progress import Note, shown
 from fl_privacy.simulations.report.result import Result
 from fl_privacy.simulations.results import files, layout
-from fl_privacy.simulations.run.attack import Runner, run_here, run_in
+from fl_privacy.simulations.run.attack import run_here, run_in
 from fl_privacy.simulations.run.collect import apps, prepare
 from fl_privacy.simulations.run.gpu_share import check_share, probed_share
 from fl_privacy.simulations.run.resume import alone, run_folder, tidy
-from fl_privacy.simulations.run.stages import finish, write_config
+from fl_privacy.simulations.run.stages import Attacked, attack, conclude, write_config
 from fl_privacy.simulations.run.streaming import Streaming
 from fl_privacy.simulations.scoring import blind_pool
 
@@ -181,22 +182,33 @@ def execute(checked: Plan, note: Note = print) -> Result:
             return Result.of(checked.out, checked.federation.experiment)
         _begin(checked, note)
         prepare(checked.federation, checked.out, note)  # before Ray starts, whose workers would wait for it
-        if checked.backend == "local":
-            if not _collected(checked):
-                run_local(*_apps(checked, note), checked.federation.experiment.clients)
-            return _finish(checked, run_here, note)
-        # Ray takes seconds to import, and the local backend does without
-        from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
+        with ExitStack() as ending:
+            attacked = (_attacked_here if checked.backend == "local" else partial(_attacked_on_ray, ending))(
+                checked, note
+            )
+            return conclude(checked.federation, checked.out, attacked, checked.keep_originals, checked.figures)
 
-        experiment = checked.federation.experiment
-        gpus = _gpu_share(checked, note) if experiment.device == "cuda" else 0.0
-        needs = partial(federation_of, experiment.to_json(), checked.root)
-        with ray_pool(checked.workers, checked.address, gpus, needs) as pool:
-            attacking = Streaming(checked.federation, checked.out, pool)
-            if not _collected(checked):
-                served = _apps(checked, note, attacking.over)
-                run_in_pool(pool, *served, experiment.clients, client_seconds=experiment.timeout)
-            return _finish(checked, run_in(pool, attacking.ended()), note)
+
+def _attacked_here(checked: Plan, note: Note) -> Attacked:
+    if not _collected(checked):
+        run_local(*_apps(checked, note), checked.federation.experiment.clients)
+    return attack(checked.federation, checked.out, note, run_here)
+
+
+def _attacked_on_ray(ending: ExitStack, checked: Plan, note: Note) -> Attacked:
+    """The rounds and the attacks on Ray, for whose end `ending` waits."""
+    # Ray takes seconds to import, and the local backend does without
+    from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool
+
+    experiment = checked.federation.experiment
+    gpus = _gpu_share(checked, note) if experiment.device == "cuda" else 0.0
+    needs = partial(federation_of, experiment.to_json(), checked.root)
+    with ray_pool(checked.workers, checked.address, gpus, needs, ending) as pool:
+        attacking = Streaming(checked.federation, checked.out, pool)
+        if not _collected(checked):
+            served = _apps(checked, note, attacking.over)
+            run_in_pool(pool, *served, experiment.clients, client_seconds=experiment.timeout)
+        return attack(checked.federation, checked.out, note, run_in(pool, attacking.ended()))
 
 
 def _gpu_share(checked: Plan, note: Note) -> float:
@@ -234,10 +246,6 @@ def _begin(checked: Plan, note: Note) -> None:
 def _collected(checked: Plan) -> bool:
     """Whether the rounds are over."""
     return (checked.out / layout.ROUNDS).is_file()
-
-
-def _finish(checked: Plan, runner: Runner, note: Note) -> Result:
-    return finish(checked.federation, checked.out, note, runner, None, checked.keep_originals, checked.figures)
 
 
 def _apps(checked: Plan, note: Note, over: Over = nobody) -> tuple[ServerApp, ClientApp]:

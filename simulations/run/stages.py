@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def write_config(federation: Federation, folder: Path, **facts: object) -> None:
     files.write_json(folder / layout.CONFIG, content)
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """What the attacks of a run leave for its report: its rounds, and what was released, by key."""
+
+    conditions: Sequence[ReadTable]
+    seen: Mapping[Key, Observation]
+
+
 def finish(
     federation: Federation,
     folder: Path,
@@ -57,6 +66,11 @@ def finish(
         RuntimeError: there is nothing to attack, because no client's message arrived.
         ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
     """
+    return conclude(federation, folder, attack(federation, folder, note, run, source), keep_originals, figures)
+
+
+def attack(federation: Federation, folder: Path, note: Note, run: Runner, source: Path | None = None) -> Attacked:
+    """The first half of `finish`: everything that needs a runner."""
     if source is None:
         forget_checkpoints(folder)
         contents.write(federation, folder)
@@ -78,13 +92,21 @@ def finish(
     for job, results in run(todo, note):
         save(channel, folder, job, results)
     shutil.rmtree(folder / layout.UNFINISHED, ignore_errors=True)
-    scored = score_all(channel, federation, seen, _guesses(folder, attacks))
+    return Attacked(conditions, seen)
+
+
+def conclude(
+    federation: Federation, folder: Path, attacked: Attacked, keep_originals: bool = False, figures: bool = True
+) -> Result:
+    """The second half of `finish`: score the guesses that lie in the folder, and write the report."""
+    experiment, seen = federation.experiment, attacked.seen
+    guesses = _guesses(folder, experiment.resolved.attacks)
+    scored = score_all(channel_of(experiment), federation, seen, guesses)
     if keep_originals:
         _save_originals(folder, scored)
     payloads = {key.stem: digest(each.payload) for key, each in seen.items()}
-    result = report.write(
-        federation, folder, conditions, seen, scored, payloads, keep_originals or experiment.show_originals, figures
-    )
+    shown = keep_originals or experiment.show_originals
+    result = report.write(federation, folder, attacked.conditions, seen, scored, payloads, shown, figures)
     if result.not_valid:
         raise ProtocolMismatch(f"{'; '.join(result.not_valid)}. All files are in {folder}, marked as not valid")
     return result

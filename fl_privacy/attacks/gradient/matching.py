@@ -222,17 +222,20 @@ def _first_that_works(fast: Matcher, slow: Matcher) -> Matcher:
 
 
 def check_matchable(model: nn.Module, images: Tensor, classes: int) -> None:
-    """Take one step of gradient matching, for two victims at once, on images (B, C, H, W); nothing is kept.
+    """Take one step of gradient matching on images (B, C, H, W), as for a single victim; nothing is kept.
+
+    What plain autograd can take is attacked, at worst one victim after the other; to try functional transforms
+    would cost two seconds of imports.
 
     Raises:
         ValueError: the model has no logits for `classes`, nothing to train, or no second derivatives.
     """
     twin = adversary_copy(model, True)
-    guesses = images.repeat(2, 1, 1, 1, 1).requires_grad_()
-    targets = torch.full((2, len(images), classes), 1 / classes)
+    guesses = images.repeat(1, 1, 1, 1, 1).requires_grad_()
+    targets = torch.full((1, len(images), classes), 1 / classes)
     try:
         # backward, not grad for the guesses alone: that leaves out the node which would say that it cannot be done
-        gradient_matcher(twin, 2)(guesses, targets).square().sum().backward()  # type: ignore[no-untyped-call]
+        gradient_matcher(twin, 1)(guesses, targets).square().sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ValueError(
             "gradients of this model cannot be matched, because a step of the attack fails. It takes logits of "
