@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -43,7 +42,7 @@ class Resumable(Strategy):
         self.counts = counted(self._facts)
         self._done: int = self._facts["round"]
         self._history = history(self._facts)
-        self._saved = -math.inf
+        self._saved = time.monotonic()
 
     def start(  # type: ignore[override]
         self,
@@ -68,8 +67,8 @@ class Resumable(Strategy):
             measured = evaluate_fn(round, arrays) if evaluate_fn else None
             if measured is not None:
                 self._history.evaluate_metrics_serverapp[round] = measured
-            due = round == num_rounds or time.monotonic() - self._saved >= EVERY_SECONDS
-            if self.state and round and due:
+            asked = round in (max(self._done, 0) + 1, num_rounds)
+            if self.state and (asked or time.monotonic() - self._saved >= EVERY_SECONDS):
                 self.save(*self._reached(round, arrays, self.state))
                 self._saved = time.monotonic()
             return measured

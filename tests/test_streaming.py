@@ -67,7 +67,8 @@ def streamed(experiment, out, **choices):
     if not pipeline._collected(checked):
         run_local(*pipeline._apps(checked, quiet, attacking.over), experiment.clients)
     early = list(out.glob("reconstructions/*/*.json"))
-    result = pipeline._finish(checked, run_in(workers, attacking.ended()), quiet)
+    attacked = pipeline.attack(checked.federation, out, quiet, run_in(workers, attacking.ended()))
+    result = pipeline.conclude(checked.federation, out, attacked)
     assert workers.reserved == 0
     return result, workers, early
 
