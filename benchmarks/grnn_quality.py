@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.record import options, write
+from fl_privacy.attacks.base import Attack
 from fl_privacy.attacks.gradient.grnn import GRNN, GRNNAsPublished
+from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.data import data_root, load
 from fl_privacy.evaluation import Truth, align, controls, interval, score
 from fl_privacy.federated.client import gradient
@@ -52,7 +54,7 @@ def observed(
     return seen, truths
 
 
-def measure(attack: GRNN, seen: list[Observation], truths: list[Truth], seed: int) -> dict[str, Any]:
+def measure(attack: Attack, seen: list[Observation], truths: list[Truth], seed: int) -> dict[str, Any]:
     """One row: what the attack reached on these gradients, and what it cost."""
     cpu, wall = time.process_time(), time.perf_counter()
     guesses = attack(seen, stream(seed, "attack"))
@@ -86,16 +88,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--published", type=int, default=1000, help="published iterations; 0 leaves it out")
     parser.add_argument("--ours", type=int, default=1000, help="iterations of ours; 0 leaves it out")
+    parser.add_argument("--map", type=int, default=0, help="outer steps of MAP; 0 leaves it out")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = load("cifar10", data_root(arguments.data_root), {})
     images, labels = data.test.images(), data.test.labels
-    attacks: dict[str, GRNN] = {}
+    attacks: dict[str, Attack] = {}
     if arguments.published:
         attacks["grnn_as_published"] = GRNNAsPublished(iterations=arguments.published)
     if arguments.ours:
         attacks["grnn"] = GRNN(iterations=arguments.ours, patience=0)
+    if arguments.map:
+        attacks["map"] = MaximumAPosteriori(outer=arguments.map)
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         seen, truths = victims(images, labels, arguments.model, arguments.batch, arguments.gradients, seed)

@@ -35,7 +35,7 @@ class Likelihood:
     mean square of the layer's gradient, up to an unknown factor s that all entries share. `whiten` takes the place of
     such an unknown weight where it is given. `nearby`: a cheaper match, whose slopes serve for those of `match`.
     `apart`: how far images are from batch statistics that came with an update, (V, S); together they weigh as much as
-    the gradient.
+    the gradient. `error` (V,): what the match itself errs by, as a variance in the unit of the residuals.
     """
 
     observed: Tensor
@@ -46,11 +46,12 @@ class Likelihood:
     nearby: Matcher | None = None
     whiten: Whitening | None = None
     apart: Callable[[Tensor], Tensor] | None = None
+    error: Tensor | float = 0.0
 
     @property
-    def floor(self) -> float:
+    def floor(self) -> Tensor | float:
         """The least noise variance s^2, in the unit of the residuals."""
-        return 1.0 if self.known else UNKNOWN
+        return (1.0 if self.known else UNKNOWN) + self.error
 
     def residual(self, prior: Prior, labels: Tensor) -> Residual:
         """Weighted differences (V, P + S) as a function of coordinates (V, B, k), for labels (V, B)."""
@@ -76,8 +77,8 @@ class Likelihood:
     def nats(self, residual: Tensor) -> Tensor:
         """Minus the log likelihood (V,) of residuals (V, P), up to a constant; an unknown s is the best one."""
         if self.known:
-            return 0.5 * residual.square().sum(1)
-        return 0.5 * residual.shape[1] * (residual.square().mean(1) + EXACT).log()
+            return 0.5 * residual.square().sum(1) / (1 + self.error)
+        return 0.5 * residual.shape[1] * (residual.square().mean(1) + (EXACT + self.error)).log()
 
 
 def likelihood(seen: Sequence[Observation], repeats: int = 1) -> Likelihood:

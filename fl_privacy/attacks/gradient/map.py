@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,13 @@ from fl_privacy.attacks.gradient.bound import posterior_error
 from fl_privacy.attacks.gradient.exposure import exposed, is_open
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
 from fl_privacy.attacks.gradient.grnn import GRNN
-from fl_privacy.attacks.gradient.known_noise import noise_deviation
-from fl_privacy.attacks.gradient.label_regression import regress_labels
+from fl_privacy.attacks.gradient.label_reading import drawn, labels_between, read_labels, singles
 from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
-from fl_privacy.attacks.gradient.local_steps import matcher_for
-from fl_privacy.attacks.gradient.matching import Matcher, observed_step
+from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.surrogate import between, is_gradient
+from fl_privacy.attacks.gradient.soft_pooling import SHARPNESS, pooled_softly, pooling_spread, prior_draw
+from fl_privacy.attacks.gradient.surrogate import is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
 from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
@@ -32,8 +32,9 @@ from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
 from fl_privacy.weights import trainable
 
-LABEL_IMAGES = 16
 WHITENING_IMAGES = 384
+POOLING_IMAGES = 16
+STAGES = 4  # of a search through smooth pooling each takes so small a share of the outer steps
 MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
 FAR = 0.3
@@ -54,11 +55,15 @@ class MaximumAPosteriori(Attack):
     iterations of Adam from each start and, from the best by that loss, `lbfgs` of L-BFGS. Starts are `restarts` draws
     and, with `grnn` iterations, the guess of GRNN's generator, whose images of one label part early.
 
+    Through max-pooling a search keeps the largest pixels that it began with. So it first goes through pooling in which
+    every pixel counts, sharper from stage to stage (`soft_pooling`), each with a quarter of the steps.
+
     `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
-    common mean and spectrum, in `learn` rounds of EM (0, or by descent: left as it is); 'public' has the covariance of
-    the attacker's own images, 'public_by_class' one for each class of them. Labels are read from the gradient by
-    regression. At most `outer` steps of `inner` products with J and its transpose; of a batch, the best of `restarts`
-    by the attack's own loss, each from `spread` times a random u. With `bound_probes` (4 are enough) a guess says how
+    common mean and spectrum, in `learn` rounds of EM (0, by descent, or through max-pooling without known noise: left
+    as it is); 'public' has the covariance of the attacker's own images, 'public_by_class' one for each class of them.
+    Labels are read from the gradient by regression. At most `outer` steps of `inner` products with J and its transpose;
+    of a batch, the best of `restarts` by the attack's own loss, each from `spread` times a random u. With
+    `bound_probes` (4 are enough) a guess says how
     far off it expects itself to be.
 
     The loss is minus the log posterior in nats, up to a constant, before pixels are cut to [0, 1]. Victims of one call
@@ -133,20 +138,23 @@ class MaximumAPosteriori(Attack):
         start = time.perf_counter()
         prior = self._prior(seen[0])
         given = likelihood(seen)
+        windows = self._spread(seen[0], given.observed) if is_gradient(seen[0]) else 0.0
         descending = _descends(seen[0], given)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
             given = self._whitened(seen[0], given, labels) if descending else given
+            own = prior.of(labels)
             if descending:
-                u, trace = self._descend(seen, given, prior.of(labels), labels, rng)
+                u, trace = self._descend(seen, given, own, labels, windows, rng)
             else:
-                u, trace = self._fit(given, prior.of(labels), labels, rng)
+                u, trace = self._fit(given, own, labels, windows, rng)
         else:
             search = Search(self.outer, self.inner, self.restarts, self.spread)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
             given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
-        if isinstance(own, Spectrum) and self.learn and not descending and labels.numel() >= LEAST_ALIKE:
+        stuck = bool(windows) and not given.known  # in some choice of the poolings, and nothing is learned from that
+        if isinstance(own, Spectrum) and self.learn and not descending and not stuck and labels.numel() >= LEAST_ALIKE:
             u, own = self._learn(given, own, labels, u, rng)
         residual = given.residual(own, labels)
         u = exposed(residual, own, u) if is_open(seen, given) else u
@@ -177,21 +185,38 @@ class MaximumAPosteriori(Attack):
         if given.observed.shape[1] > MOST_WHITENED:
             return given
         assert seen.model is not None
-        images = _drawn(self._prior(seen), WHITENING_IMAGES, stream(0, "whitening"), given.observed)
+        images = drawn(self._prior(seen), WHITENING_IMAGES, stream(0, "whitening"), given.observed)
         shapes = {name: value.shape for name, value in trainable(seen.model).items()}
         match = singles(seen, len(images))
         own = [whitening(match, images, each, given.classes, shapes) for each in labels]
         return replace(given, whiten=lambda d: torch.cat([w(d[i : i + 1]) for i, w in enumerate(own)]))
 
-    def _fit(self, given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _spread(self, seen: Observation, like: Tensor) -> float:
+        """Of the model's max-pooling (`pooling_spread`), on images that the prior draws."""
+        assert seen.model is not None
+        images = drawn(self._prior(seen), POOLING_IMAGES, stream(0, "pooling"), like)
+        return pooling_spread(adversary_copy(seen.model, seen.spec.training_mode).to(images.device), images)
+
+    def _fit(
+        self, given: Likelihood, prior: Prior, labels: Tensor, windows: float, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k), each victim's from its best restart by the attack's own loss; all traces (T, V)."""
         residual, batch = given.residual(prior, labels), labels.shape[1]
         shape = (*labels.shape, prior.mean.shape[-3:].numel())
         best, least, traces = torch.empty(0), torch.empty(0), []
         for restart in range(self.restarts if batch > 1 else 1):
             start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
-            fit = gauss_newton(residual, start, given.floor, self.outer, self.inner)
+            steps = math.ceil(self.outer / STAGES) if windows else self.outer
+            for sharpness in SHARPNESS if windows else ():
+                at = start if sharpness > SHARPNESS[0] else prior_draw(start)
+                soft = pooled_softly(given, prior, labels, sharpness / windows, at)
+                start = gauss_newton(soft.residual(prior, labels), start, soft.floor, steps, self.inner).u
+            fit = gauss_newton(residual, start, given.floor, steps, self.inner)
             loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
+            if windows:  # hard pooling may lead away from where a smooth one has led
+                before = _own_loss(given, residual, start)
+                fit = replace(fit, u=torch.where((before < loss)[:, None, None], start, fit.u))
+                loss = torch.minimum(before, loss)
             traces.append(fit.trace)
             if restart == 0:
                 best, least = fit.u, loss
@@ -200,7 +225,13 @@ class MaximumAPosteriori(Attack):
         return best, torch.cat(traces)
 
     def _descend(
-        self, seen: Sequence[Observation], given: Likelihood, prior: Prior, labels: Tensor, rng: torch.Generator
+        self,
+        seen: Sequence[Observation],
+        given: Likelihood,
+        prior: Prior,
+        labels: Tensor,
+        windows: float,
+        rng: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k) and the losses on the way, (T, V)."""
         shape = (self.restarts, *labels.shape, prior.mean.shape[-3:].numel())
@@ -208,7 +239,13 @@ class MaximumAPosteriori(Attack):
         if self.grnn:
             guesses = GRNN(iterations=self.grnn, restarts=1, patience=0)(seen, rng)
             starts = torch.cat([starts, prior.coordinates(_by_label(guesses).to(starts)).unsqueeze(0)])
-        found = descend(objective(given, given.residual(prior, labels)), starts, self.adam, self.lbfgs)
+        adam = self.adam
+        for sharpness in SHARPNESS if windows else ():
+            at = prior_draw(starts[0]) if adam else starts[0]
+            soft = pooled_softly(given, prior, labels, sharpness / windows, at)
+            loss = objective(soft, soft.residual(prior, labels))
+            starts, adam = descend(loss, starts, adam, math.ceil(self.lbfgs / STAGES)).u[None], 0
+        found = descend(objective(given, given.residual(prior, labels)), starts, adam, self.lbfgs)
         return found.u, found.trace
 
     def _learn(
@@ -225,21 +262,6 @@ class MaximumAPosteriori(Attack):
         return u, now
 
 
-def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng: torch.Generator) -> Tensor:
-    """The labels (V, B) of the victims `seen`, from gradients of images that the prior draws."""
-    first = seen[0]
-    spec, chain = first.spec, first.defence
-    images = _drawn(prior, LABEL_IMAGES, rng, observed)
-
-    def read(victim: Observation, gradients: Tensor) -> Tensor:
-        single = singles(victim, LABEL_IMAGES)
-        return regress_labels(single, images, gradients, noise_deviation(victim), spec.classes, spec.batch_size)
-
-    if chain and (chain.release_tells or chain.hidden_variance(first.payload) is not None):
-        return torch.cat([read(each, gradient[None]) for each, gradient in zip(seen, observed, strict=True)])
-    return read(first, observed)
-
-
 def _by_label(guesses: Sequence[Reconstruction]) -> Tensor:
     """The images (V, B, C, H, W) of guesses in the order of their labels, which is that of `read_labels`."""
     found = []
@@ -253,27 +275,6 @@ def _by_label(guesses: Sequence[Reconstruction]) -> Tensor:
 def _descends(seen: Observation, given: Likelihood) -> bool:
     """Whether Gauss-Newton would end in the nearest minimum: a gradient of several images, without known noise."""
     return is_gradient(seen) and seen.spec.batch_size > 1 and not given.known
-
-
-def singles(seen: Observation, count: int) -> Matcher:
-    """Gradients (count, P) of so many images, each as if it were a client's only one in a single step."""
-    spec = seen.spec
-    one_step = replace(spec, batch_size=1, local=replace(spec.local, epochs=1, steps=0, batch_size=0))
-    return matcher_for([replace(seen, spec=one_step, others=())], restarts=count)
-
-
-def _drawn(prior: Prior, count: int, rng: torch.Generator, like: Tensor) -> Tensor:
-    """Images (count, C, H, W) from the prior, cut to [0, 1]."""
-    u = torch.randn(count, prior.mean.numel(), generator=rng)
-    return prior.images(u.to(like)).clamp(0, 1)
-
-
-def labels_between(seen: Sequence[Observation], share: float, prior: Prior, rng: torch.Generator) -> Tensor:
-    """The labels (V, B) of updates of several steps, each read as one gradient at a share of the way."""
-    if seen[0].spec.local.loss != "cross_entropy":  # which `between` cannot express
-        return read_labels(seen, torch.stack([observed_step(each) for each in seen]), prior, rng)
-    plain = [between(each, share) for each in seen]
-    return torch.cat([read_labels([each], observed_step(each)[None], prior, rng) for each in plain])
 
 
 def objective(given: Likelihood, residual: Residual) -> Objective:

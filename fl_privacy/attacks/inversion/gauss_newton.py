@@ -95,7 +95,7 @@ class Fit:
 def gauss_newton(
     residual: Residual,
     start: Tensor,
-    floor: float,
+    floor: float | Tensor,
     outer: int,
     inner: int,
     tolerance: float = 0.1,
@@ -103,10 +103,10 @@ def gauss_newton(
 ) -> Fit:
     """Fit from `start` (V, B, k), the noise variance s^2 annealed: half the mean squared residual, at least `floor`.
 
-    With residuals in units of their noise the floor is 1. At most `outer` steps of `inner` products; it ends once every
-    victim is at its floor and gains less than `tolerance`, in nats, a step. A victim that no step helps gets a
-    larger s; one whose residuals are no numbers stays where it is. `linear_of` may take its slopes from elsewhere: a
-    step counts only where it lowers the objective of `residual` itself.
+    The floor is one number, or one a victim (V,). With residuals in units of their noise it is 1. At most `outer` steps
+    of `inner` products; it ends once every victim is at its floor and gains less than `tolerance`, in nats, a step. A
+    victim that no step helps gets a larger s; one whose residuals are no numbers stays where it is. `linear_of` may
+    take its slopes from elsewhere: a step counts only where it lowers the objective of `residual` itself.
     """
     u, value = start, residual(start).detach()
     trace = [value.square().mean(1)]
@@ -131,7 +131,7 @@ def objective(residual: Tensor, u: Tensor, variance: Tensor) -> Tensor:
     return 0.5 * (residual.square().sum(1) / variance + _dot(u, u))
 
 
-def _annealed(mean_square: Tensor, floor: float) -> Tensor:
+def _annealed(mean_square: Tensor, floor: float | Tensor) -> Tensor:
     return (0.5 * mean_square.nan_to_num(1.0, 1e30)).clamp_min(floor)
 
 
