@@ -14,7 +14,9 @@ from fl_privacy.attacks.gradient.matching import gradient_matcher
 from fl_privacy.attacks.gradient.soft_pooling import BESIDE, _windows, pooling_spread, softened
 from fl_privacy.data import load
 from fl_privacy.evaluation import Truth, align
+from fl_privacy.federated.local_training import train_locally
 from fl_privacy.metrics import psnr
+from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import stream
 
 
@@ -94,6 +96,25 @@ class Called(nn.Module):
 def test_pooling_that_is_called_as_a_function_is_found():
     images = torch.rand(1, 1, 4, 4)
     assert pooling_spread(Called(), images) == pooling_spread(nn.MaxPool2d(2), images) > 0
+
+
+def test_it_does_so_through_local_steps_too(monkeypatch):
+    digits = load("digits", None, {"size": 16})
+    model, how = network(nn.MaxPool2d(2)), LocalTraining(learning_rate=0.05, epochs=2, momentum=0.9)
+    images, labels = digits.test.images(slice(0, 1)), digits.test.labels[:1]
+    trained = copy.deepcopy(model)
+    train_locally(trained, images, labels, how, stream(0, "shuffle"))
+    update = {name: trained.get_parameter(name).detach() - p.detach() for name, p in model.named_parameters()}
+    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=1, local=how)
+    seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
+
+    def decibels():
+        (guess,) = MaximumAPosteriori(outer=12)([seen], stream(0, "attack"))
+        return float(psnr(guess.inputs, images)[0])
+
+    softly = decibels()
+    monkeypatch.setattr(map_module, "pooling_spread", lambda *_: 0.0)
+    assert softly > decibels() + 1
 
 
 @pytest.mark.parametrize("batch", [1, 2])

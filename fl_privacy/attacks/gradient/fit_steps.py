@@ -14,6 +14,7 @@ from torch import Tensor
 from fl_privacy.attacks.gradient.likelihood import Likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.orders import Taken, improved
+from fl_privacy.attacks.gradient.soft_pooling import softly_fitted
 from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
@@ -21,19 +22,20 @@ from fl_privacy.observation import Observation
 SHARES = (0.5, 0.0)
 """Where between the weights a first gradient is matched: half-way, and as if the update were one gradient."""
 GRID = tuple(i / 10 for i in range(11))
-FIRST = 12  # outer steps of each start
+FIRST, SOFTLY = 12, 5  # outer steps of each start, and of each sharpness of its max-pooling before
 EXACT = 5  # with the slopes of the simulation itself
 ROUNDS, TRIES = 20, 24  # of a search for the order
 
 
 @dataclass(frozen=True)
 class Search:
-    """How long to search: as in `MaximumAPosteriori`."""
+    """How long to search: as in `MaximumAPosteriori`; `windows`: the spread of the model's max-pooling, 0 for none."""
 
     outer: int
     inner: int
     restarts: int
     spread: float
+    windows: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,13 @@ def _first(
     alike = all(torch.equal(labels, readings[0]) for labels in readings)
     for share, labels in product(SHARES, readings[:1] if alike else readings):
         near, own = matcher_for(seen, shares=given.observed.new_full((len(labels),), share)), prior.of(labels)
-        residual = replace(given, match=near).residual(own, labels)
+        nearly = replace(given, match=near)
+        residual = nearly.residual(own, labels)
         shape = (*labels.shape, own.mean.shape[-3:].numel())
         for _ in range(search.restarts if shape[1] > 1 else 1):
             start = search.spread * torch.randn(shape, generator=rng).to(given.observed)
+            if search.windows:
+                start = softly_fitted(nearly, own, labels, search.windows, start, SOFTLY, search.inner)
             fit = gauss_newton(residual, start, given.floor, FIRST, search.inner)
             orders = None
             judge = partial(_explained, seen, given, own.images(fit.u), labels)

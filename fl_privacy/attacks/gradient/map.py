@@ -22,7 +22,7 @@ from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearn
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.soft_pooling import SHARPNESS, pooled_softly, pooling_spread, prior_draw
+from fl_privacy.attacks.gradient.soft_pooling import SHARPNESS, pooled_softly, pooling_spread, prior_draw, softly_fitted
 from fl_privacy.attacks.gradient.surrogate import is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
@@ -138,7 +138,7 @@ class MaximumAPosteriori(Attack):
         start = time.perf_counter()
         prior = self._prior(seen[0])
         given = likelihood(seen)
-        windows = self._spread(seen[0], given.observed) if is_gradient(seen[0]) else 0.0
+        windows = self._spread(seen[0], given.observed)
         descending = _descends(seen[0], given)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
@@ -149,7 +149,7 @@ class MaximumAPosteriori(Attack):
             else:
                 u, trace = self._fit(given, own, labels, windows, rng)
         else:
-            search = Search(self.outer, self.inner, self.restarts, self.spread)
+            search = Search(self.outer, self.inner, self.restarts, self.spread, windows)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
             given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
@@ -207,10 +207,7 @@ class MaximumAPosteriori(Attack):
         for restart in range(self.restarts if batch > 1 else 1):
             start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
             steps = math.ceil(self.outer / STAGES) if windows else self.outer
-            for sharpness in SHARPNESS if windows else ():
-                at = start if sharpness > SHARPNESS[0] else prior_draw(start)
-                soft = pooled_softly(given, prior, labels, sharpness / windows, at)
-                start = gauss_newton(soft.residual(prior, labels), start, soft.floor, steps, self.inner).u
+            start = softly_fitted(given, prior, labels, windows, start, steps, self.inner) if windows else start
             fit = gauss_newton(residual, start, given.floor, steps, self.inner)
             loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
             if windows:  # hard pooling may lead away from where a smooth one has led

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from fl_privacy.attacks.gradient.likelihood import Likelihood
 from fl_privacy.attacks.gradient.matching import Matcher
+from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.seeding import seeded, stream
 
@@ -75,6 +76,20 @@ def pooled_softly(given: Likelihood, prior: Prior, labels: Tensor, sharpness: fl
     apart = given.residual(prior, labels)(at) - soft.residual(prior, labels)(at)
     share = max(1.0, apart.shape[1] / (INDEPENDENT * at[0].numel()))
     return replace(soft, error=apart.square().mean(1) * share)
+
+
+def softly_fitted(
+    given: Likelihood, prior: Prior, labels: Tensor, spread: float, start: Tensor, outer: int, inner: int
+) -> Tensor:
+    """Coordinates (V, B, k) from Gauss-Newton through pooling that sharpens, `outer` steps a stage; see `gauss_newton`.
+
+    `spread`: that of the model's windows (`pooling_spread`).
+    """
+    u = start
+    for sharpness in SHARPNESS:
+        soft = pooled_softly(given, prior, labels, sharpness / spread, u if u is not start else prior_draw(start))
+        u = gauss_newton(soft.residual(prior, labels), u, soft.floor, outer, inner).u
+    return u
 
 
 class _Pooled(TorchFunctionMode):
