@@ -115,18 +115,20 @@ def _first(
         shape = (*labels.shape, own.mean.shape[-3:].numel())
         for _ in range(search.restarts if shape[1] > 1 else 1):
             start = search.spread * torch.randn(shape, generator=rng).to(given.observed)
+            starts = [start]
             if search.windows:
-                start = softly_fitted(nearly, own, labels, search.windows, start, SOFTLY, search.inner)
-            fit = gauss_newton(residual, start, given.floor, FIRST, search.inner)
-            orders = None
-            judge = partial(_explained, seen, given, own.images(fit.u), labels)
-            if taken.ordered:
-                stand = taken.as_they_stand().repeat(len(labels), 1)
-                orders = improved(stand, judge, taken, rng, TRIES, ROUNDS // 2)
-            loss = judge(None if orders is None else orders[None])[0] + 0.5 * fit.u.square().sum((1, 2))
-            found = Start(labels, fit.u, orders, loss.nan_to_num(float("inf")))
-            best = found if best is None else best.or_better(found)
-            traces.append(fit.trace)
+                starts.append(softly_fitted(nearly, own, labels, search.windows, start, SOFTLY, search.inner))
+            for each in starts:
+                fit = gauss_newton(residual, each, given.floor, FIRST, search.inner)
+                orders = None
+                judge = partial(_explained, seen, given, own.images(fit.u), labels)
+                if taken.ordered:
+                    stand = taken.as_they_stand().repeat(len(labels), 1)
+                    orders = improved(stand, judge, taken, rng, TRIES, ROUNDS // 2)
+                loss = judge(None if orders is None else orders[None])[0] + 0.5 * fit.u.square().sum((1, 2))
+                found = Start(labels, fit.u, orders, loss.nan_to_num(float("inf")))
+                best = found if best is None else best.or_better(found)
+                traces.append(fit.trace)
     assert best is not None
     return best, traces
 

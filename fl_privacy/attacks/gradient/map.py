@@ -26,7 +26,7 @@ from fl_privacy.attacks.gradient.soft_pooling import SHARPNESS, pooled_softly, p
 from fl_privacy.attacks.gradient.surrogate import is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
-from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
+from fl_privacy.attacks.inversion.gauss_newton import Fit, Residual, gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior, Spectrum, of_owner, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
@@ -55,8 +55,9 @@ class MaximumAPosteriori(Attack):
     iterations of Adam from each start and, from the best by that loss, `lbfgs` of L-BFGS. Starts are `restarts` draws
     and, with `grnn` iterations, the guess of GRNN's generator, whose images of one label part early.
 
-    Through max-pooling a search keeps the largest pixels that it began with. So it first goes through pooling in which
-    every pixel counts, sharper from stage to stage (`soft_pooling`), each with a quarter of the steps.
+    Through max-pooling a search keeps the largest pixels that it began with. So one goes first through pooling in which
+    every pixel counts, sharper from stage to stage (`soft_pooling`), each with a quarter of the steps; of this and a
+    search that pools as the model does from the start the guess with the lower loss counts.
 
     `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
     common mean and spectrum, in `learn` rounds of EM (0, by descent, or through max-pooling without known noise: left
@@ -204,21 +205,21 @@ class MaximumAPosteriori(Attack):
         residual, batch = given.residual(prior, labels), labels.shape[1]
         shape = (*labels.shape, prior.mean.shape[-3:].numel())
         best, least, traces = torch.empty(0), torch.empty(0), []
-        for restart in range(self.restarts if batch > 1 else 1):
+        for _ in range(self.restarts if batch > 1 else 1):
             start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
-            steps = math.ceil(self.outer / STAGES) if windows else self.outer
-            start = softly_fitted(given, prior, labels, windows, start, steps, self.inner) if windows else start
-            fit = gauss_newton(residual, start, given.floor, steps, self.inner)
-            loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
-            if windows:  # hard pooling may lead away from where a smooth one has led
-                before = _own_loss(given, residual, start)
-                fit = replace(fit, u=torch.where((before < loss)[:, None, None], start, fit.u))
-                loss = torch.minimum(before, loss)
-            traces.append(fit.trace)
-            if restart == 0:
-                best, least = fit.u, loss
-            better = loss < least
-            best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
+            ends = [gauss_newton(residual, start, given.floor, self.outer, self.inner)]
+            if windows:
+                steps = math.ceil(self.outer / STAGES)
+                softly = softly_fitted(given, prior, labels, windows, start, steps, self.inner)
+                # hard pooling may lead away from where a smooth one has led
+                ends += [Fit(softly, ends[0].trace[:0]), gauss_newton(residual, softly, given.floor, steps, self.inner)]
+            for fit in ends:
+                loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
+                traces.append(fit.trace)
+                if not best.numel():
+                    best, least = fit.u, loss
+                better = loss < least
+                best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
         return best, torch.cat(traces)
 
     def _descend(
@@ -236,14 +237,19 @@ class MaximumAPosteriori(Attack):
         if self.grnn:
             guesses = GRNN(iterations=self.grnn, restarts=1, patience=0)(seen, rng)
             starts = torch.cat([starts, prior.coordinates(_by_label(guesses).to(starts)).unsqueeze(0)])
+        loss = objective(given, given.residual(prior, labels))
+        found = descend(loss, starts, self.adam, self.lbfgs)
+        if not windows:
+            return found.u, found.trace
         adam = self.adam
-        for sharpness in SHARPNESS if windows else ():
+        for sharpness in SHARPNESS:
             at = prior_draw(starts[0]) if adam else starts[0]
             soft = pooled_softly(given, prior, labels, sharpness / windows, at)
-            loss = objective(soft, soft.residual(prior, labels))
-            starts, adam = descend(loss, starts, adam, math.ceil(self.lbfgs / STAGES)).u[None], 0
-        found = descend(objective(given, given.residual(prior, labels)), starts, adam, self.lbfgs)
-        return found.u, found.trace
+            softly = objective(soft, soft.residual(prior, labels))
+            starts, adam = descend(softly, starts, adam, math.ceil(self.lbfgs / STAGES)).u[None], 0
+        last = descend(loss, starts, 0, self.lbfgs)
+        better = (last.losses < found.losses)[:, None, None]
+        return torch.where(better, last.u, found.u), torch.cat([found.trace, last.trace])
 
     def _learn(
         self, given: Likelihood, base: Spectrum, labels: Tensor, u: Tensor, rng: torch.Generator
