@@ -73,7 +73,7 @@ def titcombe_foreign() -> str:
 
 def titcombe_parties() -> str:
     """The three adversaries of Titcombe et al., appendix A."""
-    return experiments(["titcombe_parties"], ATTACKED)
+    return experiments(["titcombe_parties", "titcombe_parties_short"], ATTACKED)
 
 
 def local_dp() -> str:
