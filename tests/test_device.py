@@ -64,13 +64,13 @@ def test_clients_and_attacks_compute_there_with_the_same_bits(name, tmp_path, mo
     here = simulate(EXPERIMENTS[name], out=tmp_path / "here", **choices)
     moved = {}
     with stubbed() as device:
-        for stage in ("prepare", "run_local", "finish"):
+        for stage in ("prepare", "run_local", "attack"):
             counting(monkeypatch, stage, device, moved)
         there = simulate(reconfigure(EXPERIMENTS[name], device="cuda"), out=tmp_path / "there", **choices)
     assert bool(sum(moved["prepare"])) == (name == "output"), "joint training"
     assert moved["run_local"][0], "models of clients"
     assert moved["run_local"][1] or name == "output", "images of clients, which follow the classifier there"
-    assert moved["finish"][1], "what attacks have seen"
+    assert moved["attack"][1], "what attacks have seen"
     assert there.digests["payloads"] == here.digests["payloads"]
     assert there.digests["reconstructions"] == here.digests["reconstructions"]
 
