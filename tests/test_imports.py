@@ -171,3 +171,15 @@ def test_nothing_unpickles_or_evaluates():
             assert not {m.split(".")[0] for m in imported(path)} & banned, path
             calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             assert not [f for f in calls if isinstance(f, ast.Name) and f.id in {"eval", "exec"}], path
+
+
+def test_the_check_of_a_run_imports_no_compiler(tmp_path):
+    """It would cost every run seconds at its start: what is tried there goes through plain autograd."""
+    code = (
+        "import sys; from fl_privacy.simulations import load_experiment;"
+        "from fl_privacy.simulations.run.pipeline import check;"
+        "check(load_experiment('quickstart'), backend='local');"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

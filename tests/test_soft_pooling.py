@@ -54,7 +54,7 @@ def test_the_largest_of_each_window_is_torchs_max_pooling(how, size):
     windows = _windows(images, **how)
     assert windows is not None
     torch.testing.assert_close(windows.amax(-1), F.max_pool2d(images, **how), rtol=0, atol=0)
-    assert (windows > BESIDE / 2).any(-1).all(), "a window of nothing but padding"
+    assert (windows > BESIDE).any(-1).all(), "a window of nothing but padding"
 
 
 @pytest.mark.parametrize("odd", [{"ceil_mode": True}, {"return_indices": True}])
@@ -70,12 +70,22 @@ def test_a_sharp_one_gives_the_gradient_of_max_pooling_and_a_flat_one_that_of_th
     targets = torch.eye(10, dtype=torch.double)[:victims, None]
     match = gradient_matcher(model, victims)
     torch.testing.assert_close(softened(match, 1e7)(images, targets), match(images, targets), rtol=1e-6, atol=1e-9)
-    if pool.padding == 0:
-        average = copy.deepcopy(model)
-        for place in (2, 5):
-            average[0][place] = nn.AvgPool2d(2)
-        wanted = gradient_matcher(average, victims)(images, targets)
-        torch.testing.assert_close(softened(match, 0.0)(images, targets), wanted, rtol=1e-6, atol=1e-9)
+    average = copy.deepcopy(model)
+    for place in (2, 5):
+        average[0][place] = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, count_include_pad=False)
+    wanted = gradient_matcher(average, victims)(images, targets)
+    torch.testing.assert_close(softened(match, 0.0)(images, targets), wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
+def test_padding_is_no_pixel_whatever_the_size_of_the_others(scale):
+    pool, images = nn.MaxPool2d(3, 2, 1), scale * torch.randn(1, 1, 8, 8, generator=stream(0, "padded")).double()
+    as_match = softened(lambda x, _: pool(x), 1 / scale)
+    smooth = as_match(images, torch.empty(0))
+    assert torch.isfinite(smooth).all()
+    torch.testing.assert_close(smooth / scale, softened(lambda x, _: pool(x), 1.0)(images / scale, torch.empty(0)))
+    assert (smooth <= pool(images)).all()
+    assert (smooth >= -F.max_pool2d(-images, 3, 2, 1)).all(), "no mean is below the least of its window"
 
 
 def test_the_spread_is_of_the_windows_with_most_of_it_and_none_without_max_pooling():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,17 @@ def test_guesses_are_written_while_the_rounds_go_on_and_have_the_same_bits(name,
     assert len(early) > 0 or name == "update", "its one attacked round is the last"
     assert len(set(workers.submitted)) == len(workers.submitted), "none is attacked twice"
     assert not workers.calls
+
+
+def test_what_the_first_round_released_can_be_attacked_before_the_second_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(resumable, "EVERY_SECONDS", math.inf)
+    checked, reached = pipeline.plan(GRADIENT, out=tmp_path / "run", backend="local"), []
+    apps = pipeline._apps(checked, quiet, lambda condition, round: reached.append((condition, round)))
+    run_local(*apps, GRADIENT.clients)
+    conditions = range(len(GRADIENT.conditions))
+    assert [each for each in reached if each[1] != math.inf] == [
+        (c, r) for c in conditions for r in (1, GRADIENT.rounds)
+    ]
 
 
 def test_an_attack_that_takes_several_conditions_together_waits_for_all(tmp_path):

@@ -183,9 +183,8 @@ def execute(checked: Plan, note: Note = print) -> Result:
         _begin(checked, note)
         prepare(checked.federation, checked.out, note)  # before Ray starts, whose workers would wait for it
         with ExitStack() as ending:
-            attacked = (_attacked_here if checked.backend == "local" else partial(_attacked_on_ray, ending))(
-                checked, note
-            )
+            here = checked.backend == "local"
+            attacked = _attacked_here(checked, note) if here else _attacked_on_ray(checked, note, ending)
             return conclude(checked.federation, checked.out, attacked, checked.keep_originals, checked.figures)
 
 
@@ -195,7 +194,7 @@ def _attacked_here(checked: Plan, note: Note) -> Attacked:
     return attack(checked.federation, checked.out, note, run_here)
 
 
-def _attacked_on_ray(ending: ExitStack, checked: Plan, note: Note) -> Attacked:
+def _attacked_on_ray(checked: Plan, note: Note, ending: ExitStack) -> Attacked:
     """The rounds and the attacks on Ray, for whose end `ending` waits."""
     # Ray takes seconds to import, and the local backend does without
     from fl_privacy.simulations.backends.ray import ray_pool, run_in_pool

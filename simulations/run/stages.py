@@ -51,26 +51,22 @@ class Attacked:
     seen: Mapping[Key, Observation]
 
 
-def finish(
-    federation: Federation,
-    folder: Path,
-    note: Note,
-    run: Runner,
-    source: Path | None = None,
-    keep_originals: bool = False,
-    figures: bool = True,
-) -> Result:
+def finish(federation: Federation, folder: Path, note: Note, run: Runner, source: Path | None = None) -> Result:
     """Attack the observations in `source` (this folder's own unless given), score the guesses, write the report.
 
     Raises:
         RuntimeError: there is nothing to attack, because no client's message arrived.
         ProtocolMismatch: the attack was given another protocol than the one that ran; all files are written.
     """
-    return conclude(federation, folder, attack(federation, folder, note, run, source), keep_originals, figures)
+    return conclude(federation, folder, attack(federation, folder, note, run, source))
 
 
 def attack(federation: Federation, folder: Path, note: Note, run: Runner, source: Path | None = None) -> Attacked:
-    """The first half of `finish`: everything that needs a runner."""
+    """The first half of `finish`: everything that needs a runner.
+
+    Raises:
+        RuntimeError: there is nothing to attack.
+    """
     if source is None:
         forget_checkpoints(folder)
         contents.write(federation, folder)
@@ -98,7 +94,10 @@ def attack(federation: Federation, folder: Path, note: Note, run: Runner, source
 def conclude(
     federation: Federation, folder: Path, attacked: Attacked, keep_originals: bool = False, figures: bool = True
 ) -> Result:
-    """The second half of `finish`: score the guesses that lie in the folder, and write the report."""
+    """The second half of `finish`: score the guesses that lie in the folder, and write the report.
+
+    `figures` False: none is drawn. Raises as `finish` does.
+    """
     experiment, seen = federation.experiment, attacked.seen
     guesses = _guesses(folder, experiment.resolved.attacks)
     scored = score_all(channel_of(experiment), federation, seen, guesses)

@@ -35,7 +35,7 @@ class Search:
     inner: int
     restarts: int
     spread: float
-    windows: float = 0.0
+    windows: float
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,18 @@ from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearn
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.soft_pooling import SHARPNESS, pooled_softly, pooling_spread, prior_draw, softly_fitted
+from fl_privacy.attacks.gradient.soft_pooling import (
+    SHARPNESS,
+    STAGES,
+    pooled_softly,
+    pooling_spread,
+    prior_draw,
+    softly_fitted,
+)
 from fl_privacy.attacks.gradient.surrogate import is_gradient
 from fl_privacy.attacks.gradient.whitening import whitening
 from fl_privacy.attacks.inversion.descent import Objective, descend
-from fl_privacy.attacks.inversion.gauss_newton import Fit, Residual, gauss_newton
+from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior, Spectrum, of_owner, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
@@ -34,7 +41,6 @@ from fl_privacy.weights import trainable
 
 WHITENING_IMAGES = 384
 POOLING_IMAGES = 16
-STAGES = 4  # of a search through smooth pooling each takes so small a share of the outer steps
 MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
 FAR = 0.3
@@ -207,19 +213,20 @@ class MaximumAPosteriori(Attack):
         best, least, traces = torch.empty(0), torch.empty(0), []
         for _ in range(self.restarts if batch > 1 else 1):
             start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
-            ends = [gauss_newton(residual, start, given.floor, self.outer, self.inner)]
+            fits = [gauss_newton(residual, start, given.floor, self.outer, self.inner)]
+            ends = [fits[0].u]
             if windows:
                 steps = math.ceil(self.outer / STAGES)
                 softly = softly_fitted(given, prior, labels, windows, start, steps, self.inner)
-                # hard pooling may lead away from where a smooth one has led
-                ends += [Fit(softly, ends[0].trace[:0]), gauss_newton(residual, softly, given.floor, steps, self.inner)]
-            for fit in ends:
-                loss = _own_loss(given, residual, fit.u).nan_to_num(float("inf"))
-                traces.append(fit.trace)
+                fits.append(gauss_newton(residual, softly, given.floor, steps, self.inner))
+                ends += [softly, fits[1].u]  # hard pooling may lead away from where a smooth one has led
+            traces += [fit.trace for fit in fits]
+            for u in ends:
+                loss = _own_loss(given, residual, u).nan_to_num(float("inf"))
                 if not best.numel():
-                    best, least = fit.u, loss
+                    best, least = u, loss
                 better = loss < least
-                best, least = torch.where(better[:, None, None], fit.u, best), torch.minimum(loss, least)
+                best, least = torch.where(better[:, None, None], u, best), torch.minimum(loss, least)
         return best, torch.cat(traces)
 
     def _descend(
@@ -241,12 +248,12 @@ class MaximumAPosteriori(Attack):
         found = descend(loss, starts, self.adam, self.lbfgs)
         if not windows:
             return found.u, found.trace
-        adam = self.adam
+        at, adam = prior_draw(starts[0]), self.adam
         for sharpness in SHARPNESS:
-            at = prior_draw(starts[0]) if adam else starts[0]
             soft = pooled_softly(given, prior, labels, sharpness / windows, at)
             softly = objective(soft, soft.residual(prior, labels))
-            starts, adam = descend(softly, starts, adam, math.ceil(self.lbfgs / STAGES)).u[None], 0
+            at = descend(softly, starts, adam, math.ceil(self.lbfgs / STAGES)).u
+            starts, adam = at[None], 0
         last = descend(loss, starts, 0, self.lbfgs)
         better = (last.losses < found.losses)[:, None, None]
         return torch.where(better, last.u, found.u), torch.cat([found.trace, last.trace])

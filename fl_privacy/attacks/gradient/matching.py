@@ -224,8 +224,8 @@ def _first_that_works(fast: Matcher, slow: Matcher) -> Matcher:
 def check_matchable(model: nn.Module, images: Tensor, classes: int) -> None:
     """Take one step of gradient matching on images (B, C, H, W), as for a single victim; nothing is kept.
 
-    What plain autograd can take is attacked, at worst one victim after the other; to try functional transforms
-    would cost two seconds of imports.
+    What plain autograd can take is attacked, at worst one victim after the other; functional transforms
+    would import torch's compiler at the start of every run.
 
     Raises:
         ValueError: the model has no logits for `classes`, nothing to train, or no second derivatives.

@@ -24,8 +24,9 @@ from fl_privacy.seeding import seeded, stream
 
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Of the stages: how much more a pixel counts that is larger by the spread of the windows, as a logarithm."""
-INDEPENDENT = 0.5
-BESIDE = -1e4  # of the padding, which no pixel comes near; minus infinity has no product with a weight of 0
+STAGES = 4  # so small a share of a search's steps has each of them
+INDEPENDENT = 0.5  # entries of the error of smooth pooling, for each pixel
+BESIDE = -torch.inf  # the padding, as torch's own max-pooling has it
 POOLING = (F.max_pool2d, torch.max_pool2d)
 
 
@@ -39,7 +40,7 @@ def pooling_spread(model: nn.Module, images: Tensor) -> float:
 
     def measured(windows: Tensor) -> Tensor:
         largest = windows.amax(-1)
-        inside = windows > BESIDE / 2
+        inside = windows > BESIDE
         found.append(float((largest[..., None] - windows)[inside].mean()))
         return largest
 
@@ -52,7 +53,9 @@ def softened(match: Matcher, sharpness: float) -> Matcher:
     """`match` with every pixel x of a window of max-pooling counted, weighted by exp(sharpness x)."""
 
     def weighted(windows: Tensor) -> Tensor:
-        return ((sharpness * windows).softmax(-1) * windows).sum(-1)
+        beside = windows == BESIDE
+        pixels = windows.masked_fill(beside, 0.0)  # infinity times a weight of 0 is no number
+        return ((sharpness * pixels).masked_fill(beside, BESIDE).softmax(-1) * pixels).sum(-1)
 
     def soft(images: Tensor, targets: Tensor) -> Tensor:
         with _Pooled(weighted):
@@ -70,7 +73,7 @@ def prior_draw(like: Tensor) -> Tensor:
 def pooled_softly(given: Likelihood, prior: Prior, labels: Tensor, sharpness: float, at: Tensor) -> Likelihood:
     """`given` through smooth max-pooling; what that errs by on coordinates `at` (V, B, k) counts as noise.
 
-    Of such an error half as many entries are independent as the images have pixels.
+    Of such an error half as many entries are taken to be independent as the images have pixels.
     """
     soft = replace(given, match=softened(given.match, sharpness))
     apart = given.residual(prior, labels)(at) - soft.residual(prior, labels)(at)
@@ -85,10 +88,10 @@ def softly_fitted(
 
     `spread`: that of the model's windows (`pooling_spread`).
     """
-    u = start
+    u, at = start, prior_draw(start)
     for sharpness in SHARPNESS:
-        soft = pooled_softly(given, prior, labels, sharpness / spread, u if u is not start else prior_draw(start))
-        u = gauss_newton(soft.residual(prior, labels), u, soft.floor, outer, inner).u
+        soft = pooled_softly(given, prior, labels, sharpness / spread, at)
+        u = at = gauss_newton(soft.residual(prior, labels), u, soft.floor, outer, inner).u
     return u
 
 
@@ -123,6 +126,7 @@ def _windows(
         return None
     if any(pad):
         x = F.pad(x, (pad[1], pad[1], pad[0], pad[0]), value=BESIDE)
+    # slices, because vmap takes a window view of torch's own one victim after the other
     count = [(x.shape[d - 2] - apart[d] * (kernel[d] - 1) - 1) // step[d] + 1 for d in (0, 1)]
     reach = [step[d] * (count[d] - 1) + 1 for d in (0, 1)]
     return torch.stack(
