@@ -14,7 +14,7 @@ from torch import Tensor
 from fl_privacy.attacks.gradient.likelihood import Likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.orders import Taken, improved
-from fl_privacy.attacks.gradient.soft_pooling import softly_fitted
+from fl_privacy.attacks.gradient.smoothing import softly_fitted
 from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
@@ -29,13 +29,13 @@ ROUNDS, TRIES = 20, 24  # of a search for the order
 
 @dataclass(frozen=True)
 class Search:
-    """How long to search: as in `MaximumAPosteriori`; `windows`: the spread of the model's max-pooling, 0 for none."""
+    """How long to search: as in `MaximumAPosteriori`; `kinks`: those of the model (`kinks_of`)."""
 
     outer: int
     inner: int
     restarts: int
     spread: float
-    windows: float
+    kinks: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def _first(
         for _ in range(search.restarts if shape[1] > 1 else 1):
             start = search.spread * torch.randn(shape, generator=rng).to(given.observed)
             starts = [start]
-            if search.windows:
-                starts.append(softly_fitted(nearly, own, labels, search.windows, start, SOFTLY, search.inner))
+            if search.kinks:
+                starts.append(softly_fitted(nearly, own, labels, search.kinks, start, SOFTLY, search.inner))
             for each in starts:
                 fit = gauss_newton(residual, each, given.floor, FIRST, search.inner)
                 orders = None

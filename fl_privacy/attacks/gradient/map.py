@@ -22,12 +22,12 @@ from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearn
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.soft_pooling import (
+from fl_privacy.attacks.gradient.smoothing import (
     SHARPNESS,
     STAGES,
-    pooled_softly,
-    pooling_spread,
+    kinks_of,
     prior_draw,
+    smoothed,
     softly_fitted,
 )
 from fl_privacy.attacks.gradient.surrogate import is_gradient
@@ -40,7 +40,7 @@ from fl_privacy.seeding import stream
 from fl_privacy.weights import trainable
 
 WHITENING_IMAGES = 384
-POOLING_IMAGES = 16
+MEASURING_IMAGES = 16
 MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
 FAR = 0.3
@@ -61,17 +61,16 @@ class MaximumAPosteriori(Attack):
     iterations of Adam from each start and, from the best by that loss, `lbfgs` of L-BFGS. Starts are `restarts` draws
     and, with `grnn` iterations, the guess of GRNN's generator, whose images of one label part early.
 
-    Through max-pooling a search keeps the largest pixels that it began with. So one goes first through pooling in which
-    every pixel counts, sharper from stage to stage (`soft_pooling`), each with a quarter of the steps; of this and a
-    search that pools as the model does from the start the guess with the lower loss counts.
+    Through max-pooling and ReLU a search keeps the largest pixels and the units that it began with. So one goes first
+    through a model in which all count, sharper from stage to stage (`smoothing`), each with a quarter of the steps; of
+    this and a search through the model as it is from the start the guess with the lower loss counts.
 
     `prior`: 'power_law' has the spectrum of natural images and no data, and is fitted to the victims of one call, their
-    common mean and spectrum, in `learn` rounds of EM (0, by descent, or through max-pooling without known noise: left
-    as it is); 'public' has the covariance of the attacker's own images, 'public_by_class' one for each class of them.
-    Labels are read from the gradient by regression. At most `outer` steps of `inner` products with J and its transpose;
-    of a batch, the best of `restarts` by the attack's own loss, each from `spread` times a random u. With
-    `bound_probes` (4 are enough) a guess says how
-    far off it expects itself to be.
+    common mean and spectrum, in `learn` rounds of EM (0, by descent, or without known noise through max-pooling or
+    ReLU: left as it is); 'public' has the covariance of the attacker's own images, 'public_by_class' one for each class
+    of them. Labels are read from the gradient by regression. At most `outer` steps of `inner` products with J and its
+    transpose; of a batch, the best of `restarts` by the attack's own loss, each from `spread` times a random u. With
+    `bound_probes` (4 are enough) a guess says how far off it expects itself to be.
 
     The loss is minus the log posterior in nats, up to a constant, before pixels are cut to [0, 1]. Victims of one call
     share the draws and, with 'power_law', what is learned of the prior.
@@ -145,22 +144,22 @@ class MaximumAPosteriori(Attack):
         start = time.perf_counter()
         prior = self._prior(seen[0])
         given = likelihood(seen)
-        windows = self._spread(seen[0], given.observed)
+        kinks = self._kinks(seen[0], given.observed)
         descending = _descends(seen[0], given)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
             given = self._whitened(seen[0], given, labels) if descending else given
             own = prior.of(labels)
             if descending:
-                u, trace = self._descend(seen, given, own, labels, windows, rng)
+                u, trace = self._descend(seen, given, own, labels, kinks, rng)
             else:
-                u, trace = self._fit(given, own, labels, windows, rng)
+                u, trace = self._fit(given, own, labels, kinks, rng)
         else:
-            search = Search(self.outer, self.inner, self.restarts, self.spread, windows)
+            search = Search(self.outer, self.inner, self.restarts, self.spread, kinks)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
             given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
-        stuck = bool(windows) and not given.known  # in some choice of the poolings, and nothing is learned from that
+        stuck = bool(kinks) and not given.known  # in some choice of pixels or units, and nothing is learned from that
         if isinstance(own, Spectrum) and self.learn and not descending and not stuck and labels.numel() >= LEAST_ALIKE:
             u, own = self._learn(given, own, labels, u, rng)
         residual = given.residual(own, labels)
@@ -198,14 +197,14 @@ class MaximumAPosteriori(Attack):
         own = [whitening(match, images, each, given.classes, shapes) for each in labels]
         return replace(given, whiten=lambda d: torch.cat([w(d[i : i + 1]) for i, w in enumerate(own)]))
 
-    def _spread(self, seen: Observation, like: Tensor) -> float:
-        """Of the model's max-pooling (`pooling_spread`), on images that the prior draws."""
+    def _kinks(self, seen: Observation, like: Tensor) -> tuple[float, ...]:
+        """Of the model's max-pooling and ReLU (`kinks_of`), on images that the prior draws."""
         assert seen.model is not None
-        images = drawn(self._prior(seen), POOLING_IMAGES, stream(0, "pooling"), like)
-        return pooling_spread(adversary_copy(seen.model, seen.spec.training_mode).to(images.device), images)
+        images = drawn(self._prior(seen), MEASURING_IMAGES, stream(0, "pooling"), like)
+        return kinks_of(adversary_copy(seen.model, seen.spec.training_mode).to(images.device), images)
 
     def _fit(
-        self, given: Likelihood, prior: Prior, labels: Tensor, windows: float, rng: torch.Generator
+        self, given: Likelihood, prior: Prior, labels: Tensor, kinks: Sequence[float], rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k), each victim's from its best restart by the attack's own loss; all traces (T, V)."""
         residual, batch = given.residual(prior, labels), labels.shape[1]
@@ -215,11 +214,11 @@ class MaximumAPosteriori(Attack):
             start = self.spread * torch.randn(shape, generator=rng).to(given.observed)
             fits = [gauss_newton(residual, start, given.floor, self.outer, self.inner)]
             ends = [fits[0].u]
-            if windows:
+            if kinks:
                 steps = math.ceil(self.outer / STAGES)
-                softly = softly_fitted(given, prior, labels, windows, start, steps, self.inner)
+                softly = softly_fitted(given, prior, labels, kinks, start, steps, self.inner)
                 fits.append(gauss_newton(residual, softly, given.floor, steps, self.inner))
-                ends += [softly, fits[1].u]  # hard pooling may lead away from where a smooth one has led
+                ends += [softly, fits[1].u]  # the model may lead away from where a smooth one has led
             traces += [fit.trace for fit in fits]
             for u in ends:
                 loss = _own_loss(given, residual, u).nan_to_num(float("inf"))
@@ -235,7 +234,7 @@ class MaximumAPosteriori(Attack):
         given: Likelihood,
         prior: Prior,
         labels: Tensor,
-        windows: float,
+        kinks: Sequence[float],
         rng: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Coordinates (V, B, k) and the losses on the way, (T, V)."""
@@ -246,11 +245,11 @@ class MaximumAPosteriori(Attack):
             starts = torch.cat([starts, prior.coordinates(_by_label(guesses).to(starts)).unsqueeze(0)])
         loss = objective(given, given.residual(prior, labels))
         found = descend(loss, starts, self.adam, self.lbfgs)
-        if not windows:
+        if not kinks:
             return found.u, found.trace
         at, adam = prior_draw(starts[0]), self.adam
         for sharpness in SHARPNESS:
-            soft = pooled_softly(given, prior, labels, sharpness / windows, at)
+            soft = smoothed(given, prior, labels, sharpness, kinks, at)
             softly = objective(soft, soft.residual(prior, labels))
             at = descend(softly, starts, adam, math.ceil(self.lbfgs / STAGES)).u
             starts, adam = at[None], 0

@@ -1,4 +1,4 @@
-"""Smooth max-pooling: torch's own where it is sharp, the mean where it is flat; and what it gives a search."""
+"""Smooth max-pooling and ReLU: torch's own where they are sharp, the mean where it is flat; and what a search gains."""
 
 import copy
 
@@ -11,7 +11,7 @@ from torch import nn
 from fl_privacy.attacks.gradient import map as map_module
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
 from fl_privacy.attacks.gradient.matching import gradient_matcher
-from fl_privacy.attacks.gradient.soft_pooling import BESIDE, _windows, pooling_spread, softened
+from fl_privacy.attacks.gradient.smoothing import BESIDE, _windows, kinks_of, softened
 from fl_privacy.data import load
 from fl_privacy.evaluation import Truth, align
 from fl_privacy.federated.local_training import train_locally
@@ -20,13 +20,13 @@ from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
 from fl_privacy.seeding import stream
 
 
-def network(pool, side=16):
+def network(pool, side=16, bend=nn.Tanh):
     body = [
         nn.Conv2d(1, 6, 3, padding=1),
-        nn.Tanh(),
+        bend(),
         pool,
         nn.Conv2d(6, 8, 3, padding=1),
-        nn.Tanh(),
+        bend(),
         copy.deepcopy(pool),
     ]
     features = nn.Sequential(*body, nn.Flatten())
@@ -69,31 +69,77 @@ def test_a_sharp_one_gives_the_gradient_of_max_pooling_and_a_flat_one_that_of_th
     images = torch.rand(victims, 1, 1, 16, 16, generator=stream(0, "images")).double()
     targets = torch.eye(10, dtype=torch.double)[:victims, None]
     match = gradient_matcher(model, victims)
-    torch.testing.assert_close(softened(match, 1e7)(images, targets), match(images, targets), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        softened(match, 1e7, [1.0])(images, targets), match(images, targets), rtol=1e-6, atol=1e-9
+    )
     average = copy.deepcopy(model)
     for place in (2, 5):
         average[0][place] = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding, count_include_pad=False)
     wanted = gradient_matcher(average, victims)(images, targets)
-    torch.testing.assert_close(softened(match, 0.0)(images, targets), wanted, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(softened(match, 0.0, [1.0])(images, targets), wanted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_padding_is_no_pixel_whatever_the_size_of_the_others(scale):
     pool, images = nn.MaxPool2d(3, 2, 1), scale * torch.randn(1, 1, 8, 8, generator=stream(0, "padded")).double()
-    as_match = softened(lambda x, _: pool(x), 1 / scale)
+    as_match = softened(lambda x, _: pool(x), 1.0, [scale])
     smooth = as_match(images, torch.empty(0))
     assert torch.isfinite(smooth).all()
-    torch.testing.assert_close(smooth / scale, softened(lambda x, _: pool(x), 1.0)(images / scale, torch.empty(0)))
+    torch.testing.assert_close(
+        smooth / scale, softened(lambda x, _: pool(x), 1.0, [1.0])(images / scale, torch.empty(0))
+    )
     assert (smooth <= pool(images)).all()
     assert (smooth >= -F.max_pool2d(-images, 3, 2, 1)).all(), "no mean is below the least of its window"
 
 
-def test_the_spread_is_of_the_windows_with_most_of_it_and_none_without_max_pooling():
-    images = torch.zeros(1, 1, 4, 4)
+@pytest.mark.parametrize(
+    "place", [lambda x: F.relu(x), torch.relu, lambda x: x.relu(), nn.ReLU(), nn.ReLU(inplace=True)]
+)
+def test_relu_is_softplus_wherever_it_is_called(place):
+    x = torch.linspace(-3, 3, 7)
+    found = softened(lambda images, _: place(images.clone()), 2.0, [0.5])(x, torch.empty(0))
+    torch.testing.assert_close(found, (1 + (4 * x).exp()).log() / 4)
+
+
+@pytest.mark.parametrize("kin", [nn.LeakyReLU(), nn.LeakyReLU(0.3, inplace=True), nn.ReLU6(), nn.Hardtanh()], ids=str)
+def test_its_kin_are_made_of_it(kin):
+    x = torch.linspace(-8, 8, 9)
+    sharp, smooth = (softened(lambda images, _: kin(images.clone()), each, [1.0]) for each in (1e6, 1.0))
+    torch.testing.assert_close(sharp(x, torch.empty(0)), kin(x.clone()))
+    assert (smooth(x, torch.empty(0)) - kin(x.clone())).abs().max() > 0.2
+    assert len(kinks_of(kin, x)) == (2 if isinstance(kin, nn.Hardtanh) else 1)
+
+
+@pytest.mark.parametrize("victims", [1, 3], ids=["plain", "vmap"])
+def test_sharp_relu_gives_the_gradient_of_relu(victims):
+    model = network(nn.AvgPool2d(2), bend=nn.ReLU).double()
+    images = torch.rand(victims, 1, 1, 16, 16, generator=stream(0, "images")).double()
+    targets = torch.eye(10, dtype=torch.double)[:victims, None]
+    match = gradient_matcher(model, victims)
+    torch.testing.assert_close(softened(match, 1e9, [1.0])(images, targets), match(images, targets))
+
+
+def test_each_call_has_its_own_unit_in_every_pass():
+    """Of max-pooling how far the pixels are below the largest; of ReLU the deviation of its input over the images."""
+    images = torch.zeros(2, 1, 4, 4)
     images[..., ::2, ::2] = 1.0  # one of four pixels of each window, the others lower by one
-    assert pooling_spread(nn.MaxPool2d(2), images) == pytest.approx(0.75)
-    assert pooling_spread(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), images) == 0
-    assert pooling_spread(nn.MaxPool2d(2, padding=1), images + 5) < 1, "padding is no pixel"
+    images[1] *= 3
+    model = nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2), nn.Tanh())
+    assert kinks_of(model, images) == pytest.approx((1.5, 1.0))
+    assert kinks_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Tanh()), images) == ()
+    assert kinks_of(nn.MaxPool2d(2, padding=1), images + 5)[0] < 2, "padding is no pixel"
+    x, units = torch.tensor([[-1.0, 2.0]]), [0.5, 2.0]
+    twice = softened(lambda x, _: torch.stack([torch.relu(torch.relu(x)) for _ in range(2)]), 1.0, units)
+    wanted = F.softplus(F.softplus(x, 2.0), 0.5)
+    torch.testing.assert_close(twice(x, torch.empty(0)), torch.stack([wanted, wanted]))
+
+
+def test_a_call_whose_input_never_changes_is_left_as_it_is():
+    model = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
+    units = kinks_of(model, torch.ones(2, 1, 4, 4))
+    assert units == (0, 0)
+    images = torch.rand(2, 1, 4, 4) - 0.5
+    assert torch.equal(softened(lambda x, _: model(x), 1.0, units)(images, torch.empty(0)), model(images))
 
 
 class Called(nn.Module):
@@ -105,32 +151,38 @@ class Called(nn.Module):
 
 def test_pooling_that_is_called_as_a_function_is_found():
     images = torch.rand(1, 1, 4, 4)
-    assert pooling_spread(Called(), images) == pooling_spread(nn.MaxPool2d(2), images) > 0
+    assert kinks_of(Called(), images) == kinks_of(nn.MaxPool2d(2), images) != ()
 
 
-def test_it_does_so_through_local_steps_too(monkeypatch):
+KINKED = {"max-pooling": lambda: network(nn.MaxPool2d(2)), "relu": lambda: network(nn.AvgPool2d(2), bend=nn.ReLU)}
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("max-pooling", 1), ("relu", 4)])
+def test_it_does_so_through_local_steps_too(kind, batch, monkeypatch):
     digits = load("digits", None, {"size": 16})
-    model, how = network(nn.MaxPool2d(2)), LocalTraining(learning_rate=0.05, epochs=2, momentum=0.9)
-    images, labels = digits.test.images(slice(0, 1)), digits.test.labels[:1]
+    model, how = KINKED[kind](), LocalTraining(learning_rate=0.05, epochs=2, momentum=0.9, batch_size=batch)
+    images, labels = digits.test.images(slice(0, batch)), digits.test.labels[:batch]
     trained = copy.deepcopy(model)
     train_locally(trained, images, labels, how, stream(0, "shuffle"))
     update = {name: trained.get_parameter(name).detach() - p.detach() for name, p in model.named_parameters()}
-    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=1, local=how)
+    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=batch, local=how)
     seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
 
     def decibels():
         (guess,) = MaximumAPosteriori(outer=12)([seen], stream(0, "attack"))
-        return float(psnr(guess.inputs, images)[0])
+        return float(psnr(align(guess, Truth(images, labels)).inputs, images).mean())
 
     softly = decibels()
-    monkeypatch.setattr(map_module, "pooling_spread", lambda *_: 0.0)
-    assert softly > decibels() + 1
+    monkeypatch.setattr(map_module, "kinks_of", lambda *_: ())
+    plainly = decibels()
+    assert softly > plainly + 1
 
 
+@pytest.mark.parametrize("kind", KINKED)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_search_gets_more_than_one_that_pools_hard_from_the_start(batch, monkeypatch):
+def test_the_search_gets_more_than_one_through_the_model_as_it_is(kind, batch, monkeypatch):
     digits = load("digits", None, {"size": 16})
-    model, count = network(nn.MaxPool2d(2)), 2
+    model, count = KINKED[kind](), 2
     images = digits.test.images(slice(0, count * batch)).view(count, batch, 1, 16, 16)
     labels = digits.test.labels[: count * batch].view(count, batch)
     seen, attack = observe(model, images, labels), MaximumAPosteriori(restarts=1, grnn=0)
@@ -142,5 +194,6 @@ def test_the_search_gets_more_than_one_that_pools_hard_from_the_start(batch, mon
         return torch.cat([psnr(each, truth) for each, truth in zip(aligned, images, strict=True)]).mean()
 
     softly = decibels()
-    monkeypatch.setattr(map_module, "pooling_spread", lambda *_: 0.0)
-    assert softly > decibels() + 2
+    monkeypatch.setattr(map_module, "kinks_of", lambda *_: ())
+    plainly = decibels()
+    assert softly > plainly + 2
