@@ -91,16 +91,15 @@ def test_on_a_linear_model_it_is_the_closed_form(scale):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_bound_of_a_linear_model_is_exact(whole, monkeypatch):
+def test_the_bound_of_a_linear_model_is_exact(whole):
     """Against the closed form, and against what MAP does on images that the prior draws."""
     scale, prior, count = 0.2, priors.power_law(SHAPE), 200
     images = prior.images(torch.randn(count, 1, SIZE, generator=stream(0)))
     labels = torch.zeros(count, 1, dtype=torch.long)
     seen = observe(linear_model(), images, labels, [{"name": "gaussian_noise", "scale": scale}])
-    if not whole:
-        monkeypatch.setattr("fl_privacy.attacks.gradient.bound.DENSE", 0)
     given = likelihood(seen[:1])
-    error = posterior_error(given, prior, images[:1], labels[:1], stream(1), probes=400 if not whole else 1, steps=80)
+    how = {"dense": SIZE} if whole else {"dense": 0, "probes": 400, "steps": 80}
+    error = posterior_error(given, prior, images[:1], labels[:1], stream(1), **how)
     _, covariance, spread = closed_form(scale, 0, seen[0].payload, prior)
     wanted = float((spread @ covariance @ spread.T).trace()) / SIZE
     assert float(error) == pytest.approx(wanted, rel=0.01 if whole else 0.1)
@@ -109,6 +108,27 @@ def test_the_bound_of_a_linear_model_is_exact(whole, monkeypatch):
     fit = gauss_newton(everyone.residual(prior, labels), torch.zeros(count, 1, SIZE), everyone.floor, 10, 80)
     reached = float((prior.images(fit.u) - images).square().mean())
     assert reached == pytest.approx(wanted, rel=0.05)
+
+
+class Half(nn.Module):
+    """The upper half of an image: of the lower one nothing is in the gradient."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, : SIZE // 2]
+
+
+def test_what_a_gradient_without_noise_does_not_touch_is_as_uncertain_as_the_prior_says():
+    model, prior = nn.Sequential(Half(), nn.Linear(SIZE // 2, 10)), priors.power_law(SHAPE)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    images, labels = prior.images(torch.randn(1, 1, SIZE, generator=stream(0))), torch.zeros(1, 1, dtype=torch.long)
+    given = likelihood(observe(model, images, labels))
+    error = posterior_error(given, prior, images, labels, stream(1), dense=SIZE)
+    spread = prior.linear(torch.eye(SIZE)).flatten(1).T.double()
+    covariance, half = spread @ spread.T, SIZE // 2
+    seen, across, unseen = covariance[:half, :half], covariance[half:, :half], covariance[half:, half:]
+    wanted = float((unseen - across @ torch.linalg.solve(seen, across.T)).trace()) / SIZE
+    assert float(error) == pytest.approx(wanted, rel=0.05)  # J has the rounding of single precision, times 1e7
 
 
 def test_a_draw_from_the_posterior_has_its_covariance():

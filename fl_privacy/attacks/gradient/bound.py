@@ -68,9 +68,10 @@ def _whole(linear: Linearised, prior: Prior, u: Tensor, variance: Tensor) -> Ten
         columns.append(linear.forward(unit).double() / variance.double().sqrt()[:, None])
         spread.append(prior.linear(unit).flatten(2).double())
     jacobian, images = torch.stack(columns, 2), torch.stack(spread, 3)  # (V, P, Bk), (V, B, pixels, Bk)
-    precision = jacobian.mT @ jacobian + torch.eye(batch * size, dtype=torch.float64, device=u.device)
-    factor = torch.linalg.cholesky(precision)
-    solved = torch.linalg.solve_triangular(factor.unsqueeze(1), images.mT, upper=False)
+    # not by J^T J: beside the 1e14 of a gradient without noise, rounding hides the prior's 1 where J has no full rank
+    prior_rows = torch.eye(batch * size, dtype=torch.float64, device=u.device).expand(victims, -1, -1)
+    factor = torch.linalg.qr(torch.cat([jacobian, prior_rows], 1), mode="r").R
+    solved = torch.linalg.solve_triangular(factor.mT.unsqueeze(1), images.mT, upper=False)
     error: Tensor = solved.square().sum((2, 3)) / images.shape[2]
     return error.to(u)
 
