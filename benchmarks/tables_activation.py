@@ -63,7 +63,7 @@ def titcombe_n128() -> str:
 
 def titcombe_attacks() -> str:
     """The attack table that Titcombe et al. did not print."""
-    return experiments(["titcombe_attacks"], ATTACKED)
+    return experiments(["titcombe_attacks", "titcombe_attacks_short"], ATTACKED)
 
 
 def titcombe_foreign() -> str:
