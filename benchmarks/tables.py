@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "attributes": tables_activation.attributes,
     "nopeek_testbed": tables_activation.nopeek_testbed,
     "noise_scales": tables_activation.noise_scales,
+    "noise_scales_short": tables_activation.noise_scales_short,
     "split_labels": tables_split_training.split_labels,
     "split_hijack": tables_split_training.split_hijack,
     "split_rivals": tables_split_rivals.split_rivals,

@@ -68,7 +68,8 @@ def titcombe_attacks() -> str:
 
 def titcombe_foreign() -> str:
     """Figures 1 and 3 of Titcombe et al.: attackers with images of another kind, or with few."""
-    return experiments(["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"], ATTACKED)
+    figures = ["titcombe_figure1", "titcombe_figure1_fashion", "titcombe_figure3"]
+    return experiments([*figures, *(f"{figure}_short" for figure in figures)], ATTACKED)
 
 
 def titcombe_parties() -> str:
@@ -125,11 +126,24 @@ def noise_scales() -> str:
     expected = record("titcombe_figure4")["published"]
     theirs = {row["defence"]: f"{row['model_accuracy']:.2%}" for row in expected if "model_accuracy" in row}
     body = []
-    for (condition, _), accuracy in means("titcombe_figure4", "{:.2%}", "model_accuracy").items():
-        weight, scale = condition.split("; serving ")
-        line = f"{scale} ({seeds('titcombe_figure4')})"
+    for condition, weight, line, accuracy in _by_scale("titcombe_figure4"):
         body.append((line, f"trained with: {weight} (published)", f"{accuracy} ({theirs[condition]})"))
     return grid("served with", body)
+
+
+def noise_scales_short() -> str:
+    """The same in a shorter training, over three seeds."""
+    found = _by_scale("titcombe_figure4_short")
+    return grid("served with", [(line, f"trained with: {weight}", accuracy) for _, weight, line, accuracy in found])
+
+
+def _by_scale(name: str) -> list[tuple[str, str, str, str]]:
+    """Of every condition: what it is called, the defence in training, the noise with the seeds, the accuracy."""
+    found = []
+    for (condition, _), accuracy in means(name, "{:.2%}", "model_accuracy").items():
+        weight, scale = condition.split("; serving ")
+        found.append((condition, weight, f"{scale} ({seeds(name)})", accuracy))
+    return found
 
 
 def averaging() -> str:
