@@ -184,11 +184,11 @@ def local_training() -> str:
 
 def batches() -> str:
     """Batches by MAP: pooled over seeds, unique labels and shared ones apart; beside it GRNN on the same gradients."""
-    groups: dict[tuple[str, int], list[Row]] = {}
+    groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in [row for name in BATCHES for row in rows(name)]:
-        groups.setdefault((row["dataset"], row["batch"]), []).append(row)
+        groups.setdefault((row["dataset"], row["batch"], row["part"]), []).append(row)
     body = []
-    for (dataset, batch), both in groups.items():
+    for (dataset, batch, part), both in groups.items():
         mine = [row for row in both if "psnr" in row]
         pairs = [pair for row in mine for pair in zip(_flat(row["psnr"]), _flat(row["shared"]), strict=True)]
         alone, together = ([value for value, shared in pairs if shared == which] for which in (False, True))
@@ -196,7 +196,7 @@ def batches() -> str:
         grnn = _same_gradients(mine) if (dataset, batch) == ("cifar10", 8) else []
         body.append(
             [
-                f"{dataset}, batch {batch}",
+                f"{dataset}, batch {batch}" + (", 2,000 iterations of L-BFGS" if part == "long" else ""),
                 f"{sum(row['gradients'] for row in mine)}, {len(mine)}",
                 _middle([value for value, _ in pairs]),
                 " / ".join(f"{row['psnr_median']:.1f}" for row in mine),
