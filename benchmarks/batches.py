@@ -3,8 +3,8 @@
     python -m benchmarks.batches --data-root DATA --parts table --seeds 1 --batches 7 --out results/batches_seed1.json
 
 Victims of batch 8 are those of `benchmarks.grnn_quality` (its `--gradients 7`), whose rows are GRNN's on the same
-gradients; `long` has four times the iterations of L-BFGS. Cases that the file has from the same settings are not measured again, so that a run can be cut short. The
-settings were chosen on weights and images of other seeds.
+gradients; `long` has four times the iterations of L-BFGS. Cases that the file has from the same settings are not
+measured again, so that a run can be cut short. The settings were chosen on weights and images of other seeds.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.table_parts import Row, grid, markdown, rows, with_missing
 
-BATCHES = ("batches", "batches_seed0", "batches_seed1", "batches_seed2")
+BATCHES = ("batches", "batches_seed0", "batches_seed1", "batches_seed2", "batches_long")
 
 
 def grnn_quality() -> str:
