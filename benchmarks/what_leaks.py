@@ -182,10 +182,15 @@ def measure(seen: list[Observation], truths: list[Truth], seed: int) -> Row:
 SIZE = math.prod(SHAPE)
 
 
+def chosen(given: argparse.Namespace) -> list[str]:
+    """The cases of networks that were trained before, or of fresh ones."""
+    return [name for name in given.cases if (CASES[name][2] > 0) == given.trained]
+
+
 def missing(given: argparse.Namespace, rows: list[Row]) -> list[str]:
     """What was asked for and has no row yet."""
     done = {(row["case"], row["seed"]) for row in rows}
-    asked = product(given.seeds, given.cases)
+    asked = product(given.seeds, chosen(given))
     return [f"{case}, seed {seed}" for seed, case in asked if (case, seed) not in done]
 
 
@@ -193,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--trained", action="store_true", help="only those that were trained before")
+    parser.add_argument("--trained", action="store_true", help="those that were trained before, not the fresh ones")
     parser.add_argument("--victims", type=int, default=4, help="per weight seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("results/what_leaks.json"))
@@ -203,7 +208,7 @@ def main() -> None:
     owned = Images(data.train.images(slice(0, 700)), data.train.labels[:700])
     rows: list[Row] = []
     for seed in arguments.seeds:
-        for name in [each for each in arguments.cases if CASES[each][2] or not arguments.trained]:
+        for name in chosen(arguments):
             build, mode, rounds = CASES[name]
             model = build(seed)
             trained(model, data, rounds, seed)
