@@ -51,7 +51,7 @@ def titcombe() -> str:
 
 def titcombe_noise() -> str:
     """Table 1 of Titcombe et al., its rows with noise in training, and those where NoPeek's weight is too high."""
-    rows = ("b01", "b02", "b05", "b05_weak", "b05_128", "b10", "collapse")
+    rows = ("b01", "b02", "b05", "b05_weak", "b05_128", "b10", "collapse", "paper")
     return experiments([f"titcombe_table1_{row}" for row in rows], SPLIT)
 
 

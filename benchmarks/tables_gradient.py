@@ -21,8 +21,12 @@ def grnn_quality() -> str:
                 "control: random guess",
             ):
                 body += grnn_line([row for row in found if row["attack"] == attack])
-            searched = rows(f"grnn_quality_{model}_b{batch}_map")  # its trace leaves out the stages of smooth pooling
-            body += grnn_line([row | {"iterations": ""} for row in searched if row["attack"] == "map"])
+            for name, steps in (("map", 30), ("fast", 16)):
+                together = rows(f"grnn_quality_{model}_b{batch}_{name}")
+                body += grnn_line([row | {"attack": "grnn, there"} for row in together if row["attack"] == "grnn"])
+                searched = [row for row in together if row["attack"] == "map"]
+                # its trace leaves out the stages of smooth pooling
+                body += grnn_line([row | {"attack": f"map, {steps} steps", "iterations": ""} for row in searched])
             longer = rows(f"grnn_quality_{model}_b{batch}_8000")
             body += grnn_line([row for row in longer if row["attack"] == "grnn_as_published"])
     header = ["victim", "batch", "attack", "iterations", "images, seeds", "median PSNR", "by seed", "worst by seed"]
