@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_privacy.attacks.gradient import map as map_module
+from fl_privacy.attacks.gradient import fit_batch as fit_batch_module
 from fl_privacy.attacks.gradient import whitening as whitening_module
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.map import MaximumAPosteriori
@@ -98,8 +98,8 @@ def test_the_start_with_the_lower_loss_is_taken(seen, monkeypatch):
 
 
 def test_a_large_model_is_not_whitened(seen, monkeypatch):
-    monkeypatch.setattr(map_module, "MOST_WHITENED", 10)
-    monkeypatch.setattr(map_module, "whitening", None)
+    monkeypatch.setattr(fit_batch_module, "MOST_WHITENED", 10)
+    monkeypatch.setattr(fit_batch_module, "whitening", None)
     (guess,) = MaximumAPosteriori(restarts=1, grnn=0, adam=5, lbfgs=5)([seen], stream(1))
     assert guess.inputs.shape == (3, 1, 16, 16)
 

@@ -53,14 +53,19 @@ class Likelihood:
         """The least noise variance s^2, in the unit of the residuals."""
         return (1.0 if self.known else UNKNOWN) + self.error
 
+    def weighted(self, gradients: Tensor) -> Tensor:
+        """How far gradients (V, P) are from those observed, each entry in its unit, or whitened."""
+        differences = gradients - self.observed
+        return differences * self.weight if self.whiten is None else self.whiten(differences)
+
     def residual(self, prior: Prior, labels: Tensor) -> Residual:
         """Weighted differences (V, P + S) as a function of coordinates (V, B, k), for labels (V, B)."""
         targets = F.one_hot(labels, self.classes).to(self.observed)
-        whiten, apart = self.whiten or (lambda differences: differences * self.weight), self.apart
+        apart = self.apart
 
         def residual(u: Tensor) -> Tensor:
             images = prior.images(u)
-            gradients = whiten(self.match(images, targets) - self.observed)
+            gradients = self.weighted(self.match(images, targets))
             if apart is None:
                 return gradients
             others = apart(images)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
+from fl_privacy.attacks.gradient.fit_batch import FAR, objective
 from fl_privacy.attacks.gradient.head_factors import HeadEquations, factor_head
 from fl_privacy.attacks.gradient.label_recovery import Head, LabelCounts, read_at
 from fl_privacy.attacks.gradient.likelihood import likelihood
-from fl_privacy.attacks.gradient.map import FAR, objective
 from fl_privacy.attacks.gradient.matching import adversary_copy, twice_differentiable
 from fl_privacy.attacks.gradient.released import released
 from fl_privacy.attacks.gradient.simulated import relative_mismatch

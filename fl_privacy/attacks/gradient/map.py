@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -15,36 +15,22 @@ from torch import Tensor
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities, check_ranges
 from fl_privacy.attacks.gradient.bound import posterior_error
 from fl_privacy.attacks.gradient.exposure import exposed, is_open
+from fl_privacy.attacks.gradient.fit_batch import BatchSearch, fit_batch, objective, whitened
 from fl_privacy.attacks.gradient.fit_steps import SHARES, Search, fit_steps
-from fl_privacy.attacks.gradient.grnn import GRNN
-from fl_privacy.attacks.gradient.label_reading import drawn, labels_between, read_labels, singles
+from fl_privacy.attacks.gradient.label_reading import drawn, labels_between, read_labels
 from fl_privacy.attacks.gradient.learned_spectrum import posterior_draw, relearned
 from fl_privacy.attacks.gradient.likelihood import Likelihood, likelihood
 from fl_privacy.attacks.gradient.matching import adversary_copy
 from fl_privacy.attacks.gradient.optimise import of_one_model
-from fl_privacy.attacks.gradient.smoothing import (
-    SHARPNESS,
-    STAGES,
-    kinks_of,
-    prior_draw,
-    smoothed,
-    softly_fitted,
-)
+from fl_privacy.attacks.gradient.smoothing import STAGES, kinks_of, softly_fitted
 from fl_privacy.attacks.gradient.surrogate import is_gradient
-from fl_privacy.attacks.gradient.whitening import whitening
-from fl_privacy.attacks.inversion.descent import Objective, descend
 from fl_privacy.attacks.inversion.gauss_newton import Residual, gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior, Spectrum, of_owner, power_law
 from fl_privacy.observation import ChannelName, Observation, Reconstruction
 from fl_privacy.seeding import stream
-from fl_privacy.weights import trainable
 
-WHITENING_IMAGES = 384
 MEASURING_IMAGES = 16
-MOST_WHITENED = 200_000
 REFINING = 4  # outer steps after the prior has changed
-FAR = 0.3
-"""Times a random u: where a descent starts. From nearer the images of one label part late, from u = 0 never."""
 LEAST_ALIKE = 4  # images from which a mean and a spectrum can be learned
 
 
@@ -126,9 +112,9 @@ class MaximumAPosteriori(Attack):
         """Minus the log posterior of images (N, C, H, W) and labels (N,), under the prior before any learning."""
         given = likelihood([seen])
         labels = labels.unsqueeze(0).to(given.observed.device)
-        if _descends(seen, given):
-            given = self._whitened(seen, given, labels)
-        prior = self._prior(seen).of(labels)
+        prior = self._prior(seen)
+        given = whitened(seen, given, prior, labels) if _descends(seen, given) else given
+        prior = prior.of(labels)
         u = prior.coordinates(inputs.to(given.observed).unsqueeze(0))
         return float(_own_loss(given, given.residual(prior, labels), u))
 
@@ -148,12 +134,12 @@ class MaximumAPosteriori(Attack):
         descending = _descends(seen[0], given)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
-            given = self._whitened(seen[0], given, labels) if descending else given
-            own = prior.of(labels)
             if descending:
-                u, trace = self._descend(seen, given, own, labels, kinks, rng)
+                given = whitened(seen[0], given, prior, labels)
+                batch = BatchSearch(self.adam, self.lbfgs, self.restarts, self.grnn, kinks)
+                u, trace = fit_batch(seen, given, prior.of(labels), labels, batch, rng)
             else:
-                u, trace = self._fit(given, own, labels, kinks, rng)
+                u, trace = self._fit(given, prior.of(labels), labels, kinks, rng)
         else:
             search = Search(self.outer, self.inner, self.restarts, self.spread, kinks)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
@@ -182,20 +168,6 @@ class MaximumAPosteriori(Attack):
             )
             for victim in range(len(seen))
         ]
-
-    def _whitened(self, seen: Observation, given: Likelihood, labels: Tensor) -> Likelihood:
-        """With each victim's differences whitened by images that the prior draws, for labels (V, B).
-
-        As they are for a model of more than 200,000 parameters, whose drawn gradients would fill the memory.
-        """
-        if given.observed.shape[1] > MOST_WHITENED:
-            return given
-        assert seen.model is not None
-        images = drawn(self._prior(seen), WHITENING_IMAGES, stream(0, "whitening"), given.observed)
-        shapes = {name: value.shape for name, value in trainable(seen.model).items()}
-        match = singles(seen, len(images))
-        own = [whitening(match, images, each, given.classes, shapes) for each in labels]
-        return replace(given, whiten=lambda d: torch.cat([w(d[i : i + 1]) for i, w in enumerate(own)]))
 
     def _kinks(self, seen: Observation, like: Tensor) -> tuple[float, ...]:
         """Of the model's max-pooling and ReLU (`kinks_of`), on images that the prior draws."""
@@ -228,35 +200,6 @@ class MaximumAPosteriori(Attack):
                 best, least = torch.where(better[:, None, None], u, best), torch.minimum(loss, least)
         return best, torch.cat(traces)
 
-    def _descend(
-        self,
-        seen: Sequence[Observation],
-        given: Likelihood,
-        prior: Prior,
-        labels: Tensor,
-        kinks: Sequence[float],
-        rng: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Coordinates (V, B, k) and the losses on the way, (T, V)."""
-        shape = (self.restarts, *labels.shape, prior.mean.shape[-3:].numel())
-        starts = FAR * torch.randn(shape, generator=rng).to(given.observed)
-        if self.grnn:
-            guesses = GRNN(iterations=self.grnn, restarts=1, patience=0)(seen, rng)
-            starts = torch.cat([starts, prior.coordinates(_by_label(guesses).to(starts)).unsqueeze(0)])
-        loss = objective(given, given.residual(prior, labels))
-        found = descend(loss, starts, self.adam, self.lbfgs)
-        if not kinks:
-            return found.u, found.trace
-        at, adam = prior_draw(starts[0]), self.adam
-        for sharpness in SHARPNESS:
-            soft = smoothed(given, prior, labels, sharpness, kinks, at)
-            softly = objective(soft, soft.residual(prior, labels))
-            at = descend(softly, starts, adam, math.ceil(self.lbfgs / STAGES)).u
-            starts, adam = at[None], 0
-        last = descend(loss, starts, 0, self.lbfgs)
-        better = (last.losses < found.losses)[:, None, None]
-        return torch.where(better, last.u, found.u), torch.cat([found.trace, last.trace])
-
     def _learn(
         self, given: Likelihood, base: Spectrum, labels: Tensor, u: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Spectrum]:
@@ -271,24 +214,9 @@ class MaximumAPosteriori(Attack):
         return u, now
 
 
-def _by_label(guesses: Sequence[Reconstruction]) -> Tensor:
-    """The images (V, B, C, H, W) of guesses in the order of their labels, which is that of `read_labels`."""
-    found = []
-    for guess in guesses:
-        assert guess.inputs is not None
-        assert guess.labels is not None
-        found.append(guess.inputs[guess.labels.argsort()])
-    return torch.stack(found)
-
-
 def _descends(seen: Observation, given: Likelihood) -> bool:
     """Whether Gauss-Newton would end in the nearest minimum: a gradient of several images, without known noise."""
     return is_gradient(seen) and seen.spec.batch_size > 1 and not given.known
-
-
-def objective(given: Likelihood, residual: Residual) -> Objective:
-    """Minus the log posterior (V,) of coordinates (V, B, k), up to a constant."""
-    return lambda u: given.nats(residual(u)) + 0.5 * u.square().sum((1, 2))
 
 
 @torch.no_grad()
