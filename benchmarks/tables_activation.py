@@ -97,7 +97,7 @@ def split_untold() -> str:
 def split_budget() -> str:
     """What twice the budget is worth to the attackers of activations."""
     columns = {heading: SPLIT[heading] for heading in ("PSNR", "SSIM", "class read")}
-    return experiments(["split_budget", "split_budget_more", "split_ensemble"], columns)
+    return experiments(["split_budget", "split_budget_more", "split_budget_wide", "split_ensemble"], columns)
 
 
 def titcombe_retrained() -> str:
