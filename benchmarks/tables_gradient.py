@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from benchmarks.table_parts import Row, grid, markdown, rows, with_missing
+from benchmarks.table_parts import Row, grid, markdown, record, rows, with_missing
 
 BATCHES = ("batches", "batches_seed0", "batches_seed1", "batches_seed2", "batches_long")
 
@@ -21,12 +21,13 @@ def grnn_quality() -> str:
                 "control: random guess",
             ):
                 body += grnn_line([row for row in found if row["attack"] == attack])
-            for name, steps in (("map", 30), ("fast", 16)):
-                together = rows(f"grnn_quality_{model}_b{batch}_{name}")
+            for kind in ("map", "fast"):
+                measured = record(f"grnn_quality_{model}_b{batch}_{kind}")
+                together = measured["rows"]
                 body += grnn_line([row | {"attack": "grnn, there"} for row in together if row["attack"] == "grnn"])
-                searched = [row for row in together if row["attack"] == "map"]
                 # its trace leaves out the stages of smooth pooling
-                body += grnn_line([row | {"attack": f"map, {steps} steps", "iterations": ""} for row in searched])
+                searched = [row | {"iterations": ""} for row in together if row["attack"] == "map"]
+                body += grnn_line([row | {"attack": f"map, {measured['settings']['map']} steps"} for row in searched])
             longer = rows(f"grnn_quality_{model}_b{batch}_8000")
             body += grnn_line([row for row in longer if row["attack"] == "grnn_as_published"])
     header = ["victim", "batch", "attack", "iterations", "images, seeds", "median PSNR", "by seed", "worst by seed"]

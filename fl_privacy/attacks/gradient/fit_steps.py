@@ -77,56 +77,21 @@ def fit_steps(
     with the slopes of one gradient at the point where, for this guess, it is nearest to the simulation; the last steps
     have the simulation's own slopes. Where mini-batches are smaller than the examples, the orders that explain a guess
     best are searched in between. Of several images without known noise a second search has whitened differences
-    (`fit_batch.whitened`), and each victim's end with the lower loss counts; through max-pooling or ReLU, where it has
-    never won, it is left out.
+    (`fit_batch.whitened`), and each victim's end with the lower loss counts; not through max-pooling or ReLU.
 
     Source: ours; the first stage is the surrogate of Zhu et al. 2023 (arXiv 2306.00127).
     """
-    taken = Taken.of(seen[0])
-    best, traces = _searched(seen, given, prior, readings, taken, search, rng, as_batch=False)
-    if seen[0].spec.batch_size > 1 and not given.known and not search.kinks:
-        other, more = _searched(seen, given, prior, readings, taken, search, rng, as_batch=True)
-        best, traces = best.or_better(other), [*traces, *more]
+    taken, traces = Taken.of(seen[0]), list[Tensor]()
+    best: Start | None = None
+    several = seen[0].spec.batch_size > 1
+    for whiten in (False, True) if several and not given.known and not search.kinks else (False,):
+        start, first = _first(seen, given, prior, readings, taken, search, rng, whiten)
+        end, last = _refined(seen, given, prior, start, taken, search, rng, whiten)
+        best, traces = end if best is None else best.or_better(end), [*traces, *first, *last]
+    assert best is not None
     given = replace(given, match=matcher_for(seen, orders=best.orders))
     shares = _nearest(seen, given, prior.of(best.labels), best.labels, best.u)
     return replace(given, nearby=matcher_for(seen, shares=shares)), best.labels, best.u, torch.cat(traces)
-
-
-def _searched(
-    seen: Sequence[Observation],
-    given: Likelihood,
-    prior: Prior,
-    readings: Sequence[Tensor],
-    taken: Taken,
-    search: Search,
-    rng: torch.Generator,
-    as_batch: bool,
-) -> tuple[Start, list[Tensor]]:
-    """Where a search ends, by the loss of differences as they are, and all its losses; `as_batch` whitens them."""
-    best, traces = _first(seen, given, prior, readings, taken, search, rng, as_batch)
-    labels, u, orders = best.labels, best.u, best.orders
-    now, own = whitened(seen[0], given, prior, labels) if as_batch else given, prior.of(labels)
-    for _ in range(1 if orders is None else 2):
-        if orders is not None:
-            judge = partial(_explained, seen, now, own.images(u), labels)
-            orders = improved(orders, judge, taken, rng, TRIES, ROUNDS)
-        now = replace(now, match=matcher_for(seen, orders=orders))
-        now = replace(now, nearby=matcher_for(seen, shares=_nearest(seen, now, own, labels, u)))
-        linear = now.linear(own, labels)
-        fit = gauss_newton(now.residual(own, labels), u, now.floor, search.outer, search.inner, linear_of=linear)
-        u, traces = fit.u, [*traces, fit.trace]
-    fit = gauss_newton(now.residual(own, labels), u, now.floor, EXACT, search.inner)
-    loss = _loss(seen, given, own.images(fit.u), labels, orders, fit.u)
-    return Start(labels, fit.u, orders, loss), [*traces, fit.trace]
-
-
-@torch.no_grad()
-def _loss(
-    seen: Sequence[Observation], given: Likelihood, images: Tensor, labels: Tensor, orders: Tensor | None, u: Tensor
-) -> Tensor:
-    """Minus the log posterior (V,), infinite where it is no number."""
-    nats = _explained(seen, given, images, labels, None if orders is None else orders[None])[0]
-    return (nats + 0.5 * u.square().sum((1, 2))).nan_to_num(float("inf"))
 
 
 def _first(
@@ -137,14 +102,14 @@ def _first(
     taken: Taken,
     search: Search,
     rng: torch.Generator,
-    as_batch: bool,
+    whiten: bool,
 ) -> tuple[Start, list[Tensor]]:
     """The start that the simulation explains best of each victim's, and all traces."""
     best, traces = None, list[Tensor]()
     alike = all(torch.equal(labels, readings[0]) for labels in readings)
-    for share, labels in product(SHARES, readings[:1] if alike else readings):
+    told = [(y, whitened(seen[0], given, prior, y) if whiten else given) for y in (readings[:1] if alike else readings)]
+    for share, (labels, now) in product(SHARES, told):
         near, own = matcher_for(seen, shares=given.observed.new_full((len(labels),), share)), prior.of(labels)
-        now = whitened(seen[0], given, prior, labels) if as_batch else given
         nearly = replace(now, match=near)
         residual = nearly.residual(own, labels)
         shape = (*labels.shape, own.mean.shape[-3:].numel())
@@ -156,15 +121,50 @@ def _first(
             for each in starts:
                 fit = gauss_newton(residual, each, given.floor, FIRST, search.inner)
                 orders = None
-                judge = partial(_explained, seen, now, own.images(fit.u), labels)
                 if taken.ordered:
+                    judge = partial(_explained, seen, now, own.images(fit.u), labels)
                     stand = taken.as_they_stand().repeat(len(labels), 1)
                     orders = improved(stand, judge, taken, rng, TRIES, ROUNDS // 2)
-                found = Start(labels, fit.u, orders, _loss(seen, now, own.images(fit.u), labels, orders, fit.u))
+                found = Start(labels, fit.u, orders, _loss(seen, now, own, labels, orders, fit.u))
                 best = found if best is None else best.or_better(found)
                 traces.append(fit.trace)
     assert best is not None
     return best, traces
+
+
+def _refined(
+    seen: Sequence[Observation],
+    given: Likelihood,
+    prior: Prior,
+    start: Start,
+    taken: Taken,
+    search: Search,
+    rng: torch.Generator,
+    whiten: bool,
+) -> tuple[Start, list[Tensor]]:
+    """Where a search ends, by the loss of differences as they are, and all its losses."""
+    labels, u, orders, traces = start.labels, start.u, start.orders, list[Tensor]()
+    now, own = whitened(seen[0], given, prior, labels) if whiten else given, prior.of(labels)
+    for _ in range(1 if orders is None else 2):
+        if orders is not None:
+            judge = partial(_explained, seen, now, own.images(u), labels)
+            orders = improved(orders, judge, taken, rng, TRIES, ROUNDS)
+        now = replace(now, match=matcher_for(seen, orders=orders))
+        now = replace(now, nearby=matcher_for(seen, shares=_nearest(seen, now, own, labels, u)))
+        linear = now.linear(own, labels)
+        fit = gauss_newton(now.residual(own, labels), u, now.floor, search.outer, search.inner, linear_of=linear)
+        u, traces = fit.u, [*traces, fit.trace]
+    fit = gauss_newton(now.residual(own, labels), u, now.floor, EXACT, search.inner)
+    return Start(labels, fit.u, orders, _loss(seen, given, own, labels, orders, fit.u)), [*traces, fit.trace]
+
+
+@torch.no_grad()
+def _loss(
+    seen: Sequence[Observation], given: Likelihood, prior: Prior, labels: Tensor, orders: Tensor | None, u: Tensor
+) -> Tensor:
+    """Minus the log posterior (V,), infinite where it is no number."""
+    nats = _explained(seen, given, prior.images(u), labels, None if orders is None else orders[None])[0]
+    return (nats + 0.5 * u.square().sum((1, 2))).nan_to_num(float("inf"))
 
 
 @torch.no_grad()
