@@ -48,6 +48,7 @@ class DLG(GradientInversion):
     learning_rate: float = 1.0
     line_search: bool = True
     patience: int = 100
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(

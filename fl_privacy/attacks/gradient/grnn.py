@@ -48,6 +48,7 @@ class GRNN(GradientInversion):
     keep: Literal["best", "snapshot"] = "best"
     stable: bool = True
     patience: int = 300
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(

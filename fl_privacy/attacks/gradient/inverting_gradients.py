@@ -53,6 +53,7 @@ class InvertingGradients(GradientInversion):
     learning_rate: float = 0.1
     tv: float = 1e-3
     patience: int = 0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
