@@ -49,6 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "averaging": tables_activation.averaging,
     "averaging_short": tables_activation.averaging_short,
     "titcombe_grid": tables_activation.titcombe_grid,
+    "titcombe_grid_short": tables_activation.titcombe_grid_short,
     "titcombe_noise": tables_activation.titcombe_noise,
     "titcombe_n128": tables_activation.titcombe_n128,
     "titcombe_attacks": tables_activation.titcombe_attacks,
