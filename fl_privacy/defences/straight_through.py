@@ -9,9 +9,15 @@ from torch import Tensor
 class _StraightThrough(torch.autograd.Function):
     """The value of one tensor with the gradient of another; adding a difference instead would not keep the bits."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: object, smooth: Tensor, quantised: Tensor) -> Tensor:
-        return quantised
+    def forward(smooth: Tensor, quantised: Tensor) -> Tensor:
+        return quantised.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from fl_privacy.attacks.gradient.known_noise import noise_deviation
 from fl_privacy.attacks.gradient.label_regression import regress_labels
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.matching import Matcher, observed_step
+from fl_privacy.attacks.gradient.pixels import labels_read
 from fl_privacy.attacks.gradient.surrogate import between
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
@@ -35,7 +37,13 @@ def read_labels(seen: Sequence[Observation], observed: Tensor, prior: Prior, rng
 
 
 def labels_between(seen: Sequence[Observation], share: float, prior: Prior, rng: torch.Generator) -> Tensor:
-    """The labels (V, B) of updates of several steps, each read as one gradient at a share of the way."""
+    """The labels (V, B) of updates of several steps, each read as one gradient at a share of the way.
+
+    After Adam, whose steps have the signs of gradients and hardly their sizes, they are counted at a linear head.
+    """
+    if seen[0].spec.local.optimiser == "adam":
+        with suppress(ValueError):  # there is no such head
+            return labels_read(seen).to(prior.mean.device)
     if seen[0].spec.local.loss != "cross_entropy":  # which `between` cannot express
         return read_labels(seen, torch.stack([observed_step(each) for each in seen]), prior, rng)
     plain = [between(each, share) for each in seen]

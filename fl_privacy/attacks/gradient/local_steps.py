@@ -22,6 +22,7 @@ from fl_privacy.attacks.gradient.matching import (
     whole_gradient,
 )
 from fl_privacy.attacks.gradient.surrogate import step_factor
+from fl_privacy.defences.sign import Sign
 from fl_privacy.federated.local_training import local_train, minibatches, normalised, squared_error
 from fl_privacy.observation import ChannelName, Observation, Spec, Tensors
 from fl_privacy.weights import trainable
@@ -125,8 +126,13 @@ def mean_step(spec: Spec, in_order: bool, weights: Tensors, slope: PartialSlope)
 
 
 def one_point(spec: Spec, start: Tensors, weights: Tensors, slope: PartialSlope) -> Tensors:
-    """The same as if every step from `start` had had the gradient of all examples at `weights`."""
+    """The same as if every step from `start` had had the gradient of all examples at `weights`.
+
+    Every step of Adam would then be that gradient's signs, which have the slope of something smooth (`Sign`).
+    """
     local, found = spec.local, slope(weights, None)
+    if local.optimiser == "adam":
+        return Sign(scale=1.0).without_noise(found)
     factor = step_factor(local, local.steps_on(spec.batch_size))
     return {
         n: factor * (found[n] + local.weight_decay * weights[n] + local.proximal * (weights[n] - start[n]))
