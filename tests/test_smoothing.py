@@ -120,7 +120,7 @@ def test_sharp_relu_gives_the_gradient_of_relu(victims):
 
 
 def test_each_call_has_its_own_unit_in_every_pass():
-    """Of max-pooling how far the pixels are below the largest; of ReLU the deviation of its input over the images."""
+    """Of max-pooling how far the pixels are below the largest, of ReLU the deviation of its input over the images."""
     images = torch.zeros(2, 1, 4, 4)
     images[..., ::2, ::2] = 1.0  # one of four pixels of each window, the others lower by one
     images[1] *= 3
@@ -128,6 +128,11 @@ def test_each_call_has_its_own_unit_in_every_pass():
     assert kinks_of(model, images) == pytest.approx((1.5, 1.0))
     assert kinks_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Tanh()), images) == ()
     assert kinks_of(nn.MaxPool2d(2, padding=1), images + 5)[0] < 2, "padding is no pixel"
+    two = nn.Sequential(nn.MaxPool2d(2), nn.AvgPool2d(1), nn.MaxPool2d(2, 1, 1))
+    first, second = (kinks_of(pool, x)[0] for pool, x in zip((two[0], two[2]), (images, two[:2](images)), strict=True))
+    wanted = tuple((unit * max(first, second)) ** 0.5 for unit in (first, second))
+    assert first != second
+    assert kinks_of(two, images) == pytest.approx(wanted), "of several max-poolings with the widest"
     x, units = torch.tensor([[-1.0, 2.0]]), [0.5, 2.0]
     twice = softened(lambda x, _: torch.stack([torch.relu(torch.relu(x)) for _ in range(2)]), 1.0, units)
     wanted = F.softplus(F.softplus(x, 2.0), 0.5)

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl_privacy.attacks.gradient.fit_batch import whitened
+from fl_privacy.attacks.gradient.fit_batch import BatchSearch, fit_batch, objective, whitened
 from fl_privacy.attacks.gradient.likelihood import Likelihood
 from fl_privacy.attacks.gradient.local_steps import matcher_for
 from fl_privacy.attacks.gradient.orders import Taken, improved
 from fl_privacy.attacks.gradient.smoothing import softly_fitted
+from fl_privacy.attacks.inversion.descent import descend
 from fl_privacy.attacks.inversion.gauss_newton import gauss_newton
 from fl_privacy.attacks.inversion.priors import Prior
 from fl_privacy.observation import Observation
@@ -30,13 +31,17 @@ ROUNDS, TRIES = 20, 24  # of a search for the order
 
 @dataclass(frozen=True)
 class Search:
-    """How long to search: as in `MaximumAPosteriori`; `kinks`: those of the model (`kinks_of`)."""
+    """How long to search, as in `MaximumAPosteriori`; `batch`: by descent, and the kinks of the model (`kinks_of`)."""
 
     outer: int
     inner: int
     restarts: int
     spread: float
-    kinks: Sequence[float]
+    batch: BatchSearch
+
+    @property
+    def kinks(self) -> Sequence[float]:
+        return self.batch.kinks
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,9 @@ def fit_steps(
     with the slopes of one gradient at the point where, for this guess, it is nearest to the simulation; the last steps
     have the simulation's own slopes. Where mini-batches are smaller than the examples, the orders that explain a guess
     best are searched in between. Of several images without known noise a second search has whitened differences
-    (`fit_batch.whitened`), and each victim's end with the lower loss counts; not through max-pooling or ReLU.
+    (`fit_batch.whitened`), and each victim's end with the lower loss counts. Through max-pooling and ReLU that search
+    is a descent (`fit_batch`) on one gradient half-way; from there and from the first search's end goes a descent
+    through all steps, and the lower whitened loss counts.
 
     Source: ours; the first stage is the surrogate of Zhu et al. 2023 (arXiv 2306.00127).
     """
@@ -89,6 +96,11 @@ def fit_steps(
         end, last = _refined(seen, given, prior, start, taken, search, rng, whiten)
         best, traces = end if best is None else best.or_better(end), [*traces, *first, *last]
     assert best is not None
+    if several and not given.known and search.kinks:
+        half_way, trace = _half_way(seen, given, prior, readings[0], taken, search, rng)
+        ends = [_descended(seen, given, prior, start, search) for start in (best, half_way)]
+        best = ends[0][0].or_better(ends[1][0])
+        traces += [trace, *(each for _, each in ends)]
     given = replace(given, match=matcher_for(seen, orders=best.orders))
     shares = _nearest(seen, given, prior.of(best.labels), best.labels, best.u)
     return replace(given, nearby=matcher_for(seen, shares=shares)), best.labels, best.u, torch.cat(traces)
@@ -156,6 +168,36 @@ def _refined(
         u, traces = fit.u, [*traces, fit.trace]
     fit = gauss_newton(now.residual(own, labels), u, now.floor, EXACT, search.inner)
     return Start(labels, fit.u, orders, _loss(seen, given, own, labels, orders, fit.u)), [*traces, fit.trace]
+
+
+def _half_way(
+    seen: Sequence[Observation],
+    given: Likelihood,
+    prior: Prior,
+    labels: Tensor,
+    taken: Taken,
+    search: Search,
+    rng: torch.Generator,
+) -> tuple[Start, Tensor]:
+    """What explains each update as one gradient half-way between the weights, in whitened differences; all losses."""
+    now, own = whitened(seen[0], given, prior, labels), prior.of(labels)
+    near = matcher_for(seen, shares=given.observed.new_full((len(labels),), SHARES[0]))
+    u, trace = fit_batch(seen, replace(now, match=near), own, labels, search.batch, rng)
+    orders = None
+    if taken.ordered:
+        judge = partial(_explained, seen, now, own.images(u), labels)
+        orders = improved(taken.as_they_stand().repeat(len(labels), 1), judge, taken, rng, TRIES, ROUNDS)
+    return Start(labels, u, orders, trace[-1]), trace
+
+
+def _descended(
+    seen: Sequence[Observation], given: Likelihood, prior: Prior, start: Start, search: Search
+) -> tuple[Start, Tensor]:
+    """Where L-BFGS in whitened differences leads through all steps, with that loss; all losses."""
+    now, own = whitened(seen[0], given, prior, start.labels), prior.of(start.labels)
+    now = replace(now, match=matcher_for(seen, orders=start.orders))
+    end = descend(objective(now, now.residual(own, start.labels)), start.u[None], 0, search.batch.lbfgs)
+    return replace(start, u=end.u, loss=end.losses.nan_to_num(float("inf"))), end.trace
 
 
 @torch.no_grad()

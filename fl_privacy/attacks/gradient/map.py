@@ -132,16 +132,16 @@ class MaximumAPosteriori(Attack):
         given = likelihood(seen)
         kinks = self._kinks(seen[0], given.observed)
         descending = _descends(seen[0], given)
+        batch = BatchSearch(self.adam, self.lbfgs, self.restarts, self.grnn, kinks)
         if is_gradient(seen[0]):
             labels = read_labels(seen, given.observed, prior, rng)
             if descending:
                 given = whitened(seen[0], given, prior, labels)
-                batch = BatchSearch(self.adam, self.lbfgs, self.restarts, self.grnn, kinks)
                 u, trace = fit_batch(seen, given, prior.of(labels), labels, batch, rng)
             else:
                 u, trace = self._fit(given, prior.of(labels), labels, kinks, rng)
         else:
-            search = Search(self.outer, self.inner, self.restarts, self.spread, kinks)
+            search = Search(self.outer, self.inner, self.restarts, self.spread, batch)
             readings = [labels_between(seen, share, prior, rng) for share in SHARES]
             given, labels, u, trace = fit_steps(seen, given, prior, readings, search, rng)
         own = prior.of(labels)
