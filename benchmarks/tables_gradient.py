@@ -164,7 +164,7 @@ def label_counts() -> str:
 def local_training() -> str:
     """Updates of local training: one line a case and attack, mean over seeds, lowest and highest seed."""
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in [*rows("local_training"), *rows("local_training_cases")]:
+    for row in [*rows("local_training"), *rows("local_training_adam"), *rows("local_training_cases")]:
         groups.setdefault((row["case"], row["attack"]), []).append(row)
     body = []
     for (case, attack), mine in groups.items():
