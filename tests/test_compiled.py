@@ -30,16 +30,20 @@ def victims(count, batch):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """All but torch's own compiler, which takes its time: what is traced runs as it is."""
-    monkeypatch.setattr(torch, "compile", lambda graph: graph)
+    """All but torch's own compiler, which takes its time: what is traced is kept here, and runs as it is."""
+    graphs = []
+    monkeypatch.setattr(torch, "compile", lambda graph: graphs.append(graph) or graph)
+    return graphs
 
 
-@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize(("count", "batch"), [(1, 1), (3, 2)])
-def test_it_finds_what_the_plain_path_finds(name, count, batch):
+def test_it_finds_what_the_plain_path_finds(name, count, batch, traced):
     seen, attack = victims(count, batch), ATTACKS[name]
-    plain, fast = (each(seen, stream(0, "attack")) for each in (attack, replace(attack, compiled=True)))
+    plain = attack(seen, stream(0, "attack"))
+    assert not traced
+    fast = replace(attack, compiled=True)(seen, stream(0, "attack"))
+    assert len(traced) == 1
     for one, other in zip(plain, fast, strict=True):
         torch.testing.assert_close(other.trace, one.trace, rtol=1e-3, atol=1e-5)
         assert torch.equal(other.labels, one.labels)

@@ -20,6 +20,7 @@ from fl_privacy.data import load
 from fl_privacy.defences import chain
 from fl_privacy.evaluation import Truth, align
 from fl_privacy.federated.client import gradient
+from fl_privacy.federated.local_training import train_locally
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Spec
@@ -55,6 +56,15 @@ def observe(model, images, labels, defence=(), seed=0, **more):
             )
         )
     return seen
+
+
+def observe_update(model, images, labels, how):
+    """What a client sends who has trained `model` on images (B, C, H, W) and labels (B,) as `how` says."""
+    trained = copy.deepcopy(model)
+    train_locally(trained, images, labels, how, stream(0, "shuffle"))
+    update = {name: trained.get_parameter(name).detach() - p.detach() for name, p in model.named_parameters()}
+    spec = Spec(image_shape=tuple(images.shape[1:]), classes=10, batch_size=len(images), local=how)
+    return Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
 
 
 def linear_model(shape=SHAPE):

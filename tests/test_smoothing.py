@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_map import observe
+from test_map import observe, observe_update
 from torch import nn
 
 from fl_privacy.attacks.gradient import map as map_module
@@ -14,9 +14,8 @@ from fl_privacy.attacks.gradient.matching import gradient_matcher
 from fl_privacy.attacks.gradient.smoothing import BESIDE, _windows, kinks_of, softened
 from fl_privacy.data import load
 from fl_privacy.evaluation import Truth, align
-from fl_privacy.federated.local_training import train_locally
 from fl_privacy.metrics import psnr
-from fl_privacy.observation import ChannelName, LocalTraining, Observation, Spec
+from fl_privacy.observation import LocalTraining
 from fl_privacy.seeding import stream
 
 
@@ -167,11 +166,7 @@ def test_it_does_so_through_local_steps_too(kind, batch, monkeypatch):
     digits = load("digits", None, {"size": 16})
     model, how = KINKED[kind](), LocalTraining(learning_rate=0.05, epochs=2, momentum=0.9, batch_size=batch)
     images, labels = digits.test.images(slice(0, batch)), digits.test.labels[:batch]
-    trained = copy.deepcopy(model)
-    train_locally(trained, images, labels, how, stream(0, "shuffle"))
-    update = {name: trained.get_parameter(name).detach() - p.detach() for name, p in model.named_parameters()}
-    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=batch, local=how)
-    seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
+    seen = observe_update(model, images, labels, how)
 
     def decibels():
         (guess,) = MaximumAPosteriori(outer=12)([seen], stream(0, "attack"))

@@ -1,9 +1,8 @@
 """Whitening: entries that move together count as one, every parameter once, and nothing that is still is blown up."""
 
-import copy
-
 import pytest
 import torch
+from test_map import observe_update
 from torch import nn
 
 from fl_privacy.attacks.gradient import fit_batch as fit_batch_module
@@ -19,7 +18,6 @@ from fl_privacy.attacks.kept import Kept
 from fl_privacy.data import load
 from fl_privacy.evaluation import Truth, align
 from fl_privacy.federated.client import gradient
-from fl_privacy.federated.local_training import train_locally
 from fl_privacy.metrics import psnr
 from fl_privacy.models import build_model
 from fl_privacy.observation import ChannelName, Images, LocalTraining, Observation, Reconstruction, Spec
@@ -114,11 +112,7 @@ def test_an_update_of_several_images_is_read_through_it(monkeypatch):
     digits, how = load("digits", None, {"size": 16}), LocalTraining(learning_rate=0.1, epochs=3, batch_size=3)
     images, labels = digits.test.images(slice(0, 3)), digits.test.labels[:3]
     model = build_model("convnet", (1, 16, 16), 10, 0, {"activation": "sigmoid"})
-    trained = copy.deepcopy(model)
-    train_locally(trained, images, labels, how, stream(0, "shuffle"))
-    update = {name: trained.get_parameter(name).detach() - p.detach() for name, p in model.named_parameters()}
-    spec = Spec(image_shape=(1, 16, 16), classes=10, batch_size=3, local=how)
-    seen = Observation(channel=ChannelName.UPDATE, payload=update, spec=spec, round=1, client=0, model=model)
+    seen = observe_update(model, images, labels, how)
 
     def found():
         (guess,) = MaximumAPosteriori(outer=12, restarts=1)([seen], stream(0, "attack"))

@@ -39,7 +39,7 @@ def kinks_of(model: nn.Module, images: Tensor) -> tuple[float, ...]:
 
     Measured on images (N, C, H, W), whatever they show: of ReLU the deviation of a unit's input over the images in the
     mean. Of max-pooling how far the pixels of a window are below its largest in the mean, and of that the geometric
-    mean with the largest among the calls: either alone did worse, by up to 2 dB, on some way to draw the weights.
+    mean with the largest among the calls: each alone did worse on one way or another to draw the weights.
     """
     found: list[float] = []
     pools: list[int] = []
