@@ -4,11 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from intercepted import IMAGES, PRIVATE, PUBLIC, observe, quality, segment
+from intercepted import IMAGES, MEAN_IMAGE_DB, PRIVATE, PUBLIC, observe, quality, segment
 
 from fl_privacy.attacks.activation.averaging import Averaging
 from fl_privacy.attacks.activation.decoder import Decoder
-from fl_privacy.attacks.activation.noise_estimate import KURTOSIS, estimate_noise, overheard
+from fl_privacy.attacks.activation.most_probable import MostProbable
+from fl_privacy.attacks.activation.noise_estimate import (
+    KURTOSIS,
+    estimate_noise,
+    overheard,
+    own_activations,
+    shared_tensors,
+)
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise, UniformNoise
 from fl_privacy.observation import Images
@@ -79,3 +86,34 @@ def test_an_adversary_who_owns_too_little_is_told():
     few = replace(observe(PRIVATE, known=False), public=Images(PUBLIC[:4]))
     with pytest.raises(ValueError, match=r"set public\.count"):
         Decoder(steps=1, estimate_noise=True)([few], stream(0))
+
+
+def shared(members, count):
+    """Releases of private images to each of which one of a few Laplace tensors was added, and which one that is."""
+    rng = stream(0, "tensors")
+    tensors = 2 * (torch.empty(members, 96).exponential_(generator=rng) - torch.empty(96).exponential_(generator=rng))
+    seen = observe(IMAGES[1000 : 1000 + count], known=False)
+    whose = torch.randint(members, (count,), generator=rng)
+    return replace(seen, payload={"activation": seen.payload["activation"] + tensors[whose]}), whose
+
+
+@pytest.mark.parametrize("count", [16, 64])
+def test_releases_that_share_a_noise_tensor_are_found(count):
+    seen, whose = shared(4, count)
+    groups = shared_tensors(seen.payload["activation"], own_activations(seen))
+    assert torch.equal(groups[:, None] == groups, whose[:, None] == whose)
+
+
+@pytest.mark.parametrize("chain", [None, Chain((LaplaceNoise(0.2),)), Chain((LaplaceNoise(2.0),))])
+def test_without_shared_tensors_there_are_no_groups(chain):
+    seen = observe(RELEASED, chain, known=False)
+    assert shared_tensors(seen.payload["activation"], own_activations(seen)) is None
+
+
+def test_whoever_finds_the_tensors_rebuilds_through_them():
+    seen, _ = shared(2, 16)
+    attack = MostProbable(outer=6, inner=10)
+    found = quality(attack([seen], stream(1)))
+    deaf = quality(replace(attack, estimate_noise=False)([seen], stream(1)))
+    assert found > deaf + 5
+    assert found > MEAN_IMAGE_DB + 3

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from fl_privacy.attacks.activation.noise_estimate import AUDIBLE, overheard
+from fl_privacy.attacks.activation.noise_estimate import AUDIBLE, overheard, own_activations, shared_tensors
 from fl_privacy.attacks.activation.rmle import alike, frozen_segment
 from fl_privacy.attacks.base import ATTACKS, Attack, check_ranges
 from fl_privacy.attacks.inversion.descent import descend
@@ -38,10 +38,14 @@ TOGETHER = 64  # images: their own directions in memory
 
 @dataclass(frozen=True)
 class Noise:
-    """What is known of the noise: its `deviation` (None: nothing) and whether its law is as `heavy` as Laplace's."""
+    """What is known of the noise: its `deviation` (None: nothing) and whether its law is as `heavy` as Laplace's.
+
+    `shared`: it is one of a few tensors, which groups of releases have in common.
+    """
 
     deviation: float | None = None
     heavy: bool = False
+    shared: bool = False
 
 
 @ATTACKS.register("activation_map")
@@ -52,7 +56,8 @@ class MostProbable(Attack):
     Minimises |f(x) - z|^2 / (2 s^2) + |u|^2 / 2 over u, where x = mean + T u and f is the client segment ('model') with
     whatever else is certain of a known defence. s is the deviation of the noise where its law is known or, with
     `estimate_noise` and images of one's own, estimated (`noise_estimate`), and corrected where images without noise
-    explain the releases far better than it allows; without any, s is annealed. At most `outer`
+    explain the releases far better than it allows; without any, s is annealed. Releases that lie in groups have a noise
+    tensor in common: only their differences within a group are explained then, all images together. At most `outer`
     steps of `inner` products with J and its transpose. Behind noise as heavy as Laplace's, `refine` iterations of Adam
     then put in its own law, |f(x) - z|_1 / b.
 
@@ -122,7 +127,7 @@ class MostProbable(Attack):
 
         Only without noise: behind it both leave much open, and the densities of two guesses no longer tell.
         """
-        if self.prior == "power_law" or noise.deviation is not None or _tied(first):
+        if self.prior == "power_law" or noise.deviation is not None or noise.shared or _tied(first):
             return True
         rarity = []
         for attack in (self, replace(self, prior="power_law")):
@@ -159,6 +164,8 @@ class MostProbable(Attack):
             return measured(first.defence, first.payload[ACTIVATION])
         if not self.estimate_noise or first.public is None:
             return Noise()
+        if _groups(seen) is not None:
+            return Noise(shared=True)
         heard = overheard(seen)
         if heard.chain is None:
             return Noise()
@@ -195,17 +202,29 @@ class MostProbable(Attack):
         """The images behind all activations, each a victim, a few at a time; those of a tied observation as one."""
         first = seen[0]
         target = torch.cat([each.payload[ACTIVATION] for each in seen])
-        segment, chain, tied = frozen_segment(first, target.device), first.defence, _tied(first)
+        segment, chain = frozen_segment(first, target.device), first.defence
+        groups = _groups(seen) if noise.shared else None
+        tied = _tied(first) or groups is not None
 
         def released(part: Tensor, images: Tensor) -> Tensor:
             clean: Tensor = segment(images)
+            if groups is not None:
+                return clean + _means(part - clean, groups)
             return chain.as_seen({ACTIVATION: clean}, {ACTIVATION: part})[ACTIVATION] if chain else clean
+
+        def near(part: Tensor) -> Tensor:
+            return part if groups is None else part - _means(part, groups) + own_activations(first).mean(0)
 
         off = noise.deviation or float(target.square().mean().sqrt().clamp_min(1e-12))
         answers = self._answers(first)
         return [
             Problem(
-                partial(released, part), part, self._prior(first, answers, part), 1 if tied else len(part), off, noise
+                partial(released, part),
+                part,
+                self._prior(first, answers, near(part)),
+                1 if tied else len(part),
+                off,
+                noise,
             )
             for part in torch.split(target, len(target) if tied else TOGETHER)
         ]
@@ -278,6 +297,17 @@ def measured(chain: KnownDefence, released: Tensor) -> Noise:
     if variance == 0:
         return Noise()
     return Noise(variance**0.5, float(noise.double().pow(4).mean()) / variance**2 - 3 > HEAVY)
+
+
+def _groups(seen: Sequence[Observation]) -> Tensor | None:
+    """Which of all releases (N,) have a noise tensor in common; None where none have."""
+    return shared_tensors(torch.cat([each.payload[ACTIVATION] for each in seen]), own_activations(seen[0]))
+
+
+def _means(each: Tensor, groups: Tensor) -> Tensor:
+    """Of `each` (N, ...) the mean over its group, for all N."""
+    mine = torch.eye(int(groups.max()) + 1, dtype=each.dtype, device=each.device)[groups]
+    return (mine @ (mine / mine.sum(0)).T @ each.flatten(1)).view_as(each)
 
 
 def _tied(seen: Observation) -> bool:

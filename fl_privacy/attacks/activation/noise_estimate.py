@@ -24,6 +24,8 @@ SIGNIFICANT = 4.0  # standard errors from which a difference of two variances co
 AUDIBLE = 0.02
 """Of the activations' own variance: quieter noise is within what other images of one kind differ by, and costs nothing
 to leave out."""
+ALIKE = 1.5
+"""Times the furthest that own activations are apart: releases that are no further apart have one tensor in common."""
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,41 @@ def estimate_noise(released: Tensor, own: Tensor) -> NoiseEstimate:
     return NoiseEstimate(law, deviation, standard_error / (2 * deviation), kurtosis)
 
 
-@torch.no_grad()
 def overheard(seen: Sequence[Observation]) -> NoiseEstimate:
     """The noise on the releases `seen` of one segment, as whoever can query it and owns images of the kind hears it.
 
     Raises:
         ValueError: fewer than 8 own images.
     """
-    first = seen[0]
-    assert first.public is not None
-    ask = first.query or first.model
+    return estimate_noise(torch.cat([each.payload[ACTIVATION] for each in seen]), own_activations(seen[0]))
+
+
+@torch.no_grad()
+def own_activations(seen: Observation) -> Tensor:
+    """The activations (M, ...) of at most 2,000 of the adversary's own images, of whoever can query the segment."""
+    assert seen.public is not None
+    ask = seen.query or seen.model
     assert ask is not None
-    released = torch.cat([each.payload[ACTIVATION] for each in seen])
-    own = [ask(part).to(released.device) for part in torch.split(first.public.inputs[:OWN_IMAGES], SERVED_AT_ONCE)]
-    return estimate_noise(released, torch.cat(own))
+    device = seen.payload[ACTIVATION].device
+    parts = torch.split(seen.public.inputs[:OWN_IMAGES], SERVED_AT_ONCE)
+    return torch.cat([ask(part).to(device) for part in parts])
+
+
+@torch.no_grad()
+def shared_tensors(released: Tensor, own: Tensor) -> Tensor | None:
+    """Which releases (N, ...) have a noise tensor in common: numbers (N,) from 0; None where there are no such groups.
+
+    Where noise is one of a few tensors, they lie further apart than activations do: releases belong together that no
+    gap parts which is wider than 1.5 times the most by which `own` activations (M, ...) differ. One group is none, and
+    so are more than half as many as releases: then each has noise of its own (`estimate_noise`).
+    """
+    flat, own = released.flatten(1), own.flatten(1)
+    near = torch.cdist(flat, flat) <= ALIKE * float(torch.cdist(own, own).max())
+    group, before = torch.arange(len(flat), device=flat.device), None
+    while before is None or not torch.equal(group, before):
+        group, before = torch.where(near, group, len(flat)).amin(1), group
+    first = group == torch.arange(len(flat), device=flat.device)  # a group has the number of its first
+    return (first.cumsum(0) - 1)[group] if 1 < int(first.sum()) <= len(flat) / 2 else None
 
 
 def _loudest(centred: Tensor) -> Tensor:
