@@ -13,7 +13,7 @@ from split_apps import CLIENTS, batch, client_task, learn, model
 from test_activation_channel import PROTOCOL, TINY, changed, federation, local
 from test_resume_channels import learned
 
-from fl_privacy.attacks.activation.most_probable import measured
+from fl_privacy.attacks.activation.likelihood import measured
 from fl_privacy.defences import chain
 from fl_privacy.defences.adversarial_cut import AdversarialCut
 from fl_privacy.defences.base import Chain

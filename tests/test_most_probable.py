@@ -7,7 +7,8 @@ import torch
 from intercepted import IMAGES, PRIVATE, PUBLIC, observe, quality
 
 from fl_privacy.attacks.activation import most_probable
-from fl_privacy.attacks.activation.most_probable import MostProbable, Noise, measured
+from fl_privacy.attacks.activation.likelihood import Noise, measured
+from fl_privacy.attacks.activation.most_probable import MostProbable
 from fl_privacy.attacks.activation.noise_estimate import NoiseEstimate
 from fl_privacy.attacks.activation.rmle import Rmle
 from fl_privacy.attacks.inversion.neighbours import near
