@@ -8,6 +8,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "PSNR": ("psnr", "{:.1f}"),
         "SSIM >= .6": ("success_ssim", "{:.0%}"),
         "PSNR >= 20": ("success_psnr", "{:.0%}"),
+        "either, or marked": ("success_rate", "{:.0%}"),
         "labels": ("label_accuracy", "{:.0%}"),
     },
     "grnn_noise": {

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import textbook
-from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator, doubled_convolution
+from fl_privacy.attacks.gradient.grnn_generator import GrnnGenerator, doubled_convolution, interleaved
 from fl_privacy.attacks.gradient.matching import (
     adversary_copy,
     gradient_matcher,
@@ -116,13 +116,17 @@ def test_images_of_one_row_or_one_column_vary_along_the_other_alone(variation):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_doubled_convolution_equals_its_definition(out_channels, batch):
     rng = stream(0, "conv")
-    x = torch.randn(batch, 2 * 4, 5, 5, generator=rng, dtype=torch.float64)
-    weight = torch.randn(2, out_channels, 4, 3, 3, generator=rng, dtype=torch.float64)
-    fast = doubled_convolution(x, weight)
-    for victim in range(2):
-        part = F.interpolate(x[:, victim * 4 : (victim + 1) * 4], scale_factor=2, mode="nearest")
-        slow = F.conv2d(part, weight[victim], padding=1)
-        assert torch.allclose(fast[:, victim * out_channels : (victim + 1) * out_channels], slow, atol=1e-12)
+    x = torch.randn(2, 4, batch, 5, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, out_channels, 4, 3, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    fast = interleaved(doubled_convolution(x, weight.permute(0, 3, 4, 1, 2)))
+    doubled = (F.interpolate(each.transpose(0, 1), scale_factor=2, mode="nearest") for each in x)
+    slow = torch.stack(
+        [F.conv2d(each, kernel, padding=1).transpose(0, 1) for each, kernel in zip(doubled, weight, strict=True)]
+    )
+    assert torch.allclose(fast, slow, atol=1e-12)
+    toward = torch.randn(slow.shape, generator=rng, dtype=torch.float64)
+    for mine, plain in zip(*(torch.autograd.grad(each, (x, weight), toward) for each in (fast, slow)), strict=True):
+        assert torch.allclose(mine, plain, atol=1e-12)
 
 
 @pytest.mark.parametrize(("side", "channels", "batch"), [(32, 3, 1), (32, 1, 4), (64, 3, 2)])
@@ -136,8 +140,8 @@ def test_generator_equals_the_textbook_one_victim_by_victim(side, channels, batc
         with torch.no_grad():
             plain.first.weight.copy_(ours.first_weight[victim].view(latent, -1, 4, 4))
             plain.first.bias.copy_(ours.first_bias[victim].flatten())
-            for block, weight in zip(plain.blocks, ours.convs, strict=True):
-                block.conv.weight.copy_(weight[victim])
+            for block, taps in zip(plain.blocks, ours.taps, strict=True):
+                block.conv.weight.copy_(taps[victim].permute(2, 3, 0, 1))
             plain.labels.weight.copy_(ours.label_weight[victim].T)
             plain.labels.bias.copy_(ours.label_bias[victim].flatten())
             expected, labels = plain(ours.latents[victim])
@@ -152,7 +156,7 @@ def test_generator_has_the_published_size_and_spread():
     assert float(generator.first_weight.detach().std()) == pytest.approx(
         float(plain.first.weight.detach().std()), rel=0.02
     )
-    for ours, block in zip(generator.convs, plain.blocks, strict=True):
+    for ours, block in zip(generator.taps, plain.blocks, strict=True):
         assert float(ours.detach().std()) == pytest.approx(float(block.conv.weight.detach().std()), rel=0.05)
 
 

@@ -66,7 +66,8 @@ MEANINGS: Mapping[str, str] = {
     "model_dcor_floor": "What distance correlation shows for independent data of this size: nothing is below it.",
     "dcor_guess": "Distance correlation of the private images and the guesses.",
     "class_recognised": "The share of rebuilt images whose true class a separate classifier recognises.",
-    "success_rate": "The share of private images that came back: SSIM of .6, or PSNR of 20 dB, or more.",
+    "success_rate": "The share of private images that came back: SSIM of .6, or PSNR of 20 dB, or more. In a published "
+    "row all or none, as its authors marked it by eye.",
     "epsilon": "Differential privacy over the whole run at this delta: the lower, the less anybody can learn. 'none': "
     "no such promise can be made; results.json says why.",
     "delta": "The probability with which that promise may fail.",
