@@ -175,7 +175,7 @@ def nopeek() -> str:
 
 def nopeek_weights() -> str:
     """The same up to the weights of NoPeek's notebooks."""
-    return experiments(["nopeek_weights"], NOPEEK)
+    return experiments(["nopeek_weights", "nopeek_weights64"], NOPEEK)
 
 
 def nopeek_noise() -> str:
