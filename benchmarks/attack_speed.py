@@ -74,7 +74,7 @@ def library(attack: GradientInversion, seen: list[Observation]) -> float:
 
 
 def loops(n: int, several: bool) -> dict[str, GradientInversion]:
-    """The attacks that are timed for n iterations; of `several` victims also compiled, which takes a minute each."""
+    """The attacks that are timed for n iterations; of `several` victims also compiled, which takes minutes each."""
     ours: dict[str, GRNN | InvertingGradients] = {
         "grnn": GRNN(iterations=n, patience=0, restarts=1),
         "inverting_gradients": InvertingGradients(iterations=n, restarts=1),

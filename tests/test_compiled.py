@@ -49,8 +49,9 @@ def test_it_finds_what_the_plain_path_finds(name, count, batch, traced):
         assert torch.equal(other.labels, one.labels)
 
 
-def test_torchs_compiler_gives_the_same_losses():
-    seen, attack = victims(2, 1), InvertingGradients(iterations=6, restarts=1)
+@pytest.mark.parametrize("attack", [InvertingGradients(iterations=6, restarts=1), replace(ATTACKS["grnn"], restarts=1)])
+def test_torchs_compiler_gives_the_same_losses(attack):
+    seen = victims(2, 1)
     plain, fast = (each(seen, stream(0, "attack")) for each in (attack, replace(attack, compiled=True)))
     for one, other in zip(plain, fast, strict=True):
         torch.testing.assert_close(other.trace, one.trace, rtol=1e-3, atol=1e-5)

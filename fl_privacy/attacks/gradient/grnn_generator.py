@@ -125,15 +125,13 @@ class _Spread(torch.autograd.Function):
 def _to_phases(taps: Sequence[Tensor], phases: Sequence[Tensor], dim: int) -> None:
     """Along one axis: of a pixel's two, the first sees the pixel before it by one tap, the second the one after it."""
     (before, here, after), (first, second), inner = taps, phases, taps[0].shape[dim] - 1
-    torch.add(here, after, out=first)
-    first.narrow(dim, 1, inner).add_(before.narrow(dim, 0, inner))
-    torch.add(before, here, out=second)
-    second.narrow(dim, 0, inner).add_(after.narrow(dim, 1, inner))
+    first.copy_(here).add_(after).narrow(dim, 1, inner).add_(before.narrow(dim, 0, inner))
+    second.copy_(here).add_(before).narrow(dim, 0, inner).add_(after.narrow(dim, 1, inner))
 
 
 def _to_taps(phases: Sequence[Tensor], taps: Sequence[Tensor], dim: int) -> None:
     """The slope of `_to_phases`."""
     (first, second), (before, here, after), inner = phases, taps, taps[0].shape[dim] - 1
-    torch.add(first, second, out=here)
+    here.copy_(first).add_(second)
     after.copy_(first).narrow(dim, 1, inner).add_(second.narrow(dim, 0, inner))
     before.copy_(second).narrow(dim, 0, inner).add_(first.narrow(dim, 1, inner))

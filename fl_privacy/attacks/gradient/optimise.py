@@ -45,8 +45,8 @@ class GradientInversion(Attack):
     together; a victim whose loss turns NaN or infinite keeps its best iterate. The guess is the best restart by the
     attack's own loss, unless `merged` makes a better one of all. `patience`: stop once no best loss has improved by
     0.001 for so many iterations; 0 never stops early. `compiled`: both derivatives in code that torch compiles first,
-    which takes about a minute a call and gives the same losses up to rounding. A guess's gradient goes through whatever
-    is certain of a known defence (a clip) before it is compared.
+    which takes minutes, unless torch has kept it from another run, and gives the same losses up to rounding. A guess's
+    gradient goes through whatever is certain of a known defence (a clip) before it is compared.
 
     Works on gradients, and on the updates of any local training that is known (payload = new - old weights), which is
     simulated. Of a batch of one the dropout masks are read from the gradient (`dropout.read_masks`); otherwise dropout
