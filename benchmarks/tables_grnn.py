@@ -25,14 +25,16 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "grnn_resolution": {"PSNR": ("psnr", "{:.1f}"), "SSIM": ("ssim", "{:.2f}")},
 }
-MORE = {"grnn_table3": ("grnn_table3_cifar100",)}
+MORE = {"grnn_table3": ("grnn_table3_lfw", "grnn_table3_resnet")}
 """Files with further cells of an experiment."""
 
 
 def grnn(name: str) -> str:
     """One line a cell, condition and attack: means over the images of all seeds, the lowest and highest seed behind."""
     columns, groups = COLUMNS[name], dict[tuple[str, str, str], list[Row]]()
-    for row in rows(name, *MORE.get(name, ())):
+    files = (name, *MORE.get(name, ()))
+    published = [row for file in files for row in record(file)["published"]]
+    for row in rows(*files):
         blind = row["attack"].startswith("control")
         where = row.get("cell", ""), "" if blind else row["defence"], row["attack"]
         groups.setdefault(where, []).append(row)
@@ -40,7 +42,7 @@ def grnn(name: str) -> str:
     for (cell, defence, attack), mine in groups.items():
         label = [cell, defence, attack, f"{sum(row['images'] for row in mine)}, {len(mine)}"]
         body += line(label, cells(mine, columns))
-        for row in record(name)["published"]:
+        for row in published:
             if (row.get("cell", ""), row["defence"], row["attack"]) == (cell, defence, attack):
                 body += line([cell, f"*{defence}*", f"*{attack}, published*", ""], cells([row], columns))
     return markdown(["cell", "defence", "attack", "images, seeds", *columns], body)
