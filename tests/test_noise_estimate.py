@@ -91,7 +91,8 @@ def test_an_adversary_who_owns_too_little_is_told():
 def shared(members, count):
     """Releases of private images to each of which one of a few Laplace tensors was added, and which one that is."""
     rng = stream(0, "tensors")
-    tensors = 2 * (torch.empty(members, 96).exponential_(generator=rng) - torch.empty(96).exponential_(generator=rng))
+    first, second = (torch.empty(members, 96).exponential_(generator=rng) for _ in range(2))
+    tensors = 2 * (first - second)
     seen = observe(IMAGES[1000 : 1000 + count], known=False)
     whose = torch.randint(members, (count,), generator=rng)
     return replace(seen, payload={"activation": seen.payload["activation"] + tensors[whose]}), whose

@@ -163,7 +163,7 @@ KINKED = {"max-pooling": lambda: network(nn.MaxPool2d(2)), "relu": lambda: netwo
 
 @pytest.mark.parametrize(("kind", "batch", "count"), [("max-pooling", 1, 4), ("relu", 4, 1)])
 def test_it_does_so_through_local_steps_too(kind, batch, count, monkeypatch):
-    """In the mean: of single images one in three ends in the same place by both ways."""
+    """In the mean: a single image may end in the same place by both ways."""
     digits = load("digits", None, {"size": 16})
     model, how = KINKED[kind](), LocalTraining(learning_rate=0.05, epochs=2, momentum=0.9, batch_size=batch)
     images = digits.test.images(slice(0, count * batch)).split(batch)

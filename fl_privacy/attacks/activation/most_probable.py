@@ -194,7 +194,7 @@ class MostProbable(Attack):
                 return clean + _means(part - clean, groups)
             return chain.as_seen({ACTIVATION: clean}, {ACTIVATION: part})[ACTIVATION] if chain else clean
 
-        def near(part: Tensor) -> Tensor:
+        def without_tensors(part: Tensor) -> Tensor:
             return part if groups is None else part - _means(part, groups) + own_activations(first).mean(0)
 
         off = noise.deviation or float(target.square().mean().sqrt().clamp_min(1e-12))
@@ -203,7 +203,7 @@ class MostProbable(Attack):
             Problem(
                 partial(released, part),
                 part,
-                self._prior(first, answers, near(part)),
+                self._prior(first, answers, without_tensors(part)),
                 1 if tied else len(part),
                 off,
                 noise,
