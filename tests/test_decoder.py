@@ -26,6 +26,7 @@ BUDGET = {
     "averaging": {**SMALL, "repeats": 1},
     "rmle": {"iterations": 150, "tv": 1e-3},
     "activation_map": {"outer": 6, "inner": 10},
+    "decoder_map": {"outer": 6, "inner": 10, "steps": 60, "batch_size": 64, "width": 16, "adam": 20, "lbfgs": 20},
     "autoencoder_as_published": {"epochs": 8, "public_images": 400},
 }
 ACTIVATION_ATTACKS = [name for name in ATTACKS if ChannelName.ACTIVATION in ATTACKS[name].channels]

@@ -1,6 +1,6 @@
 """Attacks: observations in, reconstructions out."""
 
-from fl_privacy.attacks.activation import autoencoder, averaging, decoder, most_probable, rmle
+from fl_privacy.attacks.activation import autoencoder, averaging, decoder, decoder_map, most_probable, rmle
 from fl_privacy.attacks.base import ATTACKS, Attack, Capabilities
 from fl_privacy.attacks.gradient import (
     best,
@@ -28,6 +28,7 @@ __all__ = [
     "class_mean",
     "closed_form",
     "decoder",
+    "decoder_map",
     "dlg",
     "grnn",
     "inverting_gradients",
