@@ -175,7 +175,12 @@ def nopeek() -> str:
 
 def nopeek_weights() -> str:
     """The same up to the weights of NoPeek's notebooks."""
-    return experiments(["nopeek_weights", "nopeek_weights64"], NOPEEK)
+    return experiments(["nopeek_weights", "nopeek_weights64", "nopeek_cifar10"], NOPEEK)
+
+
+def nopeek_stolen() -> str:
+    """Some of these weights against a server that stole the client segment."""
+    return experiments(["nopeek_stolen"], NOPEEK)
 
 
 def nopeek_noise() -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from fl_privacy import checkpoints
 from fl_privacy.attacks import unfinished
 from fl_privacy.attacks.activation.decoder import Decoder
+from fl_privacy.attacks.activation.decoder_map import DecoderMap
 from fl_privacy.attacks.gradient.dlg import DLG
 from fl_privacy.attacks.gradient.grnn import GRNN
 from fl_privacy.attacks.gradient.inverting_gradients import InvertingGradients
@@ -73,6 +74,12 @@ def convolved():
     return answers(ChannelName.ACTIVATION, "activation", nn.Conv2d(1, 4, 3, 2, 1))
 
 
+def stolen():
+    torch.manual_seed(0)
+    net = nn.Conv2d(1, 4, 3, 2, 1)
+    return [replace(each, model=net) for each in answers(ChannelName.ACTIVATION, "activation", net)]
+
+
 def classified():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Softmax(1))
@@ -91,6 +98,7 @@ CALLS = {
     "dlg, no line search": (DLG(iterations=7, restarts=1, line_search=False), lambda: gradients(1)),
     "map on a batch": (MaximumAPosteriori(restarts=2, grnn=3, adam=4, lbfgs=12), lambda: gradients(3)),
     "decoder": (Decoder(steps=6, batch_size=8, width=4, blocks=1, members=2), convolved),
+    "decoder_map": (DecoderMap(outer=2, inner=2, steps=6, batch_size=8, width=4, adam=4, lbfgs=12), stolen),
     "output_decoder": (OutputDecoder(steps=6, batch_size=8), classified),
 }
 
