@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "titcombe_retrained": tables_activation.titcombe_retrained,
     "nopeek": tables_activation.nopeek,
     "nopeek_weights": tables_activation.nopeek_weights,
+    "nopeek_stolen": tables_activation.nopeek_stolen,
     "attributes": tables_activation.attributes,
     "nopeek_testbed": tables_activation.nopeek_testbed,
     "noise_scales": tables_activation.noise_scales,

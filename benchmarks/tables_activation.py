@@ -43,6 +43,7 @@ NOPEEK = {
     "floor": ("model_dcor_euclidean_floor", "{:.3f}"),
     "n": ("model_dcor_n", "{:.0f}"),
 }
+WHICH = {"which of its class": ("instance_right", "{:.0%}"), "by chance": ("instance_chance", "{:.1%}")}
 
 
 def titcombe() -> str:
@@ -175,17 +176,17 @@ def nopeek() -> str:
 
 def nopeek_weights() -> str:
     """The same up to the weights of NoPeek's notebooks."""
-    return experiments(["nopeek_weights", "nopeek_weights64", "nopeek_cifar10"], NOPEEK)
+    return experiments(["nopeek_weights", "nopeek_weights64", "nopeek_cifar10"], NOPEEK | WHICH)
 
 
 def nopeek_stolen() -> str:
     """Some of these weights against a server that stole the client segment."""
-    return experiments(["nopeek_stolen"], NOPEEK)
+    return experiments(["nopeek_stolen"], NOPEEK | WHICH)
 
 
 def nopeek_noise() -> str:
     """NoPeek with Laplace noise on the same faces."""
-    return experiments(["nopeek_noise"], UNTOLD)
+    return experiments(["nopeek_noise"], UNTOLD | WHICH)
 
 
 def attributes() -> str:
