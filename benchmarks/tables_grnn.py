@@ -25,7 +25,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "grnn_resolution": {"PSNR": ("psnr", "{:.1f}"), "SSIM": ("ssim", "{:.2f}")},
 }
-MORE = {"grnn_table3": ("grnn_table3_lfw", "grnn_table3_resnet")}
+MORE = {"grnn_table3": ("grnn_table3_b8", "grnn_table3_lfw", "grnn_table3_resnet")}
 """Files with further cells of an experiment."""
 
 
