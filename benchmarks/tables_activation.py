@@ -181,7 +181,7 @@ def nopeek_weights() -> str:
 
 def nopeek_stolen() -> str:
     """Some of these weights against a server that stole the client segment."""
-    return experiments(["nopeek_stolen"], NOPEEK | WHICH)
+    return experiments(["nopeek_stolen", "nopeek_stolen_budget"], NOPEEK | WHICH)
 
 
 def nopeek_noise() -> str:
