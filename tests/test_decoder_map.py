@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from intercepted import PRIVATE, PUBLIC, observe, quality
+from intercepted import IMAGES, PRIVATE, PUBLIC, observe, quality
 from torch import nn
 
 from fl_privacy.attacks.activation.decoder import Decoder
@@ -13,7 +13,7 @@ from fl_privacy.attacks.activation.most_probable import MostProbable
 from fl_privacy.data import load
 from fl_privacy.defences.base import Chain
 from fl_privacy.defences.clip import Clip
-from fl_privacy.defences.noise import LaplaceNoise
+from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise, UniformNoise
 from fl_privacy.observation import Images
 from fl_privacy.seeding import seeded, stream
 from fl_privacy.split.segments import ACTIVATION
@@ -66,6 +66,14 @@ def test_a_decoder_trains_on_draws_of_noise_that_was_heard():
     )
     assert untold == pytest.approx(told, abs=1.0)
     assert min(told, untold) > deaf
+
+
+@pytest.mark.parametrize("noise", [LaplaceNoise(0.5), GaussianNoise(0.7), UniformNoise(1.2)])
+def test_the_law_that_was_heard_is_the_one_that_is_drawn(noise):
+    heard = MostProbable().prepare([deep(IMAGES[1000:1064], Chain((noise,)), known=False)], stream(1)).heard
+    (drawn,) = heard.chain.defences
+    assert type(drawn) is type(noise)
+    assert drawn.scale == pytest.approx(noise.scale, rel=0.1)
 
 
 def test_without_a_query_it_asks_the_stolen_segment_and_without_images_it_refuses():

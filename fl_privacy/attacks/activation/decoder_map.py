@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.attacks.activation.decoder import Decoder
-from fl_privacy.attacks.activation.likelihood import Noise, Problem
+from fl_privacy.attacks.activation.likelihood import Problem
 from fl_privacy.attacks.activation.most_probable import MostProbable
 from fl_privacy.attacks.activation.rmle import frozen_segment
 from fl_privacy.attacks.base import ATTACKS, Capabilities, check_ranges
 from fl_privacy.attacks.inversion.descent import descend
-from fl_privacy.defences.base import Chain
-from fl_privacy.defences.noise import GaussianNoise, LaplaceNoise
-from fl_privacy.observation import KnownDefence, Observation
+from fl_privacy.observation import Observation
 from fl_privacy.split.segments import ACTIVATION
 
 
@@ -32,8 +30,9 @@ class DecoderMap(MostProbable):
 
     The decoder trains for `steps` of `batch_size` pairs, `width` channels wide, its other settings the defaults of
     `decoder`, on draws of the noise that is known or was estimated. Where releases have noise tensors in common there
-    is none, and this is `activation_map`. The prior is 'public': those of neighbours are the narrower the farther a
-    start is off.
+    is none, and this is `activation_map`. The prior is 'public': a decoder's guess may lie far out in the narrow ones
+    of neighbours. Whether the own images are of another kind is judged by the search of `activation_map`, before there
+    is a decoder.
 
     Source: ours.
     """
@@ -64,8 +63,8 @@ class DecoderMap(MostProbable):
         ready = super().prepare(seen, rng)
         if seen and ready.heard is not None and not ready.heard.shared:
             first = seen[0]
-            segment = frozen_segment(first, first.payload[ACTIVATION].device).eval()
-            own = replace(first, query=first.query or segment, defence=first.defence or _chain(ready.heard))
+            ask = first.query or frozen_segment(first, first.payload[ACTIVATION].device).eval()
+            own = replace(first, query=ask, defence=first.defence or ready.heard.chain)
             decoder = Decoder(self.steps, self.batch_size, width=self.width).prepare([own], rng)
             object.__setattr__(ready, "network", decoder.network)
         return ready
@@ -81,10 +80,3 @@ class DecoderMap(MostProbable):
         refined = problem.prior.images(u.flatten(0, 1)).detach().nan_to_num(0.5).clamp(0, 1)
         better = problem.nats_of(refined) < problem.nats_of(images)
         return torch.where(better.repeat_interleave(len(images) // len(better))[:, None, None, None], refined, images)
-
-
-def _chain(noise: Noise) -> KnownDefence | None:
-    """The noise that was estimated, as a defence; None without any."""
-    if noise.deviation is None:
-        return None
-    return Chain((LaplaceNoise(noise.deviation * 0.5**0.5) if noise.heavy else GaussianNoise(noise.deviation),))

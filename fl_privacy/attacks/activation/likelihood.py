@@ -25,12 +25,14 @@ CORNER = 0.1
 class Noise:
     """What is known of the noise: its `deviation` (None: nothing) and whether its law is as `heavy` as Laplace's.
 
-    `shared`: it is one of a few tensors, which groups of releases have in common.
+    `shared`: it is one of a few tensors, which groups of releases have in common. `chain`: where it was estimated, a
+    defence that draws it.
     """
 
     deviation: float | None = None
     heavy: bool = False
     shared: bool = False
+    chain: KnownDefence | None = None
 
 
 @dataclass(frozen=True)

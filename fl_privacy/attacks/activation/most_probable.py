@@ -155,7 +155,9 @@ class MostProbable(Attack):
         share = 1.0 if _tied(first) else self._share(first, heard.chain)
         if share < REFUTED:
             deviation *= share**0.5
-        return Noise(deviation, heard.law == "laplace") if deviation**2 > AUDIBLE * power else Noise()
+        if deviation**2 <= AUDIBLE * power:
+            return Noise()
+        return Noise(deviation, heard.law == "laplace", chain=replace(heard, deviation=deviation).chain)
 
     def _invert(self, seen: list[Observation], noise: Noise) -> list[Reconstruction]:
         start = time.perf_counter()
